@@ -1,0 +1,456 @@
+//! The rings one thread drives, as one thing to push operations to and take completions from.
+//!
+//! Owns: the rings, the memory their operations use, the waiting sends. Lives on one thread.
+//! The turn of a loop over a group:
+//! 1. [`Group::submit_and_wait`];
+//! 2. take completions with [`Group::drain`] and act on them with [`Group::push`], until
+//!    [`Group::settle`] says that all have been seen;
+//! 3. do what is due, and start again.
+//!
+//! Invariant: spans of the arena are released in `settle` only, when every completion of every ring, overflowed
+//! ones included, has been consumed.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+use io_uring::types::Fd;
+use io_uring::{opcode, squeue, types};
+use nix::libc;
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::socket::{SockaddrLike, SockaddrStorage};
+
+use crate::buffers::{BufferId, RecvBuffers, SendArena, Span};
+use crate::operation::Operation;
+use crate::probe::Unavailable;
+use crate::ring::{Ring, Role, direct};
+use crate::token::{Op, Token};
+
+/// How a group is built.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Submission queue entries of each ring.
+    pub sq_entries: u32,
+    /// Completion queue entries of each ring: the events of one turn.
+    pub cq_entries: u32,
+    /// Slots of each ring's table: at most RLIMIT_NOFILE and at most 1 << 20.
+    pub table_slots: u32,
+    /// Receive buffers of the group: the connections read from in one turn.
+    pub recv_buffers: u16,
+    /// Size of a receive buffer in bytes.
+    pub recv_buffer_bytes: usize,
+    /// How many completions a wait tries to gather.
+    pub batch: u32,
+    /// For how long it tries, in microseconds.
+    pub batch_wait_us: u32,
+    /// Where `Connect` may connect to.
+    pub targets: Vec<SocketAddr>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            sq_entries: 1024,
+            cq_entries: 8192,
+            table_slots: 1024,
+            recv_buffers: 256,
+            recv_buffer_bytes: 32 * 1024,
+            batch: 64,
+            batch_wait_us: 1,
+            targets: Vec::new(),
+        }
+    }
+}
+
+/// What became of an operation.
+#[derive(Debug)]
+pub struct Completion {
+    /// Which ring, and so which table.
+    pub ring: usize,
+    /// Which operation.
+    pub token: Token,
+    /// What it says: not negative for success, else a negated errno.
+    pub result: i32,
+    /// A multishot operation goes on. Without it, it has ended, also after a success.
+    pub more: bool,
+    /// The received bytes of a `Recv` whose result is above 0. Give it back with [`Group::recycle`].
+    pub buffer: Option<BufferId>,
+    /// The span of a `Send` that was cut short: none of its bytes past the result were sent.
+    pub span: Option<Span>,
+    /// The bytes of a `SendWait`.
+    pub bytes: Option<Vec<u8>>,
+}
+
+/// What happened in a group that its user may want to know.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Rings, and so tables.
+    pub rings: u64,
+    /// Calls of io_uring_enter.
+    pub enters: u64,
+    /// Operations submitted.
+    pub submitted: u64,
+    /// Submissions made early because a queue was full.
+    pub full_flushes: u64,
+    /// Turns in which completions had overflowed their queue.
+    pub overflows: u64,
+    /// Submissions the kernel put off for lack of memory.
+    pub refused_submits: u64,
+    /// Receives that had to wait for a buffer.
+    pub starved_recvs: u64,
+    /// Completions nobody knows. Always 0, or there is a bug here.
+    pub unknown_completions: u64,
+}
+
+/// All the rings of one thread.
+pub struct Group {
+    config: Config,
+    rings: Vec<Ring>,
+    /// Completions of ring `i` (of all but the first) are announced on `wakes[i - 1]`.
+    wakes: Vec<EventFd>,
+    recv: RecvBuffers,
+    sends: SendArena,
+    waiting: HashMap<(usize, u32), Vec<u8>>,
+    starved: VecDeque<(usize, Token)>,
+    targets: Vec<SockaddrStorage>,
+    starved_recvs: u64,
+    unknown_completions: u64,
+}
+
+impl Group {
+    /// A group of one ring. Must be created on the thread that will drive it.
+    ///
+    /// # Errors
+    /// Why io_uring cannot be used.
+    pub fn new(config: Config) -> Result<Group, Unavailable> {
+        let mut group = Group {
+            rings: Vec::new(),
+            wakes: Vec::new(),
+            recv: RecvBuffers::new(config.recv_buffers, config.recv_buffer_bytes),
+            sends: SendArena::new(),
+            waiting: HashMap::new(),
+            starved: VecDeque::new(),
+            targets: config
+                .targets
+                .iter()
+                .map(|t| SockaddrStorage::from(*t))
+                .collect(),
+            starved_recvs: 0,
+            unknown_completions: 0,
+            config,
+        };
+        group.rings.push(group.ring(Role::First)?);
+        Ok(group)
+    }
+
+    /// One ring more, with a table of its own. Returns its number.
+    ///
+    /// # Errors
+    /// Why the kernel gives no further ring.
+    pub fn add_ring(&mut self) -> Result<usize, Unavailable> {
+        let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
+            .map_err(|errno| Unavailable::Failed(errno.into()))?;
+        let number = self.rings.len();
+        let mut ring = self.ring(Role::Other {
+            wake: wake.as_raw_fd(),
+        })?;
+        ring.announce(false);
+        self.watch_wake(number, wake.as_raw_fd())
+            .map_err(Unavailable::Failed)?;
+        self.rings.push(ring);
+        self.wakes.push(wake);
+        Ok(number)
+    }
+
+    /// Rings so far.
+    pub fn rings(&self) -> usize {
+        self.rings.len()
+    }
+
+    /// Puts bound sockets into the table of `ring`, from slot `first` on. The descriptors may be closed then.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn install(&mut self, ring: usize, first: u32, sockets: &[OwnedFd]) -> io::Result<()> {
+        let fds: Vec<RawFd> = sockets.iter().map(AsRawFd::as_raw_fd).collect();
+        self.rings[ring].install(first, &fds)
+    }
+
+    /// Queues an operation on `ring`; it is submitted by the next [`Group::submit_and_wait`], or earlier where
+    /// the queue is full. A receive that finds no free buffer waits for one, in order.
+    ///
+    /// # Errors
+    /// The ring is broken: the kernel takes no submissions.
+    pub fn push(&mut self, ring: usize, operation: Operation) -> io::Result<()> {
+        let entry = match operation {
+            Operation::AcceptMulti { listener } => named(
+                opcode::AcceptMulti::new(Fd(listener))
+                    .allocate_file_index(true)
+                    .build(),
+                Token::new(Op::AcceptMulti, 0, 0),
+            ),
+            Operation::AcceptOne { listener } => named(
+                opcode::Accept::new(Fd(listener), std::ptr::null_mut(), std::ptr::null_mut())
+                    .file_index(Some(types::DestinationSlot::auto_target()))
+                    .build(),
+                Token::new(Op::AcceptOne, 0, 0),
+            ),
+            Operation::CancelAccept { kind } => {
+                let all = types::CancelBuilder::user_data(Token::new(kind, 0, 0).encode()).all();
+                named(
+                    opcode::AsyncCancel2::new(all).build(),
+                    Token::new(Op::Cancel, 0, 0),
+                )
+                .flags(squeue::Flags::SKIP_SUCCESS)
+            }
+            Operation::Connect {
+                slot,
+                generation,
+                target,
+            } => {
+                let address = &self.targets[target as usize];
+                named(
+                    opcode::Connect::new(direct(slot), address.as_ptr().cast(), address.len())
+                        .build(),
+                    Token::new(Op::Connect, slot, generation),
+                )
+            }
+            Operation::Poll { slot, generation } => named(
+                opcode::PollAdd::new(direct(slot), (libc::POLLIN | libc::POLLRDHUP) as u32)
+                    .multi(true)
+                    .build(),
+                Token::new(Op::Poll, slot, generation),
+            ),
+            Operation::Recv { slot, generation } => {
+                let token = Token::new(Op::Recv, slot, generation);
+                if !self.starved.is_empty() || !self.recv.has_free() {
+                    self.starved_recvs += 1;
+                    self.starved.push_back((ring, token));
+                    return Ok(());
+                }
+                return self.push_recv(ring, token);
+            }
+            Operation::Send {
+                slot,
+                generation,
+                span,
+            } => {
+                let bytes = self.sends.bytes(span);
+                named(
+                    opcode::Send::new(direct(slot), bytes.as_ptr(), bytes.len() as u32)
+                        .flags(libc::MSG_DONTWAIT | libc::MSG_WAITALL | libc::MSG_NOSIGNAL)
+                        .build(),
+                    Token::new(Op::Send, slot, generation).with_aux(SendArena::aux(span)),
+                )
+                .flags(squeue::Flags::SKIP_SUCCESS)
+            }
+            Operation::SendWait {
+                slot,
+                generation,
+                bytes,
+                from,
+            } => {
+                let unsent = &bytes[from..];
+                let entry = named(
+                    opcode::Send::new(direct(slot), unsent.as_ptr(), unsent.len() as u32)
+                        .flags(libc::MSG_WAITALL | libc::MSG_NOSIGNAL)
+                        .build(),
+                    Token::new(Op::SendWait, slot, generation),
+                );
+                let earlier = self.waiting.insert((ring, slot), bytes);
+                assert!(
+                    earlier.is_none(),
+                    "two waiting sends on slot {slot} of ring {ring}"
+                );
+                entry
+            }
+            Operation::Cancel { token } => named(
+                opcode::AsyncCancel::new(token.encode()).build(),
+                Token::new(Op::Cancel, token.slot, token.generation),
+            )
+            .flags(squeue::Flags::SKIP_SUCCESS),
+            Operation::Close { slot, generation } => named(
+                opcode::Close::new(direct(slot)).build(),
+                Token::new(Op::Close, slot, generation),
+            )
+            .flags(squeue::Flags::SKIP_SUCCESS),
+            Operation::Watch { fd, slot } => named(
+                opcode::PollAdd::new(Fd(fd), libc::POLLIN as u32)
+                    .multi(true)
+                    .build(),
+                Token::new(Op::Watch, slot, 0),
+            ),
+        };
+        // SAFETY: the memory behind each entry is this group's: arena spans stay until `settle` after the
+        // submission of a send that cannot wait; waiting bytes are in `waiting` until the completion (a Vec's heap
+        // memory does not move with it); targets live as long as the group, and are read when submitted.
+        unsafe { self.rings[ring].push(&entry) }
+    }
+
+    /// Submits everything and waits until something completes, at most for `timeout`.
+    ///
+    /// # Errors
+    /// The ring is broken.
+    pub fn submit_and_wait(&mut self, timeout: Duration) -> io::Result<()> {
+        while self.recv.has_free() {
+            let Some((ring, token)) = self.starved.pop_front() else {
+                break;
+            };
+            self.push_recv(ring, token)?;
+        }
+        let (first, others) = self.rings.split_at_mut(1);
+        let first = &mut first[0];
+        let mut ready = first.has_completions();
+        for ring in others.iter_mut() {
+            ring.flush()?;
+            // Only this thread's own system calls post completions, so none can come between this look and the
+            // wait without an announcement.
+            ring.announce(true);
+            ready |= ring.has_completions();
+        }
+        let (want, timeout) = match ready {
+            true => (0, Duration::ZERO),
+            false => (self.config.batch, timeout),
+        };
+        first.submit_and_wait(want, self.config.batch_wait_us, timeout)?;
+        for ring in others {
+            ring.announce(false);
+        }
+        self.sends.retire();
+        Ok(())
+    }
+
+    /// Takes every completion now in the queues.
+    pub fn drain(&mut self, into: &mut Vec<Completion>) {
+        let mut ended_wakes: Vec<u32> = Vec::new();
+        for (number, ring) in self.rings.iter_mut().enumerate() {
+            ring.drain(|user_data, result, flags| {
+                let more = io_uring::cqueue::more(flags);
+                let Some(token) = Token::decode(user_data) else {
+                    self.unknown_completions += 1;
+                    return;
+                };
+                let mut completion = Completion {
+                    ring: number,
+                    token: token.with_aux(0),
+                    result,
+                    more,
+                    buffer: None,
+                    span: None,
+                    bytes: None,
+                };
+                match token.op {
+                    Op::Wake if more => return,
+                    Op::Wake => return ended_wakes.push(token.slot),
+                    Op::Recv => completion.buffer = self.recv.returned(token.aux as u16, result),
+                    Op::Send => completion.span = self.sends.by_aux(token.aux),
+                    Op::SendWait => completion.bytes = self.waiting.remove(&(number, token.slot)),
+                    _ => {}
+                }
+                into.push(completion);
+            });
+        }
+        for ring in ended_wakes {
+            let wake = self.wakes[ring as usize - 1].as_raw_fd();
+            // A ring that cannot be pushed to fails the next `push` of its user in the same way.
+            if self.watch_wake(ring as usize, wake).is_err() {
+                self.unknown_completions += 1;
+            }
+        }
+    }
+
+    /// True when every completion has been drained; then the spans of what was submitted are released.
+    /// False when more have come: drain again.
+    ///
+    /// # Errors
+    /// The ring is broken.
+    pub fn settle(&mut self) -> io::Result<bool> {
+        for ring in &mut self.rings {
+            if ring.has_overflowed() {
+                ring.flush_overflow()?;
+                return Ok(false);
+            }
+            if ring.has_completions() {
+                return Ok(false);
+            }
+        }
+        self.sends.release();
+        Ok(true)
+    }
+
+    /// The bytes of a completion's buffer, and the arena to answer into.
+    pub fn memory(&mut self) -> (&RecvBuffers, &mut SendArena) {
+        (&self.recv, &mut self.sends)
+    }
+
+    /// Gives a completion's buffer back.
+    pub fn recycle(&mut self, buffer: BufferId) {
+        self.recv.recycle(buffer);
+    }
+
+    /// What happened so far.
+    pub fn stats(&self) -> Stats {
+        let sum = |f: fn(&crate::ring::Counters) -> u64| {
+            self.rings.iter().map(|r| f(&r.counters)).sum::<u64>()
+        };
+        Stats {
+            rings: self.rings.len() as u64,
+            enters: sum(|c| c.enters),
+            submitted: sum(|c| c.submitted),
+            full_flushes: sum(|c| c.full_flushes),
+            overflows: sum(|c| c.overflows),
+            refused_submits: sum(|c| c.refused_submits),
+            starved_recvs: self.starved_recvs,
+            unknown_completions: self.unknown_completions,
+        }
+    }
+
+    fn ring(&self, role: Role) -> Result<Ring, Unavailable> {
+        Ring::new(
+            role,
+            self.config.sq_entries,
+            self.config.cq_entries,
+            self.config.table_slots,
+        )
+    }
+
+    fn push_recv(&mut self, ring: usize, token: Token) -> io::Result<()> {
+        let Some((buffer, address, size)) = self.recv.lend() else {
+            self.starved.push_front((ring, token));
+            return Ok(());
+        };
+        let entry = named(
+            opcode::Recv::new(direct(token.slot), address, size as u32)
+                .flags(libc::MSG_DONTWAIT)
+                .build(),
+            token.with_aux(u32::from(buffer)),
+        );
+        // SAFETY: the buffer is lent, so nobody else touches it until its completion is drained.
+        unsafe { self.rings[ring].push(&entry) }
+    }
+
+    fn watch_wake(&mut self, ring: usize, wake: RawFd) -> io::Result<()> {
+        let entry = named(
+            opcode::PollAdd::new(Fd(wake), libc::POLLIN as u32)
+                .multi(true)
+                .build(),
+            Token::new(Op::Wake, ring as u32, 0),
+        );
+        // SAFETY: a poll uses no memory.
+        unsafe { self.rings[0].push(&entry) }
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // A ring's end is asynchronous: the kernel may read the bytes of a send that still waits
+        // after its ring was closed. They are left behind, a bounded amount once in a thread's life.
+        std::mem::forget(std::mem::take(&mut self.waiting));
+    }
+}
+
+fn named(entry: squeue::Entry, token: Token) -> squeue::Entry {
+    entry.user_data(token.encode())
+}

@@ -1,0 +1,107 @@
+//! What this kernel can do, found by trying, and why not.
+//!
+//! Nothing here parses a version string: kernels are patched, and containers refuse what kernels offer.
+
+use std::io;
+
+use io_uring::IoUring;
+use nix::libc;
+use thiserror::Error;
+
+/// What the kernel offers beyond the minimum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capabilities {
+    /// A wait for several completions may end early (Linux 6.12).
+    pub min_wait: bool,
+    /// A waiting ring does not count as iowait (Linux 6.15).
+    pub no_iowait: bool,
+}
+
+/// Why io_uring cannot be used here.
+#[derive(Debug, Error)]
+pub enum Unavailable {
+    /// ENOSYS.
+    #[error(
+        "this kernel was built without io_uring (or a seccomp filter hides it): use --engine epoll"
+    )]
+    NotBuilt,
+    /// kernel.io_uring_disabled is not 0.
+    #[error(
+        "io_uring is switched off by a sysctl: kernel.io_uring_disabled = {0}; as root: sysctl -w kernel.io_uring_disabled=0"
+    )]
+    Disabled(u32),
+    /// EPERM or EACCES while the sysctl allows it.
+    #[error(
+        "io_uring is refused, most likely by a seccomp filter (container runtimes deny it by default): allow io_uring_setup, io_uring_enter and io_uring_register"
+    )]
+    Refused,
+    /// The ring, its flags or its sparse table are unknown here.
+    #[error("this kernel is too old for {missing}: Linux 6.1 or newer is needed")]
+    TooOld {
+        /// The missing feature.
+        missing: &'static str,
+    },
+    /// ENOMEM, EMFILE and the like.
+    #[error("a ring could not be created: {0}; look at `ulimit -l`, `ulimit -n` and free memory")]
+    Failed(#[source] io::Error),
+}
+
+/// Creates the smallest ring of the kind this crate uses, and throws it away.
+///
+/// # Errors
+/// The reason in words, with what to do.
+pub fn probe() -> Result<Capabilities, Unavailable> {
+    let ring: IoUring = IoUring::builder()
+        .setup_defer_taskrun()
+        .setup_single_issuer()
+        .setup_submit_all()
+        .build(4)
+        .map_err(|error| why(error, "deferred task work (IORING_SETUP_DEFER_TASKRUN)"))?;
+    ring.submitter()
+        .register_files_sparse(4)
+        .map_err(|error| why(error, "sparse tables of direct descriptors"))?;
+    if !ring.params().is_feature_skip_cqe_on_success() {
+        return Err(Unavailable::TooOld {
+            missing: "sends without a completion (IOSQE_CQE_SKIP_SUCCESS)",
+        });
+    }
+    Ok(Capabilities {
+        min_wait: ring.params().is_feature_min_timeout(),
+        no_iowait: ring.params().is_feature_no_iowait(),
+    })
+}
+
+/// The likely cause of a refused set-up.
+pub(crate) fn why(error: io::Error, missing: &'static str) -> Unavailable {
+    match error.raw_os_error() {
+        Some(libc::ENOSYS) => Unavailable::NotBuilt,
+        Some(libc::EPERM | libc::EACCES) => match disabled_by_sysctl() {
+            Some(level @ 1..) => Unavailable::Disabled(level),
+            _ => Unavailable::Refused,
+        },
+        Some(libc::EINVAL) => Unavailable::TooOld { missing },
+        _ => Unavailable::Failed(error),
+    }
+}
+
+fn disabled_by_sysctl() -> Option<u32> {
+    let text = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled").ok()?;
+    text.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_refusal_says_what_to_do() {
+        let says = |errno, word: &str| {
+            let text = why(io::Error::from_raw_os_error(errno), "x").to_string();
+            assert!(text.contains(word), "{text}");
+        };
+        says(libc::ENOSYS, "--engine epoll");
+        says(libc::EPERM, "allow io_uring");
+        says(libc::EINVAL, "Linux 6.1");
+        says(libc::ENOMEM, "ulimit -l");
+    }
+}

@@ -1,0 +1,253 @@
+//! One io_uring: set-up, submission that flushes when full, waiting, draining.
+//!
+//! Owns: the ring. Invariant: the submission queue is never overrun, and a submission the kernel did not take
+//! stays queued.
+
+use std::io;
+use std::os::fd::RawFd;
+use std::time::Duration;
+
+use io_uring::types::{Fixed, Timespec};
+use io_uring::{EnterFlags, IoUring, squeue};
+use nix::libc;
+
+use crate::probe::{Unavailable, why};
+
+/// What makes a ring the first of its group or one of the others.
+pub(crate) enum Role {
+    /// The ring the thread waits on: its task work is deferred to that wait.
+    First,
+    /// A ring whose completions are announced on an eventfd that the first ring polls. Deferred task work
+    /// would wait here for an enter that nobody knows is due.
+    Other {
+        /// The eventfd.
+        wake: RawFd,
+    },
+}
+
+#[derive(Default)]
+pub(crate) struct Counters {
+    pub(crate) enters: u64,
+    pub(crate) submitted: u64,
+    pub(crate) full_flushes: u64,
+    pub(crate) overflows: u64,
+    pub(crate) refused_submits: u64,
+}
+
+pub(crate) struct Ring {
+    io: IoUring,
+    /// Whether completions may be announced on an eventfd.
+    announces: bool,
+    min_wait: bool,
+    no_iowait: bool,
+    pub(crate) counters: Counters,
+}
+
+/// What `struct io_uring_getevents_arg` is in the kernel's headers (since Linux 6.12 with `min_wait_usec`, a
+/// field that was padding before).
+#[repr(C)]
+struct GetEventsArg {
+    sigmask: u64,
+    sigmask_size: u32,
+    min_wait_usec: u32,
+    timeout: u64,
+}
+
+impl Ring {
+    /// How often a full queue is flushed in a row without the kernel taking anything, before giving up.
+    const MAX_STUCK_FLUSHES: u32 = 1000;
+
+    pub(crate) fn new(
+        role: Role,
+        entries: u32,
+        cq_entries: u32,
+        table_slots: u32,
+    ) -> Result<Ring, Unavailable> {
+        // The ladder: an index array less where the kernel knows how (6.6), else as 6.1 has it.
+        let io = build(&role, entries, cq_entries, true)
+            .or_else(|_| build(&role, entries, cq_entries, false))
+            .map_err(|error| why(error, "the rings this engine needs"))?;
+        io.submitter()
+            .register_files_sparse(table_slots)
+            .map_err(|error| why(error, "sparse tables of direct descriptors"))?;
+        // A close or a shutdown that goes to the kernel's worker threads must not start hundreds of them.
+        io.submitter()
+            .register_iowq_max_workers(&mut [2, 2])
+            .map_err(|error| why(error, "a bound on worker threads"))?;
+        let announces = match role {
+            Role::First => false,
+            Role::Other { wake } => {
+                io.submitter()
+                    .register_eventfd(wake)
+                    .map_err(|error| why(error, "eventfd announcements"))?;
+                true
+            }
+        };
+        let params = io.params();
+        Ok(Ring {
+            announces,
+            min_wait: params.is_feature_min_timeout(),
+            no_iowait: params.is_feature_no_iowait(),
+            counters: Counters::default(),
+            io,
+        })
+    }
+
+    /// Queues `entry`; where the queue is full, what is in it is submitted first.
+    ///
+    /// # Safety
+    /// Memory that `entry` points to stays valid and is used by nobody else until its completion, or, for an
+    /// operation that cannot wait, until it was submitted.
+    pub(crate) unsafe fn push(&mut self, entry: &squeue::Entry) -> io::Result<()> {
+        for _ in 0..Self::MAX_STUCK_FLUSHES {
+            // SAFETY: the caller's promise.
+            if unsafe { self.io.submission().push(entry) }.is_ok() {
+                return Ok(());
+            }
+            self.counters.full_flushes += 1;
+            self.flush()?;
+        }
+        Err(io::Error::other(
+            "the kernel takes no more submissions; it is likely out of memory (see dmesg)",
+        ))
+    }
+
+    /// Submits what is queued, without waiting.
+    pub(crate) fn flush(&mut self) -> io::Result<()> {
+        let queued = self.io.submission().len();
+        if queued == 0 {
+            return Ok(());
+        }
+        self.enter(queued, 0, EnterFlags::empty(), None)
+    }
+
+    /// Brings completions that did not fit the queue into it, as far as they fit now.
+    pub(crate) fn flush_overflow(&mut self) -> io::Result<()> {
+        self.enter(0, 0, EnterFlags::GETEVENTS, None)
+    }
+
+    /// Submits what is queued and waits: for `want` completions, or for fewer once there is one and
+    /// `min_wait_us` have passed, or until `timeout`.
+    pub(crate) fn submit_and_wait(
+        &mut self,
+        want: u32,
+        min_wait_us: u32,
+        timeout: Duration,
+    ) -> io::Result<()> {
+        let queued = self.io.submission().len();
+        let timeout = Timespec::from(timeout);
+        let arg = GetEventsArg {
+            sigmask: 0,
+            sigmask_size: 0,
+            min_wait_usec: if self.min_wait { min_wait_us } else { 0 },
+            timeout: std::ptr::from_ref(&timeout) as u64,
+        };
+        let want = if self.min_wait { want } else { want.min(1) };
+        let mut flags = EnterFlags::GETEVENTS | EnterFlags::EXT_ARG;
+        if self.no_iowait {
+            flags |= EnterFlags::NO_IOWAIT;
+        }
+        self.enter(queued, want as usize, flags, Some(&arg))
+    }
+
+    pub(crate) fn has_completions(&mut self) -> bool {
+        !self.io.completion().is_empty()
+    }
+
+    /// True while the kernel holds completions that did not fit the queue.
+    pub(crate) fn has_overflowed(&mut self) -> bool {
+        let overflowed = self.io.submission().cq_overflow();
+        self.counters.overflows += u64::from(overflowed);
+        overflowed
+    }
+
+    /// Calls `each` with user data, result and flags of every completion in the queue.
+    pub(crate) fn drain(&mut self, mut each: impl FnMut(u64, i32, u32)) {
+        for completion in self.io.completion() {
+            each(
+                completion.user_data(),
+                completion.result(),
+                completion.flags(),
+            );
+        }
+    }
+
+    /// Announce completions, or not: nobody needs to be woken who is awake.
+    pub(crate) fn announce(&mut self, on: bool) {
+        if !self.announces {
+            return;
+        }
+        let queue = self.io.completion();
+        if on {
+            queue.enable_eventfd();
+        } else {
+            queue.disable_eventfd();
+        }
+    }
+
+    /// Puts ordinary descriptors into the table from `first` on. They may be closed afterwards.
+    pub(crate) fn install(&mut self, first: u32, fds: &[RawFd]) -> io::Result<()> {
+        let installed = self.io.submitter().register_files_update(first, fds)?;
+        if installed < fds.len() {
+            return Err(io::Error::other(format!(
+                "the table took {installed} of {} sockets",
+                fds.len()
+            )));
+        }
+        Ok(())
+    }
+
+    fn enter(
+        &mut self,
+        queued: usize,
+        want: usize,
+        flags: EnterFlags,
+        arg: Option<&GetEventsArg>,
+    ) -> io::Result<()> {
+        self.counters.enters += 1;
+        // SAFETY: `arg` and the timespec it points to live until the call returns; the kernel keeps neither.
+        let result = unsafe {
+            self.io
+                .submitter()
+                .enter(queued as u32, want as u32, flags.bits(), arg)
+        };
+        match result {
+            Ok(submitted) => {
+                self.counters.submitted += submitted as u64;
+                Ok(())
+            }
+            // Nothing came in time; a signal came; or the kernel lacks memory for requests just now, and what it
+            // did not take stays queued.
+            Err(error) => match error.raw_os_error() {
+                Some(libc::ETIME | libc::EINTR) => Ok(()),
+                Some(libc::EAGAIN | libc::EBUSY) => {
+                    self.counters.refused_submits += 1;
+                    Ok(())
+                }
+                _ => Err(error),
+            },
+        }
+    }
+}
+
+fn build(role: &Role, entries: u32, cq_entries: u32, no_sqarray: bool) -> io::Result<IoUring> {
+    let mut builder = IoUring::builder();
+    builder
+        .setup_single_issuer()
+        .setup_submit_all()
+        .setup_clamp()
+        .setup_cqsize(cq_entries);
+    match role {
+        Role::First => builder.setup_defer_taskrun(),
+        Role::Other { .. } => builder.setup_coop_taskrun(),
+    };
+    if no_sqarray {
+        builder.setup_no_sqarray();
+    }
+    builder.build(entries)
+}
+
+/// A direct descriptor as an operation's target.
+pub(crate) fn direct(slot: u32) -> Fixed {
+    Fixed(slot)
+}
