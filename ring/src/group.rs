@@ -75,6 +75,8 @@ pub struct Completion {
     pub result: i32,
     /// A multishot operation goes on. Without it, it has ended, also after a success.
     pub more: bool,
+    /// After a `Recv`: the socket holds more input.
+    pub nonempty: bool,
     /// The received bytes of a `Recv` whose result is above 0. Give it back with [`Group::recycle`].
     pub buffer: Option<BufferId>,
     /// The span of a `Send` that was cut short: none of its bytes past the result were sent.
@@ -84,7 +86,7 @@ pub struct Completion {
 }
 
 /// What happened in a group that its user may want to know.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Stats {
     /// Rings, and so tables.
     pub rings: u64,
@@ -102,6 +104,22 @@ pub struct Stats {
     pub starved_recvs: u64,
     /// Completions nobody knows. Always 0, or there is a bug here.
     pub unknown_completions: u64,
+}
+
+impl Stats {
+    /// The sum of two groups' figures.
+    pub fn merged(self, other: Stats) -> Stats {
+        Stats {
+            rings: self.rings + other.rings,
+            enters: self.enters + other.enters,
+            submitted: self.submitted + other.submitted,
+            full_flushes: self.full_flushes + other.full_flushes,
+            overflows: self.overflows + other.overflows,
+            refused_submits: self.refused_submits + other.refused_submits,
+            starved_recvs: self.starved_recvs + other.starved_recvs,
+            unknown_completions: self.unknown_completions + other.unknown_completions,
+        }
+    }
 }
 
 /// All the rings of one thread.
@@ -337,6 +355,7 @@ impl Group {
                     token: token.with_aux(0),
                     result,
                     more,
+                    nonempty: io_uring::cqueue::sock_nonempty(flags),
                     buffer: None,
                     span: None,
                     bytes: None,

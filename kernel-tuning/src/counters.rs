@@ -1,0 +1,221 @@
+//! The kernel's network counters that tell what a run did to the host.
+//!
+//! A counter is found by its name; one that this kernel lacks is absent, never zero. The kernel counts since boot and
+//! per network namespace, so only differences mean something: read before, read after, [`NetCounters::since`].
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::host::{HostError, format_error, read};
+
+/// Named network counters, or the growth of each between two readings.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct NetCounters(BTreeMap<String, u64>);
+
+impl NetCounters {
+    /// Reads `/proc/net/netstat`, `/proc/net/snmp` and `/proc/net/softnet_stat`.
+    ///
+    /// # Errors
+    /// When one of them cannot be read or has another form.
+    pub fn read() -> Result<Self, HostError> {
+        let (netstat, snmp) = (read("/proc/net/netstat")?, read("/proc/net/snmp")?);
+        Self::parse(&netstat, &snmp, &read("/proc/net/softnet_stat")?)
+    }
+
+    /// What each counter grew by since `earlier`; a counter that either reading lacks is absent.
+    pub fn since(&self, earlier: &Self) -> Self {
+        let both = self
+            .iter()
+            .filter_map(|(name, now)| Some((name, now, earlier.get(name)?)));
+        Self(
+            both.map(|(name, now, before)| (name.to_owned(), now.saturating_sub(before)))
+                .collect(),
+        )
+    }
+
+    /// One counter, if this kernel has it.
+    pub fn get(&self, name: &str) -> Option<u64> {
+        self.0.get(name).copied()
+    }
+
+    /// All counters by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), *value))
+    }
+
+    fn parse(netstat: &str, snmp: &str, softnet: &str) -> Result<Self, HostError> {
+        let mut found = paired_lines(netstat, "TcpExt:");
+        found.extend(paired_lines(snmp, "Tcp:"));
+        let (dropped, time_squeeze) = softnet_totals(softnet)?;
+        found.extend([
+            ("SoftnetDropped", dropped),
+            ("SoftnetTimeSqueeze", time_squeeze),
+        ]);
+        let known = COUNTERS
+            .iter()
+            .filter_map(|(name, _)| Some(((*name).to_owned(), *found.get(name)?)));
+        Ok(Self(known.collect()))
+    }
+}
+
+impl FromIterator<(String, u64)> for NetCounters {
+    /// Counters that were recorded elsewhere.
+    fn from_iter<I: IntoIterator<Item = (String, u64)>>(counters: I) -> Self {
+        Self(counters.into_iter().collect())
+    }
+}
+
+/// What a counter of [`NetCounters`] means, in words.
+pub fn meaning(name: &str) -> Option<&'static str> {
+    COUNTERS
+        .iter()
+        .find(|(known, _)| *known == name)
+        .map(|(_, meaning)| *meaning)
+}
+
+/// Sources: Documentation/networking/snmp_counter.rst and net/ipv4 of the kernel.
+const COUNTERS: &[(&str, &str)] = &[
+    (
+        "ListenOverflows",
+        "handshakes dropped because an accept queue was full: the server accepts too slowly",
+    ),
+    (
+        "ListenDrops",
+        "handshakes dropped by a listener for any reason, full accept queues included",
+    ),
+    (
+        "TCPSynRetrans",
+        "SYN and SYN-ACK packets sent again: new connections waited a second or more",
+    ),
+    (
+        "TCPReqQFullDrop",
+        "SYNs dropped because the queue of half-open connections was full",
+    ),
+    (
+        "SyncookiesSent",
+        "SYNs answered with a cookie because the half-open queue was full",
+    ),
+    (
+        "TCPTimeouts",
+        "retransmission timers that fired: data was lost or its answer was very late",
+    ),
+    (
+        "TCPMemoryPressures",
+        "times that queued TCP data rose above the pressure mark of tcp_mem",
+    ),
+    (
+        "TCPAbortOnMemory",
+        "connections reset for lack of TCP memory or for too many orphans",
+    ),
+    (
+        "TCPTimeWaitOverflow",
+        "TIME_WAIT sockets dropped early because tcp_max_tw_buckets was reached",
+    ),
+    (
+        "TCPBacklogDrop",
+        "packets dropped because the owner held the socket's lock for too long",
+    ),
+    ("RetransSegs", "TCP segments sent again"),
+    (
+        "AttemptFails",
+        "connections that failed during the handshake",
+    ),
+    ("EstabResets", "established connections that were reset"),
+    (
+        "SoftnetDropped",
+        "packets dropped because a CPU's input queue (netdev_max_backlog) was full",
+    ),
+    (
+        "SoftnetTimeSqueeze",
+        "times a CPU ran out of its packet budget (netdev_budget) with packets left",
+    ),
+];
+
+/// `Prefix: names…` followed by `Prefix: values…`.
+fn paired_lines<'a>(text: &'a str, prefix: &str) -> BTreeMap<&'a str, u64> {
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix(prefix));
+    let (names, values) = (lines.next().unwrap_or(""), lines.next().unwrap_or(""));
+    // Some values are signed (MaxConn is -1); none of ours is.
+    let pairs = names.split_whitespace().zip(values.split_whitespace());
+    pairs
+        .filter_map(|(name, value)| Some((name, value.parse().ok()?)))
+        .collect()
+}
+
+/// The sums of the dropped and time_squeeze columns; one row a CPU, all columns hexadecimal.
+fn softnet_totals(text: &str) -> Result<(u64, u64), HostError> {
+    let mut totals = (0, 0);
+    for row in text.lines() {
+        let mut columns = row
+            .split_whitespace()
+            .skip(1)
+            .map(|word| u64::from_str_radix(word, 16));
+        let (Some(Ok(dropped)), Some(Ok(time_squeeze))) = (columns.next(), columns.next()) else {
+            return Err(format_error(
+                "/proc/net/softnet_stat",
+                format!("row {row:?}"),
+            ));
+        };
+        totals = (totals.0 + dropped, totals.1 + time_squeeze);
+    }
+    Ok(totals)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    const NETSTAT: &str = "TcpExt: SyncookiesSent ListenOverflows ListenDrops TCPSynRetrans Unknown\n\
+                           TcpExt: 0 564 570 445 9\n\
+                           IpExt: InNoRoutes\nIpExt: 3\n";
+    const SNMP: &str = "Tcp: RtoAlgorithm MaxConn AttemptFails EstabResets CurrEstab RetransSegs\n\
+                        Tcp: 1 -1 2 52 7 12\nUdp: InDatagrams\nUdp: 121\n";
+    const SOFTNET: &str =
+        "00000012 00000351 00000001 00000000\n00000937 00000010 0000000a 00000000\n";
+
+    #[test]
+    fn counters_are_found_by_name_and_missing_ones_are_absent() {
+        let counters = NetCounters::parse(NETSTAT, SNMP, SOFTNET).unwrap();
+        assert_eq!(counters.get("ListenOverflows"), Some(564));
+        assert_eq!(counters.get("SyncookiesSent"), Some(0));
+        assert_eq!(counters.get("RetransSegs"), Some(12));
+        assert_eq!(counters.get("SoftnetDropped"), Some(0x351 + 0x10));
+        assert_eq!(counters.get("SoftnetTimeSqueeze"), Some(11));
+        assert_eq!(counters.get("TCPBacklogDrop"), None);
+        assert_eq!(counters.get("Unknown"), None);
+        assert_eq!(counters.iter().count(), 9);
+    }
+
+    #[test]
+    fn a_difference_has_only_what_both_readings_have() {
+        let before =
+            NetCounters::parse("TcpExt: ListenDrops TCPTimeouts\nTcpExt: 10 7\n", "", "").unwrap();
+        let after = NetCounters::parse(
+            "TcpExt: ListenDrops ListenOverflows\nTcpExt: 15 1\n",
+            "",
+            "",
+        )
+        .unwrap();
+        let grown = after.since(&before);
+        assert_eq!(grown.get("ListenDrops"), Some(5));
+        assert_eq!(grown.get("ListenOverflows"), None);
+        assert_eq!(grown.get("TCPTimeouts"), None);
+    }
+
+    #[test]
+    fn a_softnet_row_of_another_form_is_refused() {
+        assert!(softnet_totals("00000012 xyz 00000001").is_err());
+        assert!(softnet_totals("00000012").is_err());
+    }
+
+    #[test]
+    fn every_counter_has_a_meaning_and_this_kernel_has_every_counter_that_matters() {
+        let counters = NetCounters::read().unwrap();
+        assert!(counters.iter().all(|(name, _)| meaning(name).is_some()));
+        assert!(counters.get("ListenDrops").is_some() && counters.get("RetransSegs").is_some());
+        assert_eq!(meaning("NoSuchCounter"), None);
+    }
+}

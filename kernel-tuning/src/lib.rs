@@ -1,0 +1,20 @@
+//! The limits of a host: what they are now, what they did to a run, and which one stopped it.
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`host`] | reading `/proc` and `/sys`: memory, sockets, counters, sysctls, the environment of a result |
+//! | [`process`] | one process: its open-file limit, CPUs, memory and CPU time |
+//! | [`limit`] | from an errno and what the host said at that moment to a named limit and the command that raises it |
+//!
+//! It knows nothing of connections, rings or engines. Nothing here changes a host-wide setting; the only things
+//! written are properties of the calling process (its soft open-file limit, CPU mask and OOM score).
+
+#![forbid(unsafe_code)]
+
+mod cgroup;
+mod counters;
+mod environment;
+mod evidence;
+pub mod host;
+pub mod limit;
+pub mod process;

@@ -1,0 +1,242 @@
+//! One process: its open-file limit, the CPUs of a thread, what it uses, and its place in the queue of the OOM killer.
+//!
+//! Reads any process; changes only the calling one.
+
+use std::io;
+
+use nix::errno::Errno;
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::time::ClockId;
+use nix::unistd::Pid;
+use procfs::ProcError;
+use procfs::process::Process;
+use serde::{Deserialize, Serialize};
+
+/// Why something about a process could not be read or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum ProcessError {
+    /// The process has ended, or never was.
+    #[error(
+        "process {pid} has ended: see its own output for the reason, and the kernel log (dmesg) for the OOM killer"
+    )]
+    Gone {
+        /// Its id.
+        pid: u32,
+    },
+    /// A file of the process could not be read or parsed.
+    #[error("cannot read the memory of process {pid}: {source}")]
+    Read {
+        /// Its id.
+        pid: u32,
+        /// What `/proc` answered.
+        source: ProcError,
+    },
+    /// The kernel refused a call.
+    #[error("cannot {what}: {errno}")]
+    Refused {
+        /// What was tried.
+        what: String,
+        /// What the kernel answered.
+        errno: Errno,
+    },
+    /// A thread was to run on a CPU that it may not use.
+    #[error(
+        "cannot run on CPU {cpu}: this process may use CPUs {allowed:?} only (see taskset -p, or the container's cpuset)"
+    )]
+    NoSuchCpu {
+        /// The CPU asked for.
+        cpu: usize,
+        /// The CPUs of the thread's mask.
+        allowed: Vec<usize>,
+    },
+}
+
+/// The limit on open file descriptors of a process, RLIMIT_NOFILE (getrlimit(2)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Nofile {
+    /// What is enforced now.
+    pub soft: u64,
+    /// What an unprivileged process may raise it to.
+    pub hard: u64,
+}
+
+impl Nofile {
+    /// The limit of this process.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn read() -> Result<Self, ProcessError> {
+        let limit = getrlimit(Resource::RLIMIT_NOFILE);
+        let (soft, hard) =
+            limit.map_err(|errno| refused("read the open-file limit (RLIMIT_NOFILE)", errno))?;
+        Ok(Self { soft, hard })
+    }
+}
+
+/// Raises this process's soft open-file limit to the hard one, and says what it is now.
+///
+/// # Errors
+/// When the kernel refuses, which it does when the hard limit lies above `fs.nr_open`.
+pub fn raise_nofile() -> Result<Nofile, ProcessError> {
+    let Nofile { soft, hard } = Nofile::read()?;
+    if soft < hard {
+        let raised = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+        raised.map_err(|errno| {
+            refused(
+                format!("raise the open-file limit from {soft} to {hard}"),
+                errno,
+            )
+        })?;
+    }
+    Ok(Nofile { soft: hard, hard })
+}
+
+/// The CPUs the calling thread may run on, in order.
+///
+/// # Errors
+/// When the kernel refuses, which it does on hosts of more than 1,024 CPUs.
+pub fn affinity() -> Result<Vec<usize>, ProcessError> {
+    let mask = sched_getaffinity(Pid::from_raw(0))
+        .map_err(|errno| refused("read this thread's CPUs", errno))?;
+    Ok((0..CpuSet::count())
+        .filter(|cpu| mask.is_set(*cpu).unwrap_or(false))
+        .collect())
+}
+
+/// Lets the calling thread run on `cpu` only.
+///
+/// # Errors
+/// When `cpu` is not among the thread's CPUs, or the kernel refuses.
+pub fn pin_current_thread(cpu: usize) -> Result<(), ProcessError> {
+    let allowed = affinity()?;
+    if !allowed.contains(&cpu) {
+        return Err(ProcessError::NoSuchCpu { cpu, allowed });
+    }
+    let mut mask = CpuSet::new();
+    let pinned = mask
+        .set(cpu)
+        .and_then(|()| sched_setaffinity(Pid::from_raw(0), &mask));
+    pinned.map_err(|errno| refused(format!("pin this thread to CPU {cpu}"), errno))
+}
+
+/// What a process uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Resident memory of the process, `VmRSS`; memory the kernel holds for it, such as sockets, is not in it.
+    pub rss_bytes: u64,
+    /// CPU time, user and system, of all its threads since it started, those that ended included.
+    pub cpu_ns: u64,
+}
+
+impl Usage {
+    /// Reads what process `pid` uses; any user may ask about any process.
+    ///
+    /// The CPU time is that of the process's CPU clock (clock_getcpuclockid(3)), which the scheduler keeps in
+    /// nanoseconds. The user and system time of `/proc/PID/stat` count in steps of 10 ms, too coarse for a server that
+    /// works for a few milliseconds a second, and the sum of `/proc/PID/task/*/schedstat` loses the time of every
+    /// thread that ends. A thread that is running now may lack its latest tick of at most 10 ms in any of the three.
+    ///
+    /// # Errors
+    /// [`ProcessError::Gone`] when the process has ended, also when its parent has not yet waited for it.
+    pub fn of(pid: u32) -> Result<Self, ProcessError> {
+        let gone = || ProcessError::Gone { pid };
+        let raw = i32::try_from(pid).map_err(|_| gone())?;
+        let clock = ClockId::pid_cpu_clock_id(Pid::from_raw(raw)).and_then(ClockId::now);
+        let cpu = clock.map_err(|errno| match errno {
+            Errno::ESRCH | Errno::EINVAL => gone(),
+            errno => refused(format!("read the CPU time of process {pid}"), errno),
+        })?;
+        let status = Process::new(raw).and_then(|process| process.status());
+        let status = status.map_err(|source| match source {
+            ProcError::NotFound(_) => gone(),
+            source => ProcessError::Read { pid, source },
+        })?;
+        // A process that ended and waits for its parent has no memory, and no such line.
+        let rss_kib = status.vmrss.ok_or_else(gone)?;
+        Ok(Self {
+            rss_bytes: rss_kib * 1024,
+            cpu_ns: nanoseconds(cpu),
+        })
+    }
+}
+
+/// Asks the OOM killer to take this process before any other: a load test must not cost the host its other work.
+///
+/// # Errors
+/// When `/proc/self/oom_score_adj` cannot be written; the process runs on as well, so this may be ignored.
+pub fn prefer_oom_kill() -> io::Result<()> {
+    std::fs::write("/proc/self/oom_score_adj", "1000")
+}
+
+fn refused(what: impl Into<String>, errno: Errno) -> ProcessError {
+    ProcessError::Refused {
+        what: what.into(),
+        errno,
+    }
+}
+
+/// A CPU clock is never negative.
+fn nanoseconds(time: nix::sys::time::TimeSpec) -> u64 {
+    u64::try_from(std::time::Duration::from(time).as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn the_soft_limit_reaches_the_hard_one() {
+        let raised = raise_nofile().unwrap();
+        assert_eq!(raised.soft, raised.hard);
+        assert_eq!(Nofile::read().unwrap(), raised);
+    }
+
+    #[test]
+    fn a_thread_is_pinned_alone_and_only_where_it_may_run() {
+        let before = affinity().unwrap();
+        let last = *before.last().unwrap();
+        let pinned = std::thread::spawn(move || {
+            pin_current_thread(last).unwrap();
+            affinity().unwrap()
+        });
+        assert_eq!(pinned.join().unwrap(), vec![last]);
+        assert_eq!(affinity().unwrap(), before);
+        let error = pin_current_thread(last + 1000).unwrap_err().to_string();
+        assert!(
+            error.contains(&format!("CPU {}", last + 1000)) && error.contains("only"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn cpu_time_grows_finer_than_a_tick_and_keeps_the_time_of_ended_threads() {
+        let me = std::process::id();
+        let before = Usage::of(me).unwrap();
+        assert!(before.rss_bytes > 4096 && before.cpu_ns > 0);
+        let work = || (0..20_000_000_u64).fold(1, |sum, step| std::hint::black_box(sum ^ step));
+        std::thread::spawn(work).join().unwrap();
+        let after = Usage::of(me).unwrap();
+        assert!(after.cpu_ns - before.cpu_ns > 1_000_000);
+        assert_ne!(after.cpu_ns % 10_000_000, 0);
+    }
+
+    #[test]
+    fn a_process_that_ended_is_gone_before_and_after_its_parent_waits() {
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        assert!(Usage::of(child.id()).is_ok());
+        child.kill().unwrap();
+        let dead = || matches!(Usage::of(child.id()), Err(ProcessError::Gone { .. }));
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+        while !dead() && std::time::Instant::now() < deadline {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        assert!(dead());
+        let pid = child.id();
+        child.wait().unwrap();
+        assert!(matches!(Usage::of(pid), Err(ProcessError::Gone { .. })));
+    }
+}

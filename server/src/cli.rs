@@ -1,0 +1,125 @@
+//! The command `throng-server`: flags in, exit status out.
+
+use std::ffi::OsString;
+use std::io::{Read, Write};
+use std::process::ExitCode;
+use std::sync::mpsc::Sender;
+use std::time::Instant;
+
+use anyhow::Context;
+use nix::sys::signal::{SigSet, Signal};
+use tracing::warn;
+
+use crate::config::{Protocol, Resolved, UsageError, resolve};
+use crate::server::{Server, StartError, start};
+use crate::summary::Summary;
+use crate::worker::Event;
+
+/// Runs the server. `args` begins with the program's name.
+pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
+    // Fails only where a logger is set already.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .with_writer(std::io::stderr)
+        .try_init();
+    let resolved = match resolve(args) {
+        Ok(resolved) => resolved,
+        Err(UsageError::Flags(error)) => {
+            let _ = error.print();
+            return ExitCode::from(error.exit_code() as u8);
+        }
+        Err(error) => {
+            eprintln!("error: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    match run(&resolved) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(resolved: &Resolved) -> anyhow::Result<()> {
+    if let Some(why) = &resolved.fallback {
+        warn!("epoll instead of io_uring: {why}");
+    }
+    // Before any thread exists, so that all of them inherit the mask and only the waiting one gets the signals.
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGINT);
+    signals.add(Signal::SIGTERM);
+    signals.thread_block().context("blocking signals")?;
+
+    let started = Instant::now();
+    let server = serve(resolved)?;
+    let address = server.address().to_string();
+    announce(resolved, &address);
+    stop_on_signal(signals, server.stopper())?;
+    if resolved.until_stdin_closes {
+        stop_when_stdin_closes(server.stopper())?;
+    }
+    let ended = server.wait()?;
+    let summary = Summary::new(resolved, address, started.elapsed().as_secs_f64(), ended);
+    // A reader that has gone must not keep the summary from its file.
+    let _ = write!(std::io::stdout(), "{summary}");
+    if let Some(path) = &resolved.json {
+        let json = serde_json::to_vec_pretty(&summary)?;
+        std::fs::write(path, json).with_context(|| format!("writing {}", path.display()))?;
+    }
+    Ok(())
+}
+
+fn serve(resolved: &Resolved) -> Result<Server, StartError> {
+    match resolved.protocol {
+        Protocol::Line => start(&resolved.config, wire::Line::default),
+        Protocol::Echo => start(&resolved.config, || wire::Echo),
+    }
+}
+
+fn announce(resolved: &Resolved, address: &str) {
+    let config = &resolved.config;
+    let cores: Vec<String> = config.cores.iter().map(usize::to_string).collect();
+    let (protocol, heartbeat) = match (resolved.protocol, config.heartbeat) {
+        (Protocol::Echo, _) => ("echo", String::new()),
+        (Protocol::Line, None) => ("line", ", no heartbeat".into()),
+        (Protocol::Line, Some(every)) => (
+            "line",
+            format!(", heartbeat {}", humantime::format_duration(every)),
+        ),
+    };
+    let _ = writeln!(
+        std::io::stdout(),
+        "ready on {address} (engine {}, workers {} on cores {}, protocol {protocol}{heartbeat})",
+        config.engine.name(),
+        cores.len(),
+        cores.join(","),
+    );
+}
+
+fn stop_on_signal(signals: SigSet, stop: Sender<Event>) -> anyhow::Result<()> {
+    std::thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || {
+            while let Ok(signal) = signals.wait() {
+                if stop.send(Event::Stop(signal.as_str())).is_err() {
+                    return;
+                }
+            }
+        })
+        .context("starting the signal thread")?;
+    Ok(())
+}
+
+fn stop_when_stdin_closes(stop: Sender<Event>) -> anyhow::Result<()> {
+    std::thread::Builder::new()
+        .name("stdin".into())
+        .spawn(move || {
+            let mut ignored = [0; 512];
+            while matches!(std::io::stdin().read(&mut ignored), Ok(1..)) {}
+            let _ = stop.send(Event::Stop("standard input closed"));
+        })
+        .context("starting the standard input thread")?;
+    Ok(())
+}

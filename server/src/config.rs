@@ -1,0 +1,301 @@
+//! From flags to a [`Config`] that can be started: everything that can be refused is refused here.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+use kernel_tuning::process;
+use serde::Serialize;
+use thiserror::Error;
+
+use crate::conn::Limits;
+use crate::engine::EngineKind;
+
+/// Everything a server needs to start.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where to listen; port 0 takes one from the kernel.
+    pub listen: SocketAddr,
+    /// What carries the connections.
+    pub engine: EngineKind,
+    /// A worker is pinned to each of these; a core named twice gets two.
+    pub cores: Vec<usize>,
+    /// Time between heartbeats of one connection.
+    pub heartbeat: Option<Duration>,
+    /// Connections held at one time, over all workers; more are accepted and closed.
+    pub max_connections: Option<u64>,
+    /// Share the port with other processes.
+    pub reuse_port: bool,
+    /// Accepted connections the kernel keeps for each worker.
+    pub backlog: u32,
+    /// Bounds on waiting bytes.
+    pub limits: Limits,
+    /// For how long output may still be sent after the stop.
+    pub drain_timeout: Duration,
+    /// Direct descriptors in each table of a worker: at most RLIMIT_NOFILE, at most 1 << 20.
+    pub table_slots: u32,
+}
+
+impl Config {
+    /// The largest table the kernel allows (IORING_MAX_FIXED_FILES).
+    pub const MAX_TABLE_SLOTS: u32 = 1 << 20;
+
+    /// A configuration with everything else at its default.
+    pub fn new(listen: SocketAddr, engine: EngineKind, cores: Vec<usize>) -> Config {
+        let nofile = process::Nofile::read().map_or(1024, |n| n.soft);
+        Config {
+            listen,
+            engine,
+            cores,
+            heartbeat: None,
+            max_connections: None,
+            reuse_port: false,
+            backlog: 4096,
+            limits: Limits::default(),
+            drain_timeout: Duration::from_secs(5),
+            table_slots: nofile.min(u64::from(Self::MAX_TABLE_SLOTS)) as u32,
+        }
+    }
+}
+
+/// What is said on a connection, by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// A greeting, each line echoed, `quit` closes, a heartbeat
+    Line,
+    /// Every byte back, no greeting
+    Echo,
+}
+
+/// `--engine`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum EngineChoice {
+    /// io_uring where it works, else epoll
+    Auto,
+    /// io_uring: no file descriptor per connection
+    Uring,
+    /// epoll: one file descriptor per connection
+    Epoll,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  throng-server                                      line protocol on 127.0.0.1:7000, a worker on every core
+  throng-server --protocol echo --cores 0            echo on one core
+  throng-server --listen [::]:7000 --heartbeat 30s   all addresses, a heartbeat every 30 s
+  throng-server --engine epoll --max-connections 10000
+
+SIGINT or SIGTERM: stops accepting, sends what waits, closes, prints a summary.
+Exit status: 0 ended in good order; 1 failed while running; 2 bad usage.";
+
+/// Holds very many TCP connections: io_uring or epoll, one pinned worker per core.
+#[derive(Debug, Parser)]
+#[command(name = "throng-server", version, after_help = EXAMPLES)]
+pub struct Flags {
+    /// Where to listen; port 0 takes a free one
+    #[arg(
+        long,
+        value_name = "ADDRESS:PORT",
+        default_value = "127.0.0.1:7000",
+        help_heading = "What it serves"
+    )]
+    pub listen: SocketAddr,
+    /// What is said on a connection
+    #[arg(long, value_enum, default_value_t = Protocol::Line, help_heading = "What it serves")]
+    pub protocol: Protocol,
+    /// Time between the heartbeats of a connection (line only) [default: 10s; 0 = none]
+    #[arg(long, value_name = "TIME", value_parser = duration, help_heading = "What it serves")]
+    pub heartbeat: Option<Duration>,
+    /// Share the port with other processes that do the same (SO_REUSEPORT)
+    #[arg(long, help_heading = "What it serves")]
+    pub reuse_port: bool,
+    /// What carries the connections
+    #[arg(long, value_enum, default_value_t = EngineChoice::Auto, help_heading = "How it serves")]
+    pub engine: EngineChoice,
+    /// Cores to pin a worker to: a list such as 0,1, or all of the affinity mask
+    #[arg(
+        long,
+        value_name = "LIST",
+        default_value = "all",
+        help_heading = "How it serves"
+    )]
+    pub cores: Cores,
+    /// Hold at most this many connections; more are accepted, closed and counted
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), help_heading = "How it serves")]
+    pub max_connections: Option<u64>,
+    /// Write the summary to this file too, with more in it
+    #[arg(long, value_name = "FILE", help_heading = "What it says")]
+    pub json: Option<PathBuf>,
+    /// End, as by SIGTERM, when standard input closes: a parent's death then ends the server too
+    #[arg(long, help_heading = "What it says")]
+    pub until_stdin_closes: bool,
+}
+
+/// `--cores`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cores {
+    /// The affinity mask.
+    All,
+    /// These.
+    List(Vec<usize>),
+}
+
+impl std::str::FromStr for Cores {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Cores, String> {
+        if text == "all" {
+            return Ok(Cores::All);
+        }
+        text.split(',')
+            .map(|part| {
+                part.trim().parse().map_err(|_| {
+                    format!("`{part}` is not a core: give a list such as 0,1, or `all`")
+                })
+            })
+            .collect::<Result<_, _>>()
+            .map(Cores::List)
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    if text == "0" {
+        return Ok(Duration::ZERO);
+    }
+    humantime::parse_duration(text)
+        .map_err(|error| format!("{error}: give a time such as 500ms or 10s"))
+}
+
+/// Why flags cannot be served. Exit status 2.
+#[derive(Debug, Error)]
+pub enum UsageError {
+    /// The command line's own errors, help and version included.
+    #[error(transparent)]
+    Flags(#[from] clap::Error),
+    /// A heartbeat for a protocol without.
+    #[error("--heartbeat goes with --protocol line: echo says nothing of its own")]
+    HeartbeatWithEcho,
+    /// A heartbeat nobody can keep.
+    #[error("--heartbeat must be at least 10ms (or 0 for none)")]
+    HeartbeatTooShort,
+    /// A core outside the affinity mask.
+    #[error(
+        "core {core} is not in this process's affinity mask {mask:?}: choose from those (see `taskset -p $$`)"
+    )]
+    Core {
+        /// The core.
+        core: usize,
+        /// The mask.
+        mask: Vec<usize>,
+    },
+    /// The mask cannot be read.
+    #[error("the affinity mask cannot be read: {0}")]
+    Mask(#[from] process::ProcessError),
+    /// The summary cannot be written.
+    #[error("{path} cannot be written: {error}")]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// io_uring was asked for and is not to be had.
+    #[error("io_uring cannot be used: {0}")]
+    NoUring(#[from] ring::Unavailable),
+}
+
+/// What the flags come to.
+pub struct Resolved {
+    /// The server's configuration.
+    pub config: Config,
+    /// What is said.
+    pub protocol: Protocol,
+    /// Why `--engine auto` did not take io_uring.
+    pub fallback: Option<ring::Unavailable>,
+    /// Where the summary goes.
+    pub json: Option<PathBuf>,
+    /// Whether standard input is a lifeline.
+    pub until_stdin_closes: bool,
+}
+
+/// Reads and checks the command line. The soft limit of open files is raised to the hard one first: it
+/// bounds the tables.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn resolve(args: impl Iterator<Item = OsString>) -> Result<Resolved, UsageError> {
+    let flags = Flags::try_parse_from(args)?;
+    let heartbeat = match (flags.protocol, flags.heartbeat) {
+        (Protocol::Echo, Some(every)) if !every.is_zero() => {
+            return Err(UsageError::HeartbeatWithEcho);
+        }
+        (Protocol::Echo, _) => None,
+        (Protocol::Line, every) => {
+            Some(every.unwrap_or(Duration::from_secs(10))).filter(|e| !e.is_zero())
+        }
+    };
+    if heartbeat.is_some_and(|every| every < Duration::from_millis(10)) {
+        return Err(UsageError::HeartbeatTooShort);
+    }
+    let mask = process::affinity()?;
+    let cores = match flags.cores {
+        Cores::All => mask,
+        Cores::List(cores) => match cores.iter().find(|core| !mask.contains(core)) {
+            Some(&core) => return Err(UsageError::Core { core, mask }),
+            None => cores,
+        },
+    };
+    if let Some(path) = &flags.json {
+        std::fs::File::create(path).map_err(|error| UsageError::Json {
+            path: path.clone(),
+            error,
+        })?;
+    }
+    process::raise_nofile()?;
+    let (engine, fallback) = match (flags.engine, ring::probe()) {
+        (EngineChoice::Epoll, _) => (EngineKind::Epoll, None),
+        (_, Ok(_)) => (EngineKind::Uring, None),
+        (EngineChoice::Uring, Err(why)) => return Err(UsageError::NoUring(why)),
+        (EngineChoice::Auto, Err(why)) => (EngineKind::Epoll, Some(why)),
+    };
+    Ok(Resolved {
+        config: Config {
+            heartbeat,
+            max_connections: flags.max_connections,
+            reuse_port: flags.reuse_port,
+            ..Config::new(flags.listen, engine, cores)
+        },
+        protocol: flags.protocol,
+        fallback,
+        json: flags.json,
+        until_stdin_closes: flags.until_stdin_closes,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(flags: &str) -> String {
+        let args = format!("throng-server {flags}");
+        match resolve(args.split_whitespace().map(OsString::from)) {
+            Err(error) => error.to_string(),
+            Ok(_) => panic!("`{flags}` was taken"),
+        }
+    }
+
+    #[test]
+    fn bad_usage_is_refused_with_the_reason() {
+        assert!(refused("--protocol echo --heartbeat 5s").contains("--protocol line"));
+        assert!(refused("--heartbeat 1ms").contains("at least 10ms"));
+        assert!(refused("--cores 4096").contains("affinity mask"));
+        assert!(refused("--cores 0,x").contains("not a core"));
+        assert!(refused("--listen nowhere").contains("--listen"));
+        assert!(refused("--max-connections 0").contains("--max-connections"));
+        assert!(refused("--json /nonexistent/x.json").contains("cannot be written"));
+        assert!(refused("--engine kqueue").contains("uring"));
+    }
+}

@@ -1,0 +1,517 @@
+//! The epoll engine: the baseline, as a good C programmer would write it.
+//!
+//! Readiness, then non-blocking calls: accept4 in batches, one receive per event, the answer sent straight after
+//! it, no allocation per message. Owns: the epoll instance, the connections by descriptor, two buffers.
+//! Uses nothing of `ring`. Edge-triggered: a level-triggered connection is looked at twice per message.
+//!
+//! Invariant: after an event, either the socket was read until it had no more, or the connection is marked
+//! `readable` and is read again when its output has gone.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::socket::{MsgFlags, recv, send};
+use tracing::warn;
+use wire::{Out, Session};
+
+use crate::conn::{Budget, Conn, Said};
+use crate::engine::{Engine, EngineError};
+use crate::schedule::Heartbeats;
+use crate::stats::{CloseReason, Stats};
+use crate::worker::{Clock, Command, Worker};
+
+/// The engine of [`EngineKind::Epoll`](crate::EngineKind::Epoll).
+pub struct EpollEngine;
+
+const EVENTS: usize = 512;
+const ACCEPTS_PER_EVENT: usize = 256;
+const RECV_BYTES: usize = 32 * 1024;
+/// Receives of one connection in a row; then the others have their turn.
+const RECEIVES_PER_EVENT: usize = 16;
+const IDLE: Duration = Duration::from_millis(500);
+const HEARTBEAT_STEP_NS: u64 = 1_000_000;
+const HEARTBEATS_PER_TURN: usize = 256;
+const SWEEP_MS: u32 = 1_000;
+const ACCEPT_PAUSE_MS: u32 = 50;
+
+const SEND_FLAGS: MsgFlags = MsgFlags::MSG_DONTWAIT.union(MsgFlags::MSG_NOSIGNAL);
+
+/// Event data that no connection's descriptor has.
+const LISTENER: u64 = u64::MAX;
+const MAILBOX: u64 = u64::MAX - 1;
+
+impl Engine for EpollEngine {
+    fn run<S: Session, F: Fn() -> S>(worker: Worker<F>) -> Result<Stats, EngineError> {
+        let mut server = Loop::new(worker)?;
+        server.worker.ready();
+        server.serve()?;
+        Ok(server.end())
+    }
+}
+
+struct Connection<S> {
+    conn: Conn<S>,
+    fd: OwnedFd,
+    /// The socket may hold input that no event will announce again.
+    readable: bool,
+    /// The peer has finished sending, or the connection is gone: read until a read says so.
+    hung_up: bool,
+    /// Asked to be told when it is writable.
+    awaits_room: bool,
+    /// Closes, for this reason, once all output is sent.
+    finishing: Option<CloseReason>,
+}
+
+struct Loop<S, F> {
+    worker: Worker<F>,
+    clock: Clock,
+    epoll: Epoll,
+    /// By descriptor.
+    connections: Vec<Option<Connection<S>>>,
+    held: u32,
+    heartbeats: Option<Heartbeats>,
+    budget: Budget,
+    stats: Stats,
+    now_ns: u64,
+    last_sweep_ms: u32,
+    input: Vec<u8>,
+    output: Vec<u8>,
+    /// Read up to the bound of one event, with more to read.
+    unfinished: Vec<RawFd>,
+    /// Connections with output that waits.
+    waiting: u32,
+    accept_at_ms: Option<u32>,
+    drain_until_ns: Option<u64>,
+}
+
+impl<S: Session, F: Fn() -> S> Loop<S, F> {
+    fn new(worker: Worker<F>) -> Result<Self, EngineError> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)
+            .map_err(|e| EngineError::system("epoll_create1")(e.into()))?;
+        let add = |fd: &dyn std::os::fd::AsFd, data| {
+            epoll
+                .add(fd.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, data))
+                .map_err(|e| EngineError::system("epoll_ctl")(e.into()))
+        };
+        add(&worker.listener, LISTENER)?;
+        add(worker.mailbox.wake(), MAILBOX)?;
+        let clock = Clock::new();
+        let slots = worker.table_slots;
+        Ok(Loop {
+            epoll,
+            connections: Vec::with_capacity(slots as usize),
+            held: 0,
+            heartbeats: worker
+                .heartbeat
+                .map(|every| Heartbeats::new(every.as_nanos() as u64, slots, clock.now_ns())),
+            budget: Budget::new(worker.limits),
+            stats: Stats::new(),
+            now_ns: clock.now_ns(),
+            last_sweep_ms: 0,
+            input: vec![0; RECV_BYTES],
+            output: vec![0; Out::MIN_ROOM],
+            unfinished: Vec::new(),
+            waiting: 0,
+            accept_at_ms: None,
+            drain_until_ns: None,
+            clock,
+            worker,
+        })
+    }
+
+    fn serve(&mut self) -> Result<(), EngineError> {
+        let mut events = vec![EpollEvent::empty(); EVENTS];
+        loop {
+            let ready = match self.epoll.wait(&mut events, self.timeout()) {
+                Ok(ready) => ready,
+                Err(Errno::EINTR) => 0,
+                Err(errno) => return Err(EngineError::system("epoll_wait")(errno.into())),
+            };
+            self.now_ns = self.clock.now_ns();
+            for fd in std::mem::take(&mut self.unfinished) {
+                self.readable(fd);
+            }
+            for event in &events[..ready] {
+                match event.data() {
+                    LISTENER => self.accept(),
+                    MAILBOX => self.read_mailbox(),
+                    fd => self.ready(fd as RawFd, event.events()),
+                }
+            }
+            self.beat();
+            self.sweep();
+            if self.accept_at_ms.is_some_and(|at| self.now_ms() >= at) {
+                self.accept_at_ms = None;
+                self.listen(EpollFlags::EPOLLIN);
+            }
+            if let Some(until) = self.drain_until_ns
+                && (self.now_ns >= until || self.waiting == 0)
+            {
+                return Ok(());
+            }
+        }
+    }
+
+    fn end(mut self) -> Stats {
+        if self.held > 0 {
+            *self.stats.closed.entry(CloseReason::Shutdown).or_default() += u64::from(self.held);
+        }
+        self.worker.admission.leave(u64::from(self.held));
+        self.stats.pending_peak_bytes = self.budget.peak_bytes as u64;
+        self.stats
+    }
+
+    fn accept(&mut self) {
+        if self.drain_until_ns.is_some() {
+            return;
+        }
+        for _ in 0..ACCEPTS_PER_EVENT {
+            // One accept4. The socket stays blocking, which costs a system call less; every receive and send says
+            // MSG_DONTWAIT instead.
+            match self.worker.listener.accept().map_err(errno_of) {
+                Ok((stream, _)) => self.accepted(stream.into()),
+                Err(Errno::EAGAIN) => return,
+                Err(errno @ (Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::ENOBUFS)) => {
+                    if self.stats.accept_retries == 0 {
+                        warn!(%errno, "accepting pauses; connections wait in the backlog");
+                    }
+                    self.stats.accept_retries += 1;
+                    self.accept_at_ms = Some(self.now_ms() + ACCEPT_PAUSE_MS);
+                    // The listener stays readable: without this the loop would spin on it.
+                    self.listen(EpollFlags::empty());
+                    return;
+                }
+                // The peer has gone again; the next one may be there.
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn accepted(&mut self, fd: OwnedFd) {
+        if !self.worker.admission.enter() {
+            self.stats.refused_max_connections += 1;
+            return;
+        }
+        let raw = fd.as_raw_fd();
+        let interest = EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET;
+        if let Err(errno) = self.epoll.add(&fd, EpollEvent::new(interest, raw as u64)) {
+            if self.stats.accept_retries == 0 {
+                warn!(%errno, "a connection cannot be watched and is closed; see fs.epoll.max_user_watches");
+            }
+            self.stats.accept_retries += 1;
+            self.worker.admission.leave(1);
+            return;
+        }
+        self.stats.accepted += 1;
+        self.held += 1;
+        if self.connections.len() <= raw as usize {
+            self.connections.resize_with(raw as usize + 1, || None);
+        }
+        let connection = self.connections[raw as usize].insert(Connection {
+            conn: Conn::new((self.worker.session)()),
+            fd,
+            readable: false,
+            hung_up: false,
+            awaits_room: false,
+            finishing: None,
+        });
+        let said = connection.conn.open(&mut self.output);
+        self.deliver(raw, said);
+    }
+
+    fn ready(&mut self, fd: RawFd, events: EpollFlags) {
+        if events.contains(EpollFlags::EPOLLOUT) {
+            self.flush(fd);
+        }
+        if events.intersects(!EpollFlags::EPOLLOUT) {
+            let hang_up = EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR;
+            if let Some(connection) = self.connection(fd) {
+                connection.hung_up |= events.intersects(hang_up);
+            }
+            self.readable(fd);
+        }
+    }
+
+    /// Reads until there is no more, or output waits, or it was long enough.
+    fn readable(&mut self, fd: RawFd) {
+        for _ in 0..RECEIVES_PER_EVENT {
+            let Some(connection) = self.connection(fd) else {
+                return;
+            };
+            connection.readable = true;
+            if connection.conn.has_output() || connection.finishing.is_some() {
+                return;
+            }
+            match recv(fd, &mut self.input, MsgFlags::MSG_DONTWAIT) {
+                Ok(0) => {
+                    // Borrowed anew: `input` was in use.
+                    if let Some(connection) = self.connection(fd) {
+                        connection.readable = false;
+                        connection.conn.receive_eof();
+                    }
+                    return self.digest(fd);
+                }
+                Ok(received) => {
+                    self.stats.receives += 1;
+                    self.stats.bytes_in += received as u64;
+                    let Some(Some(connection)) = self.connections.get_mut(fd as usize) else {
+                        return;
+                    };
+                    let said = connection.conn.receive(
+                        &self.input[..received],
+                        &mut self.output,
+                        &mut self.budget,
+                    );
+                    self.deliver(fd, said);
+                    self.digest(fd);
+                    // A short read emptied the socket: what comes later is announced by a new event. A hang-up
+                    // that came with it is not, so a connection that hung up is read to its end.
+                    match self.connection(fd) {
+                        Some(connection) if received < RECV_BYTES && !connection.hung_up => {
+                            connection.readable = false;
+                            return;
+                        }
+                        _ => {}
+                    }
+                }
+                Err(Errno::EAGAIN) => {
+                    if let Some(connection) = self.connection(fd) {
+                        connection.readable = false;
+                    }
+                    return;
+                }
+                Err(Errno::EINTR) => {}
+                Err(_) => return self.close(fd, CloseReason::Reset),
+            }
+        }
+        self.unfinished.push(fd);
+    }
+
+    /// Gives the session what waits for it, as long as that gets somewhere.
+    fn digest(&mut self, fd: RawFd) {
+        while let Some(Some(connection)) = self.connections.get_mut(fd as usize) {
+            if connection.finishing.is_some() || !connection.conn.wants_to_digest() {
+                return;
+            }
+            let said = connection.conn.digest(&mut self.output, &mut self.budget);
+            self.deliver(fd, said);
+        }
+    }
+
+    /// Sends what a session said, or lets it wait, and closes where that is asked for.
+    fn deliver(&mut self, fd: RawFd, said: Said) {
+        let now_ms = self.now_ms();
+        let Some(Some(connection)) = self.connections.get_mut(fd as usize) else {
+            return;
+        };
+        if said.written > 0 {
+            let mut sent = 0;
+            if !connection.conn.has_output() {
+                self.stats.sends += 1;
+                sent = match send(fd, &self.output[..said.written], SEND_FLAGS) {
+                    Ok(sent) => sent,
+                    Err(Errno::EAGAIN | Errno::EINTR) => 0,
+                    Err(_) => return self.close(fd, CloseReason::Reset),
+                };
+                self.stats.bytes_out += sent as u64;
+            }
+            let unsent = &self.output[sent..said.written];
+            if !unsent.is_empty() {
+                self.stats.short_sends += 1;
+                if let Err(reason) = connection
+                    .conn
+                    .keep_output(unsent, now_ms, &mut self.budget)
+                {
+                    return self.close(fd, reason);
+                }
+                self.await_room(fd, true);
+            }
+        }
+        match said.close {
+            None => {}
+            Some(
+                reason @ (CloseReason::Finished | CloseReason::PeerClosed | CloseReason::TooLong),
+            ) => {
+                self.finish(fd, reason);
+            }
+            Some(reason) => self.close(fd, reason),
+        }
+    }
+
+    /// Sends what waits, then goes on with what waited for that.
+    fn flush(&mut self, fd: RawFd) {
+        let now_ms = self.now_ms();
+        let Some(Some(connection)) = self.connections.get_mut(fd as usize) else {
+            return;
+        };
+        if !connection.conn.has_output() {
+            return;
+        }
+        self.stats.sends += 1;
+        match send(fd, connection.conn.output(), SEND_FLAGS) {
+            Ok(sent) => {
+                self.stats.bytes_out += sent as u64;
+                connection.conn.sent(sent, now_ms, &mut self.budget);
+            }
+            Err(Errno::EAGAIN | Errno::EINTR) => return,
+            Err(_) => return self.close(fd, CloseReason::Reset),
+        }
+        if connection.conn.has_output() {
+            return;
+        }
+        let (finishing, readable) = (connection.finishing, connection.readable);
+        self.await_room(fd, false);
+        if let Some(reason) = finishing {
+            return self.close(fd, reason);
+        }
+        self.digest(fd);
+        if readable {
+            self.readable(fd);
+        }
+    }
+
+    fn finish(&mut self, fd: RawFd, reason: CloseReason) {
+        let Some(connection) = self.connection(fd) else {
+            return;
+        };
+        if connection.conn.has_output() {
+            connection.finishing = Some(reason);
+        } else {
+            self.close(fd, reason);
+        }
+    }
+
+    fn close(&mut self, fd: RawFd, reason: CloseReason) {
+        let Some(mut connection) = self.connections.get_mut(fd as usize).and_then(Option::take)
+        else {
+            return;
+        };
+        connection.conn.discard(&mut self.budget);
+        self.waiting -= u32::from(connection.awaits_room);
+        self.held -= 1;
+        self.stats.count_close(reason);
+        self.worker.admission.leave(1);
+    }
+
+    fn await_room(&mut self, fd: RawFd, on: bool) {
+        let Some(Some(connection)) = self.connections.get_mut(fd as usize) else {
+            return;
+        };
+        if connection.awaits_room == on {
+            return;
+        }
+        connection.awaits_room = on;
+        let mut interest = EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET;
+        if on {
+            self.waiting += 1;
+            interest |= EpollFlags::EPOLLOUT;
+        } else {
+            self.waiting -= 1;
+        }
+        let mut event = EpollEvent::new(interest, fd as u64);
+        if self.epoll.modify(&connection.fd, &mut event).is_err() {
+            self.close(fd, CloseReason::Failed);
+        }
+    }
+
+    fn beat(&mut self) {
+        let high_water = self.connections.len() as u32;
+        for _ in 0..HEARTBEATS_PER_TURN {
+            let Some(heartbeats) = &mut self.heartbeats else {
+                return;
+            };
+            let Some((slot, late_ns)) = heartbeats.next(self.now_ns, high_water) else {
+                return;
+            };
+            let Some(connection) = &mut self.connections[slot as usize] else {
+                continue;
+            };
+            if connection.finishing.is_some() {
+                continue;
+            }
+            let said = connection.conn.tick(&mut self.output);
+            if said.written > 0 {
+                self.stats.count_heartbeat(late_ns);
+            }
+            self.deliver(slot as RawFd, said);
+        }
+    }
+
+    /// Closes connections whose peers took nothing for too long.
+    fn sweep(&mut self) {
+        if self.now_ms().wrapping_sub(self.last_sweep_ms) < SWEEP_MS {
+            return;
+        }
+        self.last_sweep_ms = self.now_ms();
+        if self.waiting == 0 {
+            return;
+        }
+        let timeout = self.budget.limits().write_timeout_ms;
+        for fd in 0..self.connections.len() {
+            if let Some(connection) = &self.connections[fd]
+                && connection.conn.stalled_ms(self.last_sweep_ms) > timeout
+            {
+                self.close(fd as RawFd, CloseReason::WriteTimeout);
+            }
+        }
+    }
+
+    fn read_mailbox(&mut self) {
+        for command in self.worker.mailbox.take() {
+            match command {
+                Command::Stop if self.drain_until_ns.is_none() => {
+                    self.listen(EpollFlags::empty());
+                    let timeout = self.worker.drain_timeout.as_nanos() as u64;
+                    self.drain_until_ns = Some(self.now_ns + timeout);
+                }
+                Command::Stop => {}
+            }
+        }
+    }
+
+    fn listen(&mut self, interest: EpollFlags) {
+        let mut event = EpollEvent::new(interest, LISTENER);
+        if let Err(errno) = self.epoll.modify(&self.worker.listener, &mut event) {
+            warn!(%errno, "the listener cannot be watched as it should");
+        }
+    }
+
+    fn timeout(&self) -> EpollTimeout {
+        if !self.unfinished.is_empty() {
+            return EpollTimeout::ZERO;
+        }
+        let now_ns = self.clock.now_ns();
+        let mut wake_ns = now_ns + IDLE.as_nanos() as u64;
+        if self.held > 0
+            && let Some(heartbeats) = &self.heartbeats
+            && let Some(due) = heartbeats.next_due_ns(self.connections.len() as u32)
+        {
+            wake_ns = wake_ns.min(due.max(self.now_ns + HEARTBEAT_STEP_NS));
+        }
+        if let Some(at) = self.accept_at_ms {
+            wake_ns = wake_ns.min(u64::from(at) * 1_000_000);
+        }
+        if let Some(until) = self.drain_until_ns {
+            wake_ns = wake_ns.min(until);
+        }
+        let left_ms = wake_ns.saturating_sub(now_ns).div_ceil(1_000_000);
+        EpollTimeout::try_from(left_ms as u32).unwrap_or(EpollTimeout::ZERO)
+    }
+
+    fn connection(&mut self, fd: RawFd) -> Option<&mut Connection<S>> {
+        self.connections.get_mut(fd as usize)?.as_mut()
+    }
+
+    fn now_ms(&self) -> u32 {
+        (self.now_ns / 1_000_000) as u32
+    }
+}
+
+fn errno_of(error: io::Error) -> Errno {
+    error
+        .raw_os_error()
+        .map_or(Errno::UnknownErrno, Errno::from_raw)
+}

@@ -1,0 +1,78 @@
+//! The one seam between engines: a worker's whole loop.
+//!
+//! Nothing is abstracted below this. Readiness and completion are different, and each engine is written as
+//! its kernel interface wants it; what they share is [`Session`](wire::Session) and, where it fits,
+//! [`conn`](crate::conn).
+
+pub mod epoll;
+pub mod uring;
+
+use std::io;
+
+use clap::ValueEnum;
+use serde::Serialize;
+use thiserror::Error;
+use wire::Session;
+
+use crate::stats::Stats;
+use crate::worker::Worker;
+
+/// What carries a worker's connections.
+///
+/// The contract of [`Engine::run`]:
+/// - It runs on the worker's own thread, already pinned, and returns when the worker is told to stop.
+/// - It sets up all it needs to accept, then calls `worker.ready()`, once.
+/// - It accepts from `worker.listener`, admits each connection through `worker.admission`, gives it a session of
+///   `worker.session`, and calls that session as [`Session`] says.
+/// - It reads `worker.mailbox` whenever the mailbox's descriptor is readable.
+/// - Told to stop, it stops accepting, sends what waits for at most `worker.drain_timeout`, closes
+///   everything and returns. It waits for nothing without a bound.
+/// - It counts everything it does, drops or refuses in the `Stats` it returns; an error is returned only where
+///   it cannot go on at all.
+pub trait Engine {
+    /// Serves until told to stop.
+    fn run<S: Session, F: Fn() -> S>(worker: Worker<F>) -> Result<Stats, EngineError>;
+}
+
+/// The engines by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EngineKind {
+    /// io_uring: no file descriptor per connection, batches of operations
+    Uring,
+    /// epoll: readiness and non-blocking system calls, one file descriptor per connection
+    Epoll,
+}
+
+impl EngineKind {
+    /// The name as the command line has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            EngineKind::Uring => "uring",
+            EngineKind::Epoll => "epoll",
+        }
+    }
+}
+
+/// Why an engine could not start or go on.
+#[derive(Debug, Error)]
+pub enum EngineError {
+    /// io_uring is not to be had.
+    #[error("io_uring cannot be used: {0}")]
+    Unavailable(#[from] ring::Unavailable),
+    /// A system call failed that the engine cannot do without.
+    #[error("{what} failed: {source}")]
+    System {
+        /// The call.
+        what: &'static str,
+        /// What it said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl EngineError {
+    pub(crate) fn system(what: &'static str) -> impl Fn(io::Error) -> EngineError {
+        move |source| EngineError::System { what, source }
+    }
+}

@@ -1,0 +1,394 @@
+//! Moves completions from the rings to the machines, and operations from the machines to the rings.
+//!
+//! Owns: the worker's ring group, one machine per table, the acceptor and the heartbeats. One thread drives
+//! all tables of a core. Decides nothing about a connection: that is the machine's.
+
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+use ring::{Completion, Config, Group, Op, Operation};
+use tracing::{debug, warn};
+use wire::Session;
+
+use crate::conn::Budget;
+use crate::engine::uring::acceptor::{Accepted, Acceptor, Step};
+use crate::engine::uring::machine::{Event, Machine, Turn};
+use crate::engine::{Engine, EngineError};
+use crate::schedule::Heartbeats;
+use crate::stats::{CloseReason, Stats};
+use crate::worker::{Clock, Command, Worker};
+
+/// The engine of [`EngineKind::Uring`](crate::EngineKind::Uring).
+pub struct Uring;
+
+/// The longest a loop sleeps with nothing due.
+const IDLE: Duration = Duration::from_millis(500);
+/// How far apart wake-ups for heartbeats are at least.
+const HEARTBEAT_STEP_NS: u64 = 1_000_000;
+/// Heartbeats said in one turn; then completions have their turn again.
+const HEARTBEATS_PER_TURN: usize = 256;
+/// How often stalled peers are looked for.
+const SWEEP_MS: u32 = 1_000;
+/// Tables of one worker.
+const MAX_TABLES: usize = 256;
+
+impl Engine for Uring {
+    fn run<S: Session, F: Fn() -> S>(worker: Worker<F>) -> Result<Stats, EngineError> {
+        let mut driver = Driver::new(worker)?;
+        driver.worker.ready();
+        driver.serve()?;
+        Ok(driver.end())
+    }
+}
+
+struct Driver<S, F> {
+    worker: Worker<F>,
+    clock: Clock,
+    group: Group,
+    machines: Vec<Machine<S>>,
+    heartbeats: Vec<Heartbeats>,
+    acceptor: Acceptor,
+    budget: Budget,
+    stats: Stats,
+    /// Settlings so far. Starts above 1, so that no slot seems to have sent just now.
+    turn: u32,
+    now_ns: u64,
+    last_sweep_ms: u32,
+    ops: Vec<Operation>,
+    /// When draining ends.
+    drain_until_ns: Option<u64>,
+}
+
+impl<S: Session, F: Fn() -> S> Driver<S, F> {
+    fn new(worker: Worker<F>) -> Result<Self, EngineError> {
+        // The ring waits for connections only where the descriptor does not ask for an answer at once.
+        worker
+            .listener
+            .set_nonblocking(false)
+            .map_err(EngineError::system("making the listener blocking"))?;
+        let group = Group::new(Config {
+            table_slots: worker.table_slots,
+            ..Config::default()
+        })?;
+        let clock = Clock::new();
+        let mut driver = Driver {
+            acceptor: Acceptor::new(worker.listener.as_raw_fd()),
+            budget: Budget::new(worker.limits),
+            stats: Stats::new(),
+            machines: Vec::new(),
+            heartbeats: Vec::new(),
+            turn: 2,
+            now_ns: clock.now_ns(),
+            last_sweep_ms: 0,
+            ops: Vec::new(),
+            drain_until_ns: None,
+            group,
+            clock,
+            worker,
+        };
+        driver.add_machine();
+        let fd = driver.worker.mailbox.fd();
+        driver
+            .group
+            .push(0, Operation::Watch { fd, slot: 0 })
+            .map_err(EngineError::system("watching the worker's mailbox"))?;
+        Ok(driver)
+    }
+
+    fn serve(&mut self) -> Result<(), EngineError> {
+        let broken = EngineError::system("io_uring_enter");
+        let mut completions = Vec::new();
+        loop {
+            self.accept()?;
+            let timeout = self.timeout();
+            self.group.submit_and_wait(timeout).map_err(&broken)?;
+            self.now_ns = self.clock.now_ns();
+            loop {
+                self.group.drain(&mut completions);
+                for completion in completions.drain(..) {
+                    self.complete(completion).map_err(&broken)?;
+                }
+                if self.group.settle().map_err(&broken)? {
+                    break;
+                }
+            }
+            self.turn = self.turn.wrapping_add(1);
+            self.after_settling().map_err(&broken)?;
+            if let Some(until) = self.drain_until_ns
+                && (self.now_ns >= until || self.is_drained())
+            {
+                return Ok(());
+            }
+        }
+    }
+
+    fn end(mut self) -> Stats {
+        let held: u64 = self.machines.iter().map(|m| u64::from(m.held())).sum();
+        if held > 0 {
+            *self.stats.closed.entry(CloseReason::Shutdown).or_default() += held;
+        }
+        self.worker.admission.leave(held);
+        self.stats.pending_peak_bytes = self.budget.peak_bytes as u64;
+        self.stats.ring = Some(self.group.stats());
+        self.stats
+    }
+
+    /// Keeps accepts armed on the table that has room.
+    fn accept(&mut self) -> Result<(), EngineError> {
+        loop {
+            let room = self.machines[self.acceptor.table()].table().room();
+            match self.acceptor.step(room, self.now_ms()) {
+                Step::Wait => return Ok(()),
+                Step::Queue { table, operations } => {
+                    for operation in operations {
+                        self.group
+                            .push(table, operation)
+                            .map_err(EngineError::system("io_uring_enter"))?;
+                    }
+                    return Ok(());
+                }
+                Step::Move => match self.table_with_room() {
+                    Some(table) => self.acceptor.move_to(table),
+                    None => return Ok(()),
+                },
+            }
+        }
+    }
+
+    /// A table to fill next: an earlier one that has become emptier, else a new one, else any with a free slot.
+    fn table_with_room(&mut self) -> Option<usize> {
+        let free = |m: &Machine<S>| m.table().capacity() - m.table().used();
+        let roomy = |m: &Machine<S>| free(m) > m.table().capacity() / 8;
+        if let Some(table) = self.machines.iter().position(roomy) {
+            return Some(table);
+        }
+        if self.machines.len() < MAX_TABLES {
+            match self.group.add_ring() {
+                Ok(ring) => {
+                    self.add_machine();
+                    debug!(worker = self.worker.number, table = ring, "one table more");
+                    return Some(ring);
+                }
+                Err(error) => {
+                    warn!(worker = self.worker.number, %error, "no further table; connections wait in the backlog");
+                }
+            }
+        }
+        self.machines.iter().position(|m| free(m) > 0)
+    }
+
+    fn add_machine(&mut self) {
+        let slots = self.worker.table_slots;
+        // What a multishot accept can take before it is stopped: one backlog in the pass that is seen, one more
+        // while the cancel is on its way.
+        self.machines
+            .push(Machine::new(slots, 2 * self.worker.backlog));
+        if let Some(interval) = self.worker.heartbeat {
+            let interval_ns = interval.as_nanos() as u64;
+            self.heartbeats
+                .push(Heartbeats::new(interval_ns, slots, self.now_ns));
+        }
+    }
+
+    fn complete(&mut self, completion: Completion) -> std::io::Result<()> {
+        let table = completion.ring;
+        match completion.token.op {
+            op @ (Op::AcceptMulti | Op::AcceptOne) => {
+                self.accepted(table, op, completion.result, completion.more);
+            }
+            Op::Watch => {
+                self.read_mailbox();
+                if !completion.more {
+                    let fd = self.worker.mailbox.fd();
+                    self.group.push(0, Operation::Watch { fd, slot: 0 })?;
+                }
+            }
+            Op::Close => {
+                warn!(
+                    errno = -completion.result,
+                    slot = completion.token.slot,
+                    "closing a direct descriptor failed"
+                );
+            }
+            _ => {
+                let (buffers, arena) = self.group.memory();
+                let event = Event {
+                    token: completion.token,
+                    result: completion.result,
+                    more: completion.more,
+                    input: completion.buffer.map_or(&[], |id| buffers.bytes(id)),
+                    nonempty: completion.nonempty,
+                    span: completion.span,
+                    bytes: completion.bytes,
+                };
+                let held = self.machines[table].held();
+                let mut turn = Turn {
+                    number: self.turn,
+                    now_ms: (self.now_ns / 1_000_000) as u32,
+                    arena,
+                    ops: &mut self.ops,
+                    budget: &mut self.budget,
+                    stats: &mut self.stats,
+                };
+                self.machines[table].complete(event, &mut turn);
+                if let Some(buffer) = completion.buffer {
+                    self.group.recycle(buffer);
+                }
+                self.left(held - self.machines[table].held());
+            }
+        }
+        self.queue(table)
+    }
+
+    fn accepted(&mut self, table: usize, op: Op, result: i32, more: bool) {
+        let room = self.machines[table].table().room();
+        match self
+            .acceptor
+            .completed(op, result, more, room, self.now_ms())
+        {
+            Accepted::Connection(slot) => {
+                let admitted = self.worker.admission.enter();
+                let session = (self.worker.session)();
+                let held = self.machines[table].held();
+                self.with_turn(table, |machine, turn| match admitted {
+                    true => {
+                        turn.stats.accepted += 1;
+                        machine.accepted(slot, session, turn);
+                    }
+                    false => {
+                        turn.stats.refused_max_connections += 1;
+                        machine.refuse(slot, turn);
+                    }
+                });
+                if admitted {
+                    self.left(held + 1 - self.machines[table].held());
+                }
+            }
+            Accepted::Lost => self.stats.dropped_table_full += 1,
+            Accepted::Short(errno) => {
+                if self.stats.accept_retries == 0 {
+                    let errno = nix::errno::Errno::from_raw(errno);
+                    warn!(%errno, "accepting pauses; connections wait in the backlog");
+                }
+                self.stats.accept_retries += 1;
+            }
+            Accepted::Nothing => {}
+        }
+    }
+
+    /// What had to wait for the end of a turn, and what is due.
+    fn after_settling(&mut self) -> std::io::Result<()> {
+        for table in 0..self.machines.len() {
+            let held = self.machines[table].held();
+            if self.machines[table].has_deferred() {
+                self.with_turn(table, |machine, turn| machine.settled(turn));
+            }
+            self.beat(table);
+            if self.now_ms().wrapping_sub(self.last_sweep_ms) >= SWEEP_MS
+                && self.machines[table].has_waiting_sends()
+            {
+                self.with_turn(table, |machine, turn| machine.sweep(turn));
+            }
+            self.left(held - self.machines[table].held());
+            self.queue(table)?;
+        }
+        if self.now_ms().wrapping_sub(self.last_sweep_ms) >= SWEEP_MS {
+            self.last_sweep_ms = self.now_ms();
+        }
+        Ok(())
+    }
+
+    fn beat(&mut self, table: usize) {
+        if self.heartbeats.is_empty() {
+            return;
+        }
+        let high_water = self.machines[table].table().high_water();
+        for _ in 0..HEARTBEATS_PER_TURN {
+            let Some((slot, late_ns)) = self.heartbeats[table].next(self.now_ns, high_water) else {
+                return;
+            };
+            self.with_turn(table, |machine, turn| {
+                if machine.tick(slot, turn) {
+                    turn.stats.count_heartbeat(late_ns);
+                }
+            });
+        }
+    }
+
+    fn timeout(&self) -> Duration {
+        if self.machines.iter().any(Machine::has_deferred) {
+            return Duration::ZERO;
+        }
+        let now_ns = self.clock.now_ns();
+        let mut wake_ns = now_ns + IDLE.as_nanos() as u64;
+        for (heartbeats, machine) in self.heartbeats.iter().zip(&self.machines) {
+            if machine.held() > 0
+                && let Some(due) = heartbeats.next_due_ns(machine.table().high_water())
+            {
+                wake_ns = wake_ns.min(due.max(self.now_ns + HEARTBEAT_STEP_NS));
+            }
+        }
+        if let Some(at) = self.acceptor.retry_at_ms() {
+            wake_ns = wake_ns.min(u64::from(at) * 1_000_000);
+        }
+        if let Some(until) = self.drain_until_ns {
+            wake_ns = wake_ns.min(until);
+        }
+        Duration::from_nanos(wake_ns.saturating_sub(now_ns))
+    }
+
+    fn read_mailbox(&mut self) {
+        for command in self.worker.mailbox.take() {
+            match command {
+                Command::Stop if self.drain_until_ns.is_none() => {
+                    self.acceptor.stop();
+                    let timeout = self.worker.drain_timeout.as_nanos() as u64;
+                    self.drain_until_ns = Some(self.now_ns + timeout);
+                }
+                Command::Stop => {}
+            }
+        }
+    }
+
+    /// True when nothing more can be sent that was said, and no accept is armed.
+    fn is_drained(&self) -> bool {
+        self.acceptor.is_idle()
+            && self
+                .machines
+                .iter()
+                .all(|m| !m.has_deferred() && !m.has_waiting_sends())
+    }
+
+    fn with_turn(&mut self, table: usize, act: impl FnOnce(&mut Machine<S>, &mut Turn<'_>)) {
+        let (_, arena) = self.group.memory();
+        let mut turn = Turn {
+            number: self.turn,
+            now_ms: (self.now_ns / 1_000_000) as u32,
+            arena,
+            ops: &mut self.ops,
+            budget: &mut self.budget,
+            stats: &mut self.stats,
+        };
+        act(&mut self.machines[table], &mut turn);
+    }
+
+    /// Queues what the machine of `table` asked for.
+    fn queue(&mut self, table: usize) -> std::io::Result<()> {
+        let mut ops = std::mem::take(&mut self.ops);
+        for operation in ops.drain(..) {
+            self.group.push(table, operation)?;
+        }
+        self.ops = ops;
+        Ok(())
+    }
+
+    fn left(&self, count: u32) {
+        if count > 0 {
+            self.worker.admission.leave(u64::from(count));
+        }
+    }
+
+    fn now_ms(&self) -> u32 {
+        (self.now_ns / 1_000_000) as u32
+    }
+}

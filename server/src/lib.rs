@@ -1,0 +1,30 @@
+//! A server that holds very many long-lived TCP connections.
+//!
+//! [`start`] runs any [`wire::Session`] on a chosen engine, one pinned worker per core:
+//!
+//! ```no_run
+//! use server::{Config, EngineKind};
+//!
+//! let config = Config::new("127.0.0.1:7000".parse()?, EngineKind::Uring, vec![0]);
+//! let server = server::start(&config, || wire::Echo)?;
+//! println!("listening on {}", server.address());
+//! let ended = server.wait()?;
+//! println!("{} connections were accepted", ended.stats.accepted);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+#![forbid(unsafe_code)]
+
+pub mod cli;
+pub mod config;
+pub mod conn;
+pub mod engine;
+pub mod listener;
+pub mod schedule;
+mod server;
+pub mod stats;
+pub mod summary;
+pub mod worker;
+
+pub use config::Config;
+pub use engine::EngineKind;
+pub use server::{Ended, Server, StartError, start};

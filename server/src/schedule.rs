@@ -1,0 +1,118 @@
+//! Heartbeats for millions of connections at no bytes each.
+//!
+//! Pure: takes `now`. A slot's phase within the interval is its number with the bits reversed, so
+//! that any number of connections, filled into slots from 0 upwards, is spread evenly over the interval (the van
+//! der Corput sequence). A cursor runs through the phases once an interval and names the slots as they come due.
+
+/// Names the slots of one table whose heartbeat is due.
+#[derive(Debug)]
+pub struct Heartbeats {
+    interval_ns: u64,
+    bits: u32,
+    started_ns: u64,
+    /// Phases passed since the start.
+    passed: u64,
+}
+
+impl Heartbeats {
+    /// A heartbeat every `interval_ns` (above 0) for each of `slots` slots, from `now_ns` on.
+    pub fn new(interval_ns: u64, slots: u32, now_ns: u64) -> Heartbeats {
+        Heartbeats {
+            interval_ns: interval_ns.max(1),
+            bits: slots.max(2).next_power_of_two().trailing_zeros(),
+            started_ns: now_ns,
+            passed: 0,
+        }
+    }
+
+    /// The next slot below `high_water` that is due at `now_ns`, with how late that is in ns. None when
+    /// all that is due has been named.
+    pub fn next(&mut self, now_ns: u64, high_water: u32) -> Option<(u32, u64)> {
+        let due = self.phases_by(now_ns);
+        while self.passed < due {
+            let (slot, at) = (self.slot(self.passed), self.due_ns(self.passed));
+            self.passed += 1;
+            if slot < high_water {
+                return Some((slot, now_ns.saturating_sub(at)));
+            }
+        }
+        None
+    }
+
+    /// When the next slot below `high_water` is due. None when there is no slot.
+    pub fn next_due_ns(&self, high_water: u32) -> Option<u64> {
+        if high_water == 0 {
+            return None;
+        }
+        // Among 2^k consecutive phases there is at least one slot below 2^(bits-k).
+        (self.passed..)
+            .find(|phase| self.slot(*phase) < high_water)
+            .map(|phase| self.due_ns(phase))
+    }
+
+    fn slot(&self, phase: u64) -> u32 {
+        (phase as u32).reverse_bits() >> (32 - self.bits)
+    }
+
+    fn due_ns(&self, phase: u64) -> u64 {
+        let elapsed = (u128::from(phase) * u128::from(self.interval_ns)) >> self.bits;
+        self.started_ns + elapsed as u64
+    }
+
+    fn phases_by(&self, now_ns: u64) -> u64 {
+        let elapsed = now_ns.saturating_sub(self.started_ns);
+        let phases = (u128::from(elapsed) << self.bits) / u128::from(self.interval_ns);
+        phases as u64 + 1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Each slot once an interval, whatever the moments at which one looks.
+        #[test]
+        fn every_slot_beats_once_an_interval(
+            slots in 1u32..200,
+            interval in 1_000u64..1_000_000,
+            looks in proptest::collection::vec(1u64..200_000, 1..60),
+        ) {
+            let mut heartbeats = Heartbeats::new(interval, slots, 5_000);
+            let mut now = 5_000;
+            let mut beats = vec![0u64; slots as usize];
+            for step in looks {
+                if let Some(due) = heartbeats.next_due_ns(slots) {
+                    prop_assert!(due <= now + 2 * interval);
+                }
+                now += step;
+                while let Some((slot, late)) = heartbeats.next(now, slots) {
+                    prop_assert!(late <= now - 5_000);
+                    beats[slot as usize] += 1;
+                }
+                let elapsed = (now - 5_000) / interval;
+                for count in &beats {
+                    prop_assert!((elapsed..=elapsed + 1).contains(count), "{count} beats in {elapsed} intervals");
+                }
+            }
+        }
+
+        /// However many connections there are, no tenth of the interval has much more than its tenth of them.
+        #[test]
+        fn phases_are_even(slots_log2 in 4u32..14, part in 1u32..=16) {
+            let slots = 1 << slots_log2;
+            let high_water = (slots * part / 16).max(1);
+            let mut heartbeats = Heartbeats::new(1_000_000, slots, 0);
+            let mut tenths = Vec::new();
+            for tenth in 1..=10u64 {
+                let mut count = 0;
+                while heartbeats.next(tenth * 100_000 - 1, high_water).is_some() { count += 1; }
+                tenths.push(count);
+            }
+            prop_assert_eq!(tenths.iter().sum::<u32>(), high_water);
+            let bound = high_water / 10 + 2 * slots_log2 + 2;
+            prop_assert!(tenths.iter().all(|c| *c <= bound), "{tenths:?} of {high_water}");
+        }
+    }
+}

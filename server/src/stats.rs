@@ -1,0 +1,152 @@
+//! What a worker counts, and how workers' counts become one summary.
+//!
+//! Each worker owns its counters; they are merged after it has ended. Nothing here is shared.
+
+use std::collections::BTreeMap;
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+
+/// Why a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CloseReason {
+    /// The peer finished sending, and was told all there was to say.
+    PeerClosed,
+    /// The peer reset the connection, or the network lost it.
+    Reset,
+    /// The protocol came to its end (`quit`).
+    Finished,
+    /// A line over the limit, or more partial input than may wait.
+    TooLong,
+    /// More output waits than may wait: the peer does not read.
+    SlowReader,
+    /// The peer took nothing of what waits for longer than the write timeout.
+    WriteTimeout,
+    /// The worker's bound on waiting bytes was reached when this connection asked for more.
+    WorkerMemory,
+    /// The server ended.
+    Shutdown,
+    /// The kernel refused an operation on it.
+    Failed,
+}
+
+impl std::fmt::Display for CloseReason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            CloseReason::PeerClosed => "by the peer",
+            CloseReason::Reset => "reset by the peer or the network",
+            CloseReason::Finished => "after quit",
+            CloseReason::TooLong => "for a line over the limit",
+            CloseReason::SlowReader => "for not reading what waits",
+            CloseReason::WriteTimeout => "for reading nothing within the write timeout",
+            CloseReason::WorkerMemory => "because the worker's bound on waiting bytes was reached",
+            CloseReason::Shutdown => "by the end of the server",
+            CloseReason::Failed => "because the kernel refused an operation",
+        })
+    }
+}
+
+/// The counters of one worker, or of all.
+#[derive(Clone, Debug)]
+pub struct Stats {
+    /// Connections accepted and held.
+    pub accepted: u64,
+    /// The most held at one time.
+    pub held_max: u64,
+    /// Accepted and closed at once: `--max-connections` are held already.
+    pub refused_max_connections: u64,
+    /// Accepted by the kernel and lost because a table was full. Stays 0, or the headroom is too small.
+    pub dropped_table_full: u64,
+    /// Accepts that failed for lack of files or memory, and were tried again.
+    pub accept_retries: u64,
+    /// Connections ended, by reason.
+    pub closed: BTreeMap<CloseReason, u64>,
+    /// Bytes received.
+    pub bytes_in: u64,
+    /// Bytes sent.
+    pub bytes_out: u64,
+    /// Receives that returned bytes.
+    pub receives: u64,
+    /// Sends.
+    pub sends: u64,
+    /// Sends that were cut short because the peer's window was full; the rest waited.
+    pub short_sends: u64,
+    /// Heartbeats said.
+    pub heartbeats_sent: u64,
+    /// When heartbeats were said, against when they were due, in µs.
+    pub heartbeat_lateness_us: Histogram<u64>,
+    /// The most bytes that ever waited in a worker.
+    pub pending_peak_bytes: u64,
+    /// What the rings did; none for engines without.
+    pub ring: Option<ring::Stats>,
+}
+
+impl Stats {
+    const MAX_LATENESS_US: u64 = 600_000_000;
+
+    /// Nothing counted yet.
+    pub fn new() -> Stats {
+        Stats {
+            accepted: 0,
+            held_max: 0,
+            refused_max_connections: 0,
+            dropped_table_full: 0,
+            accept_retries: 0,
+            closed: BTreeMap::new(),
+            bytes_in: 0,
+            bytes_out: 0,
+            receives: 0,
+            sends: 0,
+            short_sends: 0,
+            heartbeats_sent: 0,
+            heartbeat_lateness_us: Histogram::new_with_bounds(1, Self::MAX_LATENESS_US, 2)
+                // Bounds and precision are constants the library accepts.
+                .expect("constant histogram bounds"),
+            pending_peak_bytes: 0,
+            ring: None,
+        }
+    }
+
+    /// A connection ended.
+    pub fn count_close(&mut self, reason: CloseReason) {
+        *self.closed.entry(reason).or_default() += 1;
+    }
+
+    /// A heartbeat was said `late_ns` after it was due.
+    pub fn count_heartbeat(&mut self, late_ns: u64) {
+        self.heartbeats_sent += 1;
+        self.heartbeat_lateness_us.saturating_record(late_ns / 1000);
+    }
+
+    /// Adds another worker's counts.
+    pub fn merge(&mut self, other: &Stats) {
+        self.accepted += other.accepted;
+        self.held_max += other.held_max;
+        self.refused_max_connections += other.refused_max_connections;
+        self.dropped_table_full += other.dropped_table_full;
+        self.accept_retries += other.accept_retries;
+        for (reason, count) in &other.closed {
+            *self.closed.entry(*reason).or_default() += count;
+        }
+        self.bytes_in += other.bytes_in;
+        self.bytes_out += other.bytes_out;
+        self.receives += other.receives;
+        self.sends += other.sends;
+        self.short_sends += other.short_sends;
+        self.heartbeats_sent += other.heartbeats_sent;
+        // Both have the same bounds.
+        let _ = self.heartbeat_lateness_us.add(&other.heartbeat_lateness_us);
+        self.pending_peak_bytes = self.pending_peak_bytes.max(other.pending_peak_bytes);
+        self.ring = match (self.ring, other.ring) {
+            (Some(a), Some(b)) => Some(a.merged(b)),
+            (a, b) => a.or(b),
+        };
+    }
+}
+
+impl Default for Stats {
+    fn default() -> Self {
+        Stats::new()
+    }
+}

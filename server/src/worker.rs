@@ -1,0 +1,241 @@
+//! One pinned thread per core: what it is given, how it is reached, how it ends.
+//!
+//! Owns: the mailbox through which other threads reach a worker, and the count of connections all workers
+//! share. Knows no engine's insides.
+
+use std::io;
+use std::net::TcpListener;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use wire::Session;
+
+use crate::conn::Limits;
+use crate::engine::{Engine, EngineError};
+use crate::stats::Stats;
+
+/// What a worker is given. `F` makes the session of a new connection.
+pub struct Worker<F> {
+    /// Which worker, from 0.
+    pub number: usize,
+    /// Its own listening socket, non-blocking.
+    pub listener: TcpListener,
+    /// Pending connections the listener keeps.
+    pub backlog: u32,
+    /// Makes a session.
+    pub session: F,
+    /// Time between two heartbeats of a connection; none without.
+    pub heartbeat: Option<Duration>,
+    /// Bounds on waiting bytes.
+    pub limits: Limits,
+    /// For how long output may still be sent after the stop.
+    pub drain_timeout: Duration,
+    /// Slots of each table of an engine that has tables.
+    pub table_slots: u32,
+    /// Who may come in.
+    pub admission: Arc<Admission>,
+    /// How others reach this worker.
+    pub mailbox: Arc<Mailbox>,
+    /// Where `ready` is said.
+    pub events: Sender<Event>,
+}
+
+impl<F> Worker<F> {
+    /// Everything is set up: connections can come.
+    pub fn ready(&self) {
+        // The receiver is gone only when the server has given up already; then this worker is told to stop.
+        let _ = self.events.send(Event::Ready);
+    }
+}
+
+/// What the main thread hears.
+#[derive(Debug)]
+pub enum Event {
+    /// A worker can accept.
+    Ready,
+    /// A worker has ended.
+    Ended {
+        /// Which.
+        worker: usize,
+        /// Its counts, or why it ended early.
+        result: Result<Box<Stats>, EngineError>,
+    },
+    /// The server is asked to end.
+    Stop(&'static str),
+}
+
+/// Starts a worker's thread, pinned to `core`, running engine `E`.
+///
+/// # Errors
+/// The thread could not be started.
+pub fn spawn<E: Engine, S: Session, F: Fn() -> S + Send + 'static>(
+    core: usize,
+    worker: Worker<F>,
+) -> io::Result<JoinHandle<()>> {
+    std::thread::Builder::new()
+        .name(format!("worker-{}", worker.number))
+        .spawn(move || {
+            let mut ending = Ending {
+                worker: worker.number,
+                events: worker.events.clone(),
+                result: Some(Err(EngineError::System {
+                    what: "the worker's thread",
+                    source: io::Error::other("panicked"),
+                })),
+            };
+            let pinned = kernel_tuning::process::pin_current_thread(core).map_err(|error| {
+                EngineError::System {
+                    what: "pinning a worker to its core",
+                    source: io::Error::other(error),
+                }
+            });
+            ending.result = Some(pinned.and_then(|()| E::run(worker)).map(Box::new));
+        })
+}
+
+/// Says how a worker ended, also when it panicked.
+struct Ending {
+    worker: usize,
+    events: Sender<Event>,
+    result: Option<Result<Box<Stats>, EngineError>>,
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        if let Some(result) = self.result.take() {
+            let _ = self.events.send(Event::Ended {
+                worker: self.worker,
+                result,
+            });
+        }
+    }
+}
+
+/// What a worker is told.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// Stop accepting, drain, end.
+    Stop,
+}
+
+/// Reaches a worker that may be asleep in the kernel.
+#[derive(Debug)]
+pub struct Mailbox {
+    commands: Mutex<Vec<Command>>,
+    wake: EventFd,
+}
+
+impl Mailbox {
+    /// An empty mailbox.
+    ///
+    /// # Errors
+    /// No eventfd to be had.
+    pub fn new() -> io::Result<Mailbox> {
+        Ok(Mailbox {
+            commands: Mutex::new(Vec::new()),
+            wake: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
+        })
+    }
+
+    /// Leaves a command and wakes the worker.
+    pub fn post(&self, command: Command) {
+        self.commands
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(command);
+        // Fails only when the counter is at its end; then the worker has been woken often enough.
+        let _ = self.wake.write(1);
+    }
+
+    /// Readable when there are commands.
+    pub fn fd(&self) -> RawFd {
+        self.wake.as_raw_fd()
+    }
+
+    /// The descriptor itself, for engines that register it.
+    pub fn wake(&self) -> &EventFd {
+        &self.wake
+    }
+
+    /// Takes all commands.
+    pub fn take(&self) -> Vec<Command> {
+        let _ = self.wake.read();
+        std::mem::take(&mut *self.commands.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Counts the connections of all workers against `--max-connections`.
+#[derive(Debug)]
+pub struct Admission {
+    max: u64,
+    held: AtomicU64,
+    held_max: AtomicU64,
+}
+
+impl Admission {
+    /// Up to `max` connections at a time.
+    pub fn new(max: u64) -> Admission {
+        Admission {
+            max,
+            held: AtomicU64::new(0),
+            held_max: AtomicU64::new(0),
+        }
+    }
+
+    /// Whether one more may come in; then it is counted until [`Admission::leave`].
+    pub fn enter(&self) -> bool {
+        let before = self.held.fetch_add(1, Ordering::Relaxed);
+        if before >= self.max {
+            self.held.fetch_sub(1, Ordering::Relaxed);
+            return false;
+        }
+        self.held_max.fetch_max(before + 1, Ordering::Relaxed);
+        true
+    }
+
+    /// `count` connections have ended.
+    pub fn leave(&self, count: u64) {
+        self.held.fetch_sub(count, Ordering::Relaxed);
+    }
+
+    /// Connections held now.
+    pub fn held(&self) -> u64 {
+        self.held.load(Ordering::Relaxed)
+    }
+
+    /// The most held at one time.
+    pub fn held_max(&self) -> u64 {
+        self.held_max.load(Ordering::Relaxed)
+    }
+}
+
+/// A worker's clock: monotonic, from the worker's start.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    start: Instant,
+}
+
+impl Clock {
+    /// Starts at 0.
+    pub fn new() -> Clock {
+        Clock {
+            start: Instant::now(),
+        }
+    }
+
+    /// Nanoseconds since the start.
+    pub fn now_ns(self) -> u64 {
+        self.start.elapsed().as_nanos() as u64
+    }
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Clock::new()
+    }
+}
