@@ -230,14 +230,15 @@ impl SendArena {
         &self.chunks[place.chunk as usize][start..start + place.len as usize]
     }
 
-    /// All spans committed so far have been submitted.
-    pub(crate) fn retire(&mut self) {
+    /// All spans committed so far have been submitted. Said by the [`Group`](crate::Group), or by a scripted ring.
+    pub fn retire(&mut self) {
         self.boundary = self.first.wrapping_add(self.spans.len() as u32);
         self.submitted.append(&mut self.filling);
     }
 
-    /// All completions of what was submitted have been consumed: those spans are gone.
-    pub(crate) fn release(&mut self) {
+    /// All completions of what was submitted have been consumed: those spans are gone. Said by the
+    /// [`Group`](crate::Group), or by a scripted ring.
+    pub fn release(&mut self) {
         let gone = self.boundary.wrapping_sub(self.first) as usize;
         self.spans.drain(..gone);
         self.first = self.boundary;

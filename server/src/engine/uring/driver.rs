@@ -251,10 +251,7 @@ impl<S: Session, F: Fn() -> S> Driver<S, F> {
                 let session = (self.worker.session)();
                 let held = self.machines[table].held();
                 self.with_turn(table, |machine, turn| match admitted {
-                    true => {
-                        turn.stats.accepted += 1;
-                        machine.accepted(slot, session, turn);
-                    }
+                    true => machine.accepted(slot, session, turn),
                     false => {
                         turn.stats.refused_max_connections += 1;
                         machine.refuse(slot, turn);

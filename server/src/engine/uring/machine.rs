@@ -128,6 +128,7 @@ impl<S: Session> Machine<S> {
     pub fn accepted(&mut self, slot: u32, session: S, turn: &mut Turn<'_>) {
         let generation = self.occupy(slot);
         self.held += 1;
+        turn.stats.accepted += 1;
         let this = &mut self.slots[slot as usize];
         this.sent_in = turn.number.wrapping_sub(2);
         this.flags |= flag::POLL;

@@ -4,5 +4,7 @@
 pub mod acceptor;
 mod driver;
 pub mod machine;
+#[cfg(test)]
+mod scripted;
 
 pub use driver::Uring;
