@@ -38,6 +38,10 @@ struct Peer {
     /// The server has closed.
     closed: bool,
     reads_nothing: bool,
+    /// Finishes only when all has been answered: input that was forgotten shows as a standstill.
+    patient: bool,
+    /// Resets the connection sooner or later.
+    rude: bool,
 }
 
 struct Completion {
@@ -187,11 +191,13 @@ impl Script {
                 let read: Vec<u8> = peer.outbound.drain(..most).collect();
                 peer.read.extend(read);
             }
-            // Most peers finish when all has been answered: input that is forgotten then shows as a standstill.
-            let answered = peer.inbound.is_empty() && peer.outbound.is_empty() || dice < 2;
-            let finishes = peer.to_write.is_empty() && answered && !peer.finished && dice < 300;
+            let answered = peer.inbound.is_empty() && peer.outbound.is_empty();
+            let finishes = peer.to_write.is_empty()
+                && (answered || !peer.patient || peer.reads_nothing)
+                && !peer.finished
+                && dice < 300;
             peer.finished |= finishes;
-            let resets = dice == 999;
+            let resets = peer.rude && dice > 990;
             peer.reset |= resets;
             if !written.is_empty() || finishes || resets {
                 self.wake(slot);
@@ -337,6 +343,8 @@ fn play<S: Session>(seed: u64, session: fn() -> S, conversations: Vec<Vec<u8>>) 
             script.peers.push(Peer {
                 to_write: conversation.into(),
                 reads_nothing: script.random.random_range(0..12) == 0,
+                patient: script.random.random_range(0..2) == 0,
+                rude: script.random.random_range(0..8) == 0,
                 ..Peer::default()
             });
             machine.accepted(slot, session(), turn!());
