@@ -46,8 +46,9 @@ impl RecvBuffers {
     pub fn new(count: u16, size_bytes: usize) -> RecvBuffers {
         let stride = size_bytes + Self::STAGGER;
         let bytes = (stride * usize::from(count)).max(1);
+        // With a larger alignment than the allocator's own, it would zero the memory by hand, and so touch all of it.
         let layout =
-            Layout::from_size_align(bytes, 4096).unwrap_or_else(|_| Layout::new::<[u8; 4096]>());
+            Layout::from_size_align(bytes, 16).unwrap_or_else(|_| Layout::new::<[u8; 16]>());
         assert!(
             layout.size() >= bytes,
             "receive buffers larger than the address space"

@@ -43,7 +43,7 @@ pub enum Unavailable {
     },
     /// ENOMEM, EMFILE and the like.
     #[error("a ring could not be created: {0}; look at `ulimit -l`, `ulimit -n` and free memory")]
-    Failed(#[source] io::Error),
+    Failed(io::Error),
 }
 
 /// Creates the smallest ring of the kind this crate uses, and throws it away.

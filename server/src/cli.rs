@@ -8,7 +8,9 @@ use std::time::Instant;
 
 use anyhow::Context;
 use nix::sys::signal::{SigSet, Signal};
+use tracing::level_filters::LevelFilter;
 use tracing::warn;
+use tracing_subscriber::EnvFilter;
 
 use crate::config::{Protocol, Resolved, UsageError, resolve};
 use crate::server::{Server, StartError, start};
@@ -19,7 +21,11 @@ use crate::worker::Event;
 pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     // Fails only where a logger is set already.
     let _ = tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .with_env_filter(
+            EnvFilter::builder()
+                .with_default_directive(LevelFilter::WARN.into())
+                .from_env_lossy(),
+        )
         .with_writer(std::io::stderr)
         .try_init();
     let resolved = match resolve(args) {

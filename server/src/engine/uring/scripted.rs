@@ -159,7 +159,10 @@ impl Script {
                     token.slot == slot && token.generation == generation && token.op != Op::Cancel
                 };
                 assert!(!self.polls.iter().any(mine), "closed while polled");
-                assert!(!self.waiting.iter().any(|w| mine(&w.token)), "closed while sending");
+                assert!(
+                    !self.waiting.iter().any(|w| mine(&w.token)),
+                    "closed while sending"
+                );
                 assert!(
                     !self.late.iter().any(|c| mine(&c.token) && !c.more),
                     "closed before the last completion"
@@ -212,7 +215,11 @@ impl Script {
             // Sends that wait for all bytes may still end early.
             let short = waiting.sent > 0 && self.random.random_range(0..10) == 0;
             if done || reset || short {
-                let result = if reset { -libc::EPIPE } else { waiting.sent as i32 };
+                let result = if reset {
+                    -libc::EPIPE
+                } else {
+                    waiting.sent as i32
+                };
                 self.late.push(Completion {
                     bytes: Some(waiting.bytes),
                     ..plain(waiting.token, result)
@@ -293,7 +300,11 @@ impl Completion {
 }
 
 /// Plays the script of `seed` to its end, and returns the peers and what was counted.
-fn play<S: Session>(seed: u64, session: fn() -> S, conversations: Vec<Vec<u8>>) -> (Vec<Peer>, Stats) {
+fn play<S: Session>(
+    seed: u64,
+    session: fn() -> S,
+    conversations: Vec<Vec<u8>>,
+) -> (Vec<Peer>, Stats) {
     let mut random = StdRng::seed_from_u64(seed);
     let mut unborn: Vec<Vec<u8>> = conversations;
     let mut script = Script {

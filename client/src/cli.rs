@@ -1,0 +1,148 @@
+//! From arguments to an exit code: parse, run, report.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, IsTerminal, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, anyhow};
+use kernel_tuning::host::NetCounters;
+use kernel_tuning::limit::{self, Cause, Context, Evidence, Step};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::Config;
+use crate::dial;
+use crate::display::{self, Progress};
+use crate::run::{self, Interrupts, Watchers};
+use crate::samples::Samples;
+use crate::source::Plan;
+use crate::summary::{Summary, errno_name};
+
+const FLAWED: u8 = 1;
+const BAD_USAGE: u8 = 2;
+
+/// Runs the client with `args`, the program's name first.
+///
+/// Exit code: 0 when all wanted connections were established, none was lost and every byte was right; 1 for
+/// anything short of that; 2 for bad usage, before anything started.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let (config, plan) = match Config::parse(args) {
+        Ok(parsed) => parsed,
+        Err(error) => {
+            // `--help` and `--version` come this way too, with exit code 0. Nobody to tell when this fails.
+            let _ = error.print();
+            return ExitCode::from(error.exit_code() as u8);
+        }
+    };
+    init_logs();
+    let outputs = match check(&config, &plan) {
+        Ok(outputs) => outputs,
+        Err(error) => return fail(&error, BAD_USAGE),
+    };
+    match run(&config, &plan, outputs) {
+        Ok(summary) if summary.is_flawless() => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::from(FLAWED),
+        Err(error) => fail(&error, FLAWED),
+    }
+}
+
+/// Where the results go.
+struct Outputs {
+    json: Option<Box<dyn Write>>,
+    samples: Option<Box<dyn Write>>,
+}
+
+/// What only the host can say about a configuration, asked before anything starts.
+fn check(config: &Config, plan: &Plan) -> anyhow::Result<Outputs> {
+    for source in plan.ends() {
+        dial::check_source(source).map_err(|errno| {
+            let network = config.sources.iter().find(|net| net.contains(&source));
+            let context = Context {
+                source: Some(source),
+                source_network: network.map(ToString::to_string),
+                address: config.targets.first().copied(),
+                ..Context::new(Step::Bind)
+            };
+            let evidence = Evidence::read(&NetCounters::default());
+            let diagnosis = limit::diagnose(Cause::Errno(errno), &context, &evidence);
+            anyhow!(
+                "cannot connect from {source} ({}): {diagnosis}",
+                errno_name(errno)
+            )
+        })?;
+    }
+    let open = |path: &Option<std::path::PathBuf>| path.as_deref().map(output).transpose();
+    Ok(Outputs {
+        json: open(&config.json)?,
+        samples: open(&config.samples)?,
+    })
+}
+
+fn run(config: &Config, plan: &Plan, outputs: Outputs) -> anyhow::Result<Summary> {
+    ring::probe()?;
+    let interrupts = Interrupts::new(config.until_stdin_closes)?;
+    let mut watchers = Watchers {
+        progress: Progress::new(config),
+        samples: outputs.samples.map(Samples::new),
+    };
+    let summary = run::run(config, plan, &interrupts, &mut watchers)?;
+    show(config, &summary);
+    if let Some(mut json) = outputs.json {
+        serde_json::to_writer_pretty(&mut json, &summary)?;
+        json.write_all(b"\n")
+            .and_then(|()| json.flush())
+            .context("cannot write the summary")?;
+    }
+    Ok(summary)
+}
+
+/// The summary for a person: on stdout, unless a program reads that.
+fn show(config: &Config, summary: &Summary) {
+    let is_stdout_taken = [&config.json, &config.samples]
+        .into_iter()
+        .flatten()
+        .any(|path| is_dash(path));
+    let has_colour = |is_terminal: bool| is_terminal && std::env::var_os("NO_COLOR").is_none();
+    // A reader that went away is no failure of the run.
+    let _ = match is_stdout_taken {
+        true => io::stderr().write_all(
+            display::summary(summary, has_colour(io::stderr().is_terminal())).as_bytes(),
+        ),
+        false => io::stdout().write_all(
+            display::summary(summary, has_colour(io::stdout().is_terminal())).as_bytes(),
+        ),
+    };
+}
+
+fn output(path: &Path) -> anyhow::Result<Box<dyn Write>> {
+    if is_dash(path) {
+        return Ok(Box::new(io::stdout()));
+    }
+    let file = File::create(path).with_context(|| {
+        format!(
+            "cannot write {}: name a file in a directory that exists",
+            path.display()
+        )
+    })?;
+    Ok(Box::new(io::BufWriter::new(file)))
+}
+
+fn is_dash(path: &Path) -> bool {
+    path.as_os_str() == "-"
+}
+
+fn init_logs() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    // A caller that has its own logs keeps them.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .try_init();
+}
+
+fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
+    // Nobody to tell when this fails.
+    let _ = writeln!(io::stderr(), "error: {error:#}");
+    ExitCode::from(code)
+}

@@ -1,0 +1,414 @@
+//! Flags to a validated [`Config`].
+//!
+//! Touches the arguments, the name service, this thread's CPU mask and the list of reserved ports; nothing has started
+//! when a flag is refused. Invariant: a `Config` can be run; only the host can still say no.
+
+use std::ffi::OsString;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+use ipnet::IpNet;
+use kernel_tuning::{host, process};
+use ring::SendArena;
+use serde::{Serialize, Serializer};
+
+use crate::source::Plan;
+
+/// What is said on the connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// A greeting, echoed lines, heartbeats
+    Line,
+    /// Every byte back, and nothing else
+    Echo,
+}
+
+/// A whole resolved configuration; part of every result.
+#[derive(Clone, Debug, Serialize)]
+pub struct Config {
+    /// Where to connect to.
+    pub targets: Vec<SocketAddr>,
+    /// How many connections.
+    pub connections: u64,
+    /// Where from.
+    pub sources: Vec<IpNet>,
+    /// Connects per second over all workers; 0: as fast as `concurrency` allows.
+    pub rate: f64,
+    /// Handshakes in flight over all workers.
+    pub concurrency: u32,
+    /// After which a connect is given up.
+    #[serde(rename = "connect_timeout_seconds", serialize_with = "seconds")]
+    pub connect_timeout: Duration,
+    /// How long the connections are held.
+    #[serde(rename = "hold_seconds", serialize_with = "seconds")]
+    pub hold: Duration,
+    /// What is said.
+    pub protocol: Protocol,
+    /// The interval of heartbeats expected of the server; zero: none.
+    #[serde(rename = "heartbeat_seconds", serialize_with = "seconds")]
+    pub heartbeat: Duration,
+    /// Connections that exchange messages while held.
+    pub active: u64,
+    /// Size of a message in bytes.
+    pub message_bytes: u32,
+    /// The CPUs of the workers.
+    pub cores: Vec<usize>,
+    /// Where the summary goes; `-`: stdout.
+    pub json: Option<PathBuf>,
+    /// Where the samples go; `-`: stdout.
+    pub samples: Option<PathBuf>,
+    /// How often a sample is taken.
+    #[serde(rename = "sample_interval_seconds", serialize_with = "seconds")]
+    pub sample_interval: Duration,
+    /// End when stdin reaches its end.
+    pub until_stdin_closes: bool,
+}
+
+impl Config {
+    /// The configuration that `args` (program name first) ask for, and its plan of connections.
+    ///
+    /// # Errors
+    /// A clap error whose text says what is wrong and what to do; also `--help` and `--version`.
+    pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<(Config, Plan), clap::Error> {
+        let flags = Flags::try_parse_from(args)?;
+        let refuse = |text: String| {
+            clap::Error::raw(clap::error::ErrorKind::ValueValidation, format!("{text}\n"))
+        };
+        let config = flags.resolve().map_err(refuse)?;
+        let reserved = host::reserved_ports().map_err(|error| refuse(error.to_string()))?;
+        let plan = Plan::new(
+            &config.sources,
+            &config.targets,
+            &reserved,
+            config.connections,
+        )
+        .map_err(|error| refuse(error.to_string()))?;
+        Ok((config, plan))
+    }
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  throng-client 127.0.0.1:7000 --connections 100000 --source 127.1.0.0/16 --hold 30s
+  throng-client 127.0.0.1:7000 --connections 10000 --active 500 --hold 10s --json result.json
+  throng-client 127.0.0.1:7000 127.0.0.1:7001 --connections 500000 --rate 20000 --samples -
+
+Each connection is bound to a source address and port before it connects, so one address carries about 64,000
+connections to a target. All connections are closed with a reset (SO_LINGER 0), so that none is left in TIME_WAIT.
+
+Exit code: 0 all connections were established, none was lost and every byte was right; 1 anything short of that;
+2 bad usage, before anything started.";
+
+#[derive(Parser, Debug)]
+#[command(
+    name = "throng-client",
+    version,
+    about = "Opens, holds, exercises and checks very many TCP connections",
+    after_help = EXAMPLES
+)]
+struct Flags {
+    /// Where to connect to, as HOST:PORT; several share the connections evenly
+    #[arg(required = true, value_name = "TARGET")]
+    targets: Vec<String>,
+
+    /// How many connections to establish and hold
+    #[arg(long, short = 'n', default_value_t = 1000, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=MAX_CONNECTIONS), help_heading = "Connections")]
+    connections: u64,
+    /// Address or CIDR to connect from, repeatable [default: 127.1.0.0/16 for a loopback target]
+    #[arg(long, value_name = "CIDR", value_parser = parse_source, help_heading = "Connections")]
+    source: Vec<IpNet>,
+    /// Connects per second over all workers; 0: as fast as --concurrency allows
+    #[arg(long, default_value_t = 0.0, value_name = "PER_SECOND", value_parser = parse_rate, allow_negative_numbers = true, help_heading = "Connections")]
+    rate: f64,
+    /// Handshakes in flight, over all workers
+    #[arg(long, default_value_t = 512, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000), help_heading = "Connections")]
+    concurrency: u32,
+    /// Give a connect up after this
+    #[arg(long, default_value = "5s", value_name = "DURATION", value_parser = humantime::parse_duration, help_heading = "Connections")]
+    connect_timeout: Duration,
+
+    /// How long to hold the connections
+    #[arg(long, default_value = "10s", value_name = "DURATION", value_parser = humantime::parse_duration, help_heading = "While held")]
+    hold: Duration,
+    /// What the server speaks
+    #[arg(long, value_enum, default_value = "line", help_heading = "While held")]
+    protocol: Protocol,
+    /// Interval of the server's heartbeats, 0: none [default: 10s; with --protocol echo 0]
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, help_heading = "While held")]
+    heartbeat: Option<Duration>,
+    /// Connections that exchange messages, each waiting for its echo before the next
+    #[arg(
+        long,
+        default_value_t = 0,
+        value_name = "N",
+        help_heading = "While held"
+    )]
+    active: u64,
+    /// Size of a message; with --protocol line its line end counts
+    #[arg(long, default_value_t = 64, value_name = "N", requires = "active", value_parser = clap::value_parser!(u32).range(1..=MAX_MESSAGE_BYTES), help_heading = "While held")]
+    message_bytes: u32,
+
+    /// CPUs to run on, one worker each: a list such as 0,1, or all [default: the affinity mask]
+    #[arg(
+        long,
+        default_value = "all",
+        value_name = "LIST",
+        help_heading = "Process"
+    )]
+    cores: String,
+    /// End in good order when stdin reaches its end
+    #[arg(long, help_heading = "Process")]
+    until_stdin_closes: bool,
+
+    /// Write the summary as JSON to this file; -: stdout
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    json: Option<PathBuf>,
+    /// Write a JSON line per sample to this file; -: stdout
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    samples: Option<PathBuf>,
+    /// How often to sample and to show progress
+    #[arg(long, default_value = "1s", value_name = "DURATION", value_parser = humantime::parse_duration, help_heading = "Output")]
+    sample_interval: Duration,
+}
+
+const MAX_CONNECTIONS: u64 = 100_000_000;
+const MAX_MESSAGE_BYTES: i64 = SendArena::SPAN_BYTES as i64;
+const DEFAULT_HEARTBEAT: Duration = Duration::from_secs(10);
+/// Latencies of a connection are kept in 32 bits of microseconds: 71 minutes.
+const MAX_CONNECT_TIMEOUT: Duration = Duration::from_secs(30 * 60);
+const MAX_HEARTBEAT: Duration = Duration::from_secs(24 * 3600);
+const MAX_HOLD: Duration = Duration::from_secs(30 * 24 * 3600);
+
+impl Flags {
+    fn resolve(self) -> Result<Config, String> {
+        let targets = self
+            .targets
+            .iter()
+            .map(|text| resolve_target(text))
+            .collect::<Result<Vec<_>, _>>()?;
+        let sources = match self.source.is_empty() {
+            false => self.source,
+            true => vec![default_source(&targets)?],
+        };
+        within(
+            "--connect-timeout",
+            self.connect_timeout,
+            Duration::from_millis(1),
+            MAX_CONNECT_TIMEOUT,
+        )?;
+        within("--hold", self.hold, Duration::ZERO, MAX_HOLD)?;
+        within(
+            "--sample-interval",
+            self.sample_interval,
+            Duration::from_millis(10),
+            MAX_HOLD,
+        )?;
+        let heartbeat = match (self.protocol, self.heartbeat) {
+            (Protocol::Echo, Some(interval)) if !interval.is_zero() => {
+                return Err("--heartbeat: the echo protocol has no heartbeats; leave it out, or use --protocol line".into());
+            }
+            (Protocol::Echo, _) => Duration::ZERO,
+            (Protocol::Line, interval) => interval.unwrap_or(DEFAULT_HEARTBEAT),
+        };
+        if !heartbeat.is_zero() {
+            within(
+                "--heartbeat",
+                heartbeat,
+                Duration::from_millis(10),
+                MAX_HEARTBEAT,
+            )?;
+        }
+        if self.active > self.connections {
+            return Err(format!(
+                "--active {}: only {} connections are asked for; raise --connections or lower --active",
+                self.active, self.connections
+            ));
+        }
+        Ok(Config {
+            targets,
+            connections: self.connections,
+            sources,
+            rate: self.rate,
+            concurrency: self.concurrency,
+            connect_timeout: self.connect_timeout,
+            hold: self.hold,
+            protocol: self.protocol,
+            heartbeat,
+            active: self.active,
+            message_bytes: self.message_bytes,
+            cores: resolve_cores(&self.cores)?,
+            json: self.json,
+            samples: self.samples,
+            sample_interval: self.sample_interval,
+            until_stdin_closes: self.until_stdin_closes,
+        })
+    }
+}
+
+fn resolve_target(text: &str) -> Result<SocketAddr, String> {
+    let address = text
+        .to_socket_addrs()
+        .map_err(|error| {
+            format!("target {text:?}: {error}; it has the form HOST:PORT, such as 127.0.0.1:7000")
+        })?
+        .next()
+        .ok_or_else(|| format!("target {text:?} has no address"))?;
+    match (address.port(), address.ip().is_unspecified()) {
+        (0, _) => Err(format!("target {text:?}: port 0 cannot be connected to")),
+        (_, true) => Err(format!(
+            "target {text:?}: name one address of the server, such as 127.0.0.1:{}",
+            address.port()
+        )),
+        _ => Ok(address),
+    }
+}
+
+fn default_source(targets: &[SocketAddr]) -> Result<IpNet, String> {
+    let fixed = match targets.iter().find(|t| !t.ip().is_loopback()) {
+        Some(target) => {
+            return Err(format!(
+                "--source is needed: {target} is not a loopback address, so the addresses to connect from cannot be \
+                 guessed; one address carries about 64,000 connections (see `ip addr`)"
+            ));
+        }
+        None if targets[0].is_ipv4() => "127.1.0.0/16",
+        None => "::1/128",
+    };
+    fixed.parse().map_err(|error| format!("{fixed}: {error}"))
+}
+
+fn resolve_cores(text: &str) -> Result<Vec<usize>, String> {
+    let mask = process::affinity().map_err(|error| error.to_string())?;
+    if text == "all" {
+        return Ok(mask);
+    }
+    let mut cores = Vec::new();
+    for item in text.split(',') {
+        let core: usize = item.trim().parse().map_err(|_| {
+            format!("--cores {text}: {item:?} is no CPU number; give a list such as 0,1, or all")
+        })?;
+        if !mask.contains(&core) {
+            return Err(format!(
+                "--cores {text}: CPU {core} is not among those this process may use, {mask:?} (see taskset -p, or the container's cpuset)"
+            ));
+        }
+        if cores.contains(&core) {
+            return Err(format!("--cores {text}: CPU {core} is named twice"));
+        }
+        cores.push(core);
+    }
+    Ok(cores)
+}
+
+fn parse_source(text: &str) -> Result<IpNet, String> {
+    let net = match text.parse::<IpAddr>() {
+        Ok(address) => IpNet::from(address),
+        Err(_) => text
+            .parse::<IpNet>()
+            .map_err(|_| {
+                "it has the form of an address or a CIDR, such as 127.1.0.0/16".to_string()
+            })?
+            .trunc(),
+    };
+    if net.addr().is_unspecified() || net.addr().is_multicast() {
+        return Err("connections cannot come from there".into());
+    }
+    Ok(net)
+}
+
+fn parse_rate(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(0.0) => Ok(0.0),
+        Ok(rate) if (0.001..=1e9).contains(&rate) => Ok(rate),
+        _ => Err("it is a number of connects per second from 0.001 to 1e9, or 0".into()),
+    }
+}
+
+fn within(flag: &str, value: Duration, least: Duration, most: Duration) -> Result<(), String> {
+    if (least..=most).contains(&value) {
+        return Ok(());
+    }
+    let [value, least, most] = [value, least, most].map(humantime::format_duration);
+    Err(format!("{flag} {value}: it is between {least} and {most}"))
+}
+
+fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(duration.as_secs_f64())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn parse(args: &str) -> Result<(Config, Plan), String> {
+        let args = std::iter::once("throng-client").chain(args.split_whitespace());
+        Config::parse(args.map(OsString::from)).map_err(|error| {
+            assert_eq!(error.exit_code(), 2, "{error}");
+            error.to_string()
+        })
+    }
+
+    #[test]
+    fn a_target_alone_is_enough_on_loopback() {
+        let (config, plan) = parse("127.0.0.1:7000").unwrap();
+        assert_eq!(config.connections, 1000);
+        assert_eq!(
+            config.sources,
+            vec!["127.1.0.0/16".parse::<IpNet>().unwrap()]
+        );
+        assert_eq!(config.heartbeat, Duration::from_secs(10));
+        assert!(!config.cores.is_empty());
+        assert_eq!(plan.addresses(), 1);
+        let (echo, _) = parse("127.0.0.1:7000 --protocol echo --heartbeat 0 --rate 50000").unwrap();
+        assert_eq!(echo.heartbeat, Duration::ZERO);
+        assert_eq!(echo.rate, 50_000.0);
+    }
+
+    #[test]
+    fn bad_input_is_refused_with_what_is_wrong() {
+        for (args, expected) in [
+            ("", "TARGET"),
+            ("127.0.0.1", "HOST:PORT"),
+            ("127.0.0.1:0", "port 0"),
+            ("0.0.0.0:7000", "127.0.0.1:7000"),
+            ("192.0.2.1:7000", "--source is needed"),
+            ("127.0.0.1:7000 --source ::1", "IPv6"),
+            ("127.0.0.1:7000 --source 127.1.0.0/33", "CIDR"),
+            (
+                "127.0.0.1:7000 --source 127.1.0.0/16 --source 127.1.2.3",
+                "overlap",
+            ),
+            (
+                "127.0.0.1:7000 --source 127.0.0.1 --connections 65000",
+                "source ports",
+            ),
+            ("127.0.0.1:7000 --connections 0", "--connections"),
+            ("127.0.0.1:7000 --connections 10 --active 11", "--active 11"),
+            ("127.0.0.1:7000 --rate -1", "--rate"),
+            ("127.0.0.1:7000 --rate nan", "--rate"),
+            ("127.0.0.1:7000 --hold soon", "--hold"),
+            ("127.0.0.1:7000 --connect-timeout 0", "--connect-timeout"),
+            ("127.0.0.1:7000 --concurrency 0", "--concurrency"),
+            (
+                "127.0.0.1:7000 --protocol echo --heartbeat 10s",
+                "no heartbeats",
+            ),
+            (
+                "127.0.0.1:7000 --active 1 --message-bytes 65537",
+                "--message-bytes",
+            ),
+            ("127.0.0.1:7000 --message-bytes 64", "--active"),
+            ("127.0.0.1:7000 --cores 9999", "CPU 9999"),
+            ("127.0.0.1:7000 --cores 0,x", "\"x\""),
+            ("127.0.0.1:7000 --cores 0,0", "twice"),
+            ("127.0.0.1:7000 --quickly", "--quickly"),
+        ] {
+            let error = parse(args).expect_err(args);
+            assert!(error.contains(expected), "{args}: {error}");
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! What is remembered of one connection while it is made, held and closed.
+//!
+//! Pure memory, a few bytes for each of millions. Invariant: a slot is given back only when nothing is in flight on it
+//! ([`Conn::is_quiet`]), and its generation then grows.
+
+use crate::verify::Verifier;
+
+/// Where in its life a connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// No socket yet, or the one it had met a port in use.
+    Waiting,
+    /// Its connect is in flight.
+    Connecting,
+    /// Established.
+    Held,
+    /// Lost; operations on it are ending.
+    Closing,
+    /// Never established, or lost and closed.
+    Gone,
+}
+
+/// One connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Conn {
+    pub(crate) phase: Phase,
+    pub(crate) flags: Flags,
+    /// Counts the sockets its slot has had.
+    pub(crate) generation: u16,
+    pub(crate) verifier: Verifier,
+    /// Milliseconds of the run at its last heartbeat, or when it was established.
+    pub(crate) last_heartbeat_ms: u32,
+    /// Microseconds of the run, wrapping, at the start of its connect or of the message under way.
+    pub(crate) since_us: u32,
+    /// Number of the message under way, or of the next one.
+    pub(crate) message: u32,
+}
+
+const _: () = assert!(size_of::<Conn>() <= 40);
+
+/// What is in flight on a connection, and what is due of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Flags(u16);
+
+impl Flags {
+    /// A multishot poll is armed.
+    pub(crate) const POLL: Flags = Flags(1);
+    /// A receive is in flight.
+    pub(crate) const RECV: Flags = Flags(1 << 1);
+    /// The poll spoke while the receive was in flight: one more is due.
+    pub(crate) const RECV_AGAIN: Flags = Flags(1 << 2);
+    /// A waiting send is in flight.
+    pub(crate) const SEND_WAIT: Flags = Flags(1 << 3);
+    /// Messages are exchanged on it.
+    pub(crate) const ACTIVE: Flags = Flags(1 << 4);
+    /// A message is under way.
+    pub(crate) const AWAITS: Flags = Flags(1 << 5);
+    /// Its connect was cancelled for taking too long.
+    pub(crate) const TIMED_OUT: Flags = Flags(1 << 6);
+    /// It has had a heartbeat.
+    pub(crate) const BEATEN: Flags = Flags(1 << 7);
+    /// The server has finished sending, or the connection is gone: receive until a receive says so. The end may
+    /// come with the last bytes, and is then announced only once.
+    pub(crate) const HUNG_UP: Flags = Flags(1 << 8);
+
+    const IN_FLIGHT: u16 = Self::POLL.0 | Self::RECV.0 | Self::SEND_WAIT.0;
+
+    pub(crate) fn has(self, flag: Flags) -> bool {
+        self.0 & flag.0 != 0
+    }
+
+    pub(crate) fn set(&mut self, flag: Flags) {
+        self.0 |= flag.0;
+    }
+
+    /// Clears `flag`, and says whether it was set.
+    pub(crate) fn take(&mut self, flag: Flags) -> bool {
+        let had = self.has(flag);
+        self.0 &= !flag.0;
+        had
+    }
+}
+
+impl Conn {
+    pub(crate) fn new(verifier: Verifier) -> Conn {
+        Conn {
+            phase: Phase::Waiting,
+            flags: Flags::default(),
+            generation: 0,
+            verifier,
+            last_heartbeat_ms: 0,
+            since_us: 0,
+            message: 0,
+        }
+    }
+
+    /// Nothing is in flight on it: its slot may be closed.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.flags.0 & Flags::IN_FLIGHT == 0
+    }
+}

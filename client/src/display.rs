@@ -1,0 +1,210 @@
+//! What a person sees: progress while it runs, and the summary.
+//!
+//! Touches stderr for progress; the summary goes where [`crate::cli`] says. Invariant: a terminal gets a live
+//! line and colour, anything else plain lines.
+
+use std::fmt::Write as _;
+use std::io::{IsTerminal, Write as _, stderr};
+use std::time::Duration;
+
+use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
+
+use crate::config::Config;
+use crate::counters::{Counts, Phase};
+use crate::summary::{Percentiles, Summary};
+
+/// Progress on stderr.
+pub(crate) struct Progress {
+    /// None where stderr is no terminal.
+    bar: Option<ProgressBar>,
+    hold: Duration,
+    wanted: u64,
+    phase: Option<(Phase, Duration)>,
+}
+
+impl Progress {
+    pub(crate) fn new(config: &Config) -> Progress {
+        let bar = stderr().is_terminal().then(|| ProgressBar::new(1));
+        if let (Some(bar), Ok(style)) = (
+            &bar,
+            ProgressStyle::with_template("{prefix:>6.cyan.bold} {wide_bar:.cyan/blue} {msg}"),
+        ) {
+            bar.set_style(style);
+        }
+        Progress {
+            bar,
+            hold: config.hold,
+            wanted: config.connections,
+            phase: None,
+        }
+    }
+
+    /// The live line, drawn as often as this is called.
+    pub(crate) fn update(&mut self, at: Duration, phase: Phase, counts: &Counts) {
+        let since = match self.phase {
+            Some((current, since)) if current == phase => since,
+            _ => {
+                self.phase = Some((phase, at));
+                at
+            }
+        };
+        let Some(bar) = &self.bar else { return };
+        let (position, length) = match phase {
+            Phase::Ramp => (counts.established + counts.failed, self.wanted),
+            Phase::Hold | Phase::Active => (
+                (at - since).as_millis() as u64,
+                self.hold.as_millis() as u64,
+            ),
+            Phase::Close | Phase::Done => (1, 1),
+        };
+        bar.set_prefix(phase.name());
+        bar.set_length(length);
+        bar.set_position(position.min(length));
+        bar.set_message(figures(counts));
+    }
+
+    /// A line at a sample interval, where there is no live one.
+    pub(crate) fn line(&self, at: Duration, phase: Phase, counts: &Counts) {
+        if self.bar.is_none() {
+            let (seconds, phase) = (at.as_secs_f64(), phase.name());
+            // A reader that went away is no reason to stop.
+            let _ = writeln!(stderr(), "{seconds:>7.1} s  {phase:<6} {}", figures(counts));
+        }
+    }
+
+    pub(crate) fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn figures(counts: &Counts) -> String {
+    let mut text = format!("{} established", HumanCount(counts.live()));
+    for (count, what) in [
+        (counts.failed, "failed"),
+        (counts.lost, "lost"),
+        (counts.heartbeats, "heartbeats"),
+        (counts.heartbeats_late, "late"),
+        (counts.messages, "messages"),
+    ] {
+        if count > 0 {
+            // Writing to a String cannot fail.
+            let _ = write!(text, ", {} {what}", HumanCount(count));
+        }
+    }
+    text
+}
+
+/// The summary as text, with colour or without.
+pub(crate) fn summary(summary: &Summary, has_colour: bool) -> String {
+    let (bold, red, green, end) = match has_colour {
+        true => ("\x1b[1m", "\x1b[1;31m", "\x1b[1;32m", "\x1b[0m"),
+        false => ("", "", "", ""),
+    };
+    let mut lines: Vec<(&str, String)> = vec![
+        ("target", summary.target.clone()),
+        (
+            "established",
+            format!(
+                "{} of {} in {:.2} s ({} per second)",
+                HumanCount(summary.established),
+                HumanCount(summary.connections_wanted),
+                summary.ramp_seconds,
+                HumanCount(summary.connects_per_second as u64)
+            ),
+        ),
+        ("connect latency", latency(&summary.connect_latency_us)),
+    ];
+    if !summary.failed.is_empty() {
+        lines.push(("failed", by_cause(&summary.failed)));
+    }
+    if summary.ports_in_use > 0 {
+        lines.push((
+            "ports in use",
+            format!("{} replaced by others", HumanCount(summary.ports_in_use)),
+        ));
+    }
+    lines.push(match summary.lost_while_held {
+        0 => ("lost", "none".into()),
+        lost => (
+            "lost",
+            format!(
+                "{} ({})",
+                HumanCount(lost),
+                by_cause(&summary.lost_by_cause)
+            ),
+        ),
+    });
+    if summary.greetings_verified + summary.greetings_missing > 0 {
+        let text = format!(
+            "{} right, {} missing",
+            HumanCount(summary.greetings_verified),
+            HumanCount(summary.greetings_missing)
+        );
+        lines.push(("greetings", text));
+    }
+    let beats = &summary.heartbeats;
+    if !summary.config.heartbeat.is_zero() {
+        let text = format!(
+            "{} received, {} late by more than 1 s, {} connections missing theirs; lateness {}",
+            HumanCount(beats.received),
+            HumanCount(beats.late),
+            HumanCount(beats.missing),
+            latency(&beats.lateness_us)
+        );
+        lines.push(("heartbeats", text));
+    }
+    let messages = &summary.messages;
+    if messages.active > 0 {
+        let text = format!(
+            "{} of {} bytes on {} connections ({} per second), {} wrong, {} unanswered; latency {}",
+            HumanCount(messages.completed),
+            summary.config.message_bytes,
+            HumanCount(messages.active),
+            HumanCount(messages.per_second as u64),
+            HumanCount(messages.mismatched),
+            HumanCount(messages.unanswered),
+            latency(&messages.latency_us)
+        );
+        lines.push(("messages", text));
+    }
+    lines.push(("received", HumanBytes(summary.bytes_received).to_string()));
+    lines.push((
+        "peak memory",
+        HumanBytes(summary.peak_rss_bytes).to_string(),
+    ));
+    let colour = if summary.is_flawless() { green } else { red };
+    lines.push(("ended", format!("{colour}{}{end}", summary.ended.name())));
+    if let Some(diagnosis) = &summary.diagnosis {
+        lines.push(("diagnosis", format!("{red}{diagnosis}{end}")));
+    }
+    lines
+        .iter()
+        .map(|(name, text)| format!("{bold}{name:<16}{end} {text}\n"))
+        .collect()
+}
+
+fn latency(p: &Percentiles) -> String {
+    if p.count == 0 {
+        return "not measured".into();
+    }
+    let [p50, p99, p999, max] = [p.p50, p.p99, p.p999, p.max].map(time);
+    format!("p50 {p50}, p99 {p99}, p99.9 {p999}, max {max}")
+}
+
+fn time(us: u64) -> String {
+    match us {
+        0..1_000 => format!("{us} µs"),
+        1_000..1_000_000 => format!("{:.1} ms", us as f64 / 1e3),
+        _ => format!("{:.2} s", us as f64 / 1e6),
+    }
+}
+
+fn by_cause(causes: &std::collections::BTreeMap<String, u64>) -> String {
+    let items: Vec<String> = causes
+        .iter()
+        .map(|(cause, count)| format!("{cause}: {}", HumanCount(*count)))
+        .collect();
+    items.join(", ")
+}

@@ -1,0 +1,31 @@
+//! Opens very many TCP connections, holds them, exercises them, and checks every byte that comes back.
+//!
+//! | room | owns |
+//! |---|---|
+//! | [`cli`] | from arguments to an exit code |
+//! | [`config`] | flags to a validated [`config::Config`] |
+//! | [`source`] | which source address and port connects to which target (pure) |
+//! | [`pace`] | how many connects may start now (pure) |
+//! | [`verify`] | what a connection must hear (pure) |
+//! | `conn` | what is remembered of one connection |
+//! | `dial` | bound sockets, and what to do when a port is taken |
+//! | `worker` | one pinned thread: its rings and its connections |
+//! | `run` | the phases, the ends, the signals |
+//! | `counters` | what workers tell while they run |
+//! | [`summary`] | what was measured, merged |
+//! | `display`, `samples` | what a person and a program see of it |
+#![forbid(unsafe_code)]
+
+pub mod cli;
+pub mod config;
+mod conn;
+mod counters;
+mod dial;
+mod display;
+pub mod pace;
+mod run;
+mod samples;
+pub mod source;
+pub mod summary;
+pub mod verify;
+mod worker;

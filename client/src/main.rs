@@ -1,0 +1,7 @@
+//! `throng-client`: see the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    client::cli::main(std::env::args_os())
+}

@@ -1,0 +1,389 @@
+//! The phases of a run, its ends, and what stopped it short.
+//!
+//! Touches signals, stdin, and the workers' threads. Invariant: no phase lasts without a bound, whatever the server
+//! does; however a run ends, workers end with it and what was measured is returned.
+
+use std::io::{self, Read};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread::{self, ScopedJoinHandle};
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow};
+use kernel_tuning::host::{self, NetCounters};
+use kernel_tuning::limit::{self, Cause, Context, Evidence, Step};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+use crate::config::Config;
+use crate::counters::{Counts, Phase, Shared};
+use crate::display::Progress;
+use crate::samples::Samples;
+use crate::source::Plan;
+use crate::summary::{Course, Ended, Report, Summary};
+use crate::worker::{self, Job};
+
+/// How often the main thread looks at the counters.
+const TICK: Duration = Duration::from_millis(20);
+/// After the last loss of a server that is gone, or the last echo: how long to wait for more.
+const GRACE: Duration = Duration::from_secs(1);
+/// A run ends rather than take this last memory of the host.
+const MEMORY_FLOOR_BYTES: u64 = 256 << 20;
+
+/// What asks a run to end: SIGINT, SIGTERM, or the end of stdin.
+pub(crate) struct Interrupts {
+    signals: SignalFd,
+    stdin_closed: Arc<AtomicBool>,
+}
+
+impl Interrupts {
+    /// To be called before any thread starts, so that all of them inherit the mask.
+    pub(crate) fn new(until_stdin_closes: bool) -> anyhow::Result<Interrupts> {
+        let mut mask = SigSet::empty();
+        mask.add(Signal::SIGINT);
+        mask.add(Signal::SIGTERM);
+        mask.thread_block()?;
+        let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+        let stdin_closed = Arc::new(AtomicBool::new(false));
+        if until_stdin_closes {
+            let closed = Arc::clone(&stdin_closed);
+            thread::Builder::new().name("stdin".into()).spawn(move || {
+                let mut scratch = [0; 4096];
+                while !matches!(io::stdin().read(&mut scratch), Ok(0) | Err(_)) {}
+                closed.store(true, Relaxed);
+            })?;
+        }
+        Ok(Interrupts {
+            signals,
+            stdin_closed,
+        })
+    }
+
+    /// Waits for `time`, or less. True when the run is to end.
+    fn wait(&self, time: Duration) -> anyhow::Result<bool> {
+        let timeout = PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX);
+        let mut fds = [PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut fds, timeout) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno).context("poll for signals"),
+        }
+        Ok(self.signals.read_signal()?.is_some() || self.stdin_closed.load(Relaxed))
+    }
+}
+
+/// Those who watch a run.
+pub(crate) struct Watchers {
+    pub(crate) progress: Progress,
+    pub(crate) samples: Option<Samples>,
+}
+
+/// Runs `config` and says what came of it.
+///
+/// # Errors
+/// A worker could not start, or its ring broke.
+pub(crate) fn run(
+    config: &Config,
+    plan: &Plan,
+    interrupts: &Interrupts,
+    watchers: &mut Watchers,
+) -> anyhow::Result<Summary> {
+    let before = NetCounters::read().unwrap_or_default();
+    let nofile = kernel_tuning::process::raise_nofile()?;
+    let table_slots = nofile.soft.min(u64::from(ring::Token::MAX_SLOTS)) as u32;
+    let shared = Shared::new(config.cores.len(), config.connections)?;
+    thread::scope(|scope| {
+        let mut workers = Vec::new();
+        for (number, core) in config.cores.iter().enumerate() {
+            let job = Job {
+                number,
+                config,
+                plan,
+                shared: &shared,
+                table_slots,
+            };
+            let thread = thread::Builder::new().name(format!("worker-{core}"));
+            workers.push(
+                thread
+                    .spawn_scoped(scope, move || worker::run(&job))
+                    .inspect_err(|_| {
+                        // Those that started must end, or the scope would wait for them.
+                        let _ = shared.enter(Phase::Done);
+                    })?,
+            );
+        }
+        let mut conductor = Conductor {
+            config,
+            shared: &shared,
+            workers: &workers,
+            interrupts,
+            watchers,
+            phase: Phase::Ramp,
+            next_sample: Duration::ZERO,
+            next_memory_check: Duration::ZERO,
+            last_growth: (Duration::ZERO, 0),
+            last_loss: (Duration::ZERO, 0),
+        };
+        let course = conductor.conduct();
+        // What the host says is about a run only while its connections are there.
+        let evidence = Evidence::read(&before);
+        let entered = conductor.enter(Phase::Done);
+        conductor.watchers.progress.finish();
+        let mut merged = Report::new()?;
+        for worker in workers {
+            let report = worker
+                .join()
+                .map_err(|_| anyhow!("a worker panicked: this is a bug"))?;
+            merged.merge(report.context("a worker failed")?)?;
+        }
+        entered?;
+        let mut course = course?;
+        course.counts = shared.counts();
+        let mut summary = Summary::new(config.clone(), &merged, &course);
+        summary.diagnosis = diagnose(&summary, &merged, plan, &evidence);
+        Ok(summary)
+    })
+}
+
+struct Conductor<'a, 'scope> {
+    config: &'a Config,
+    shared: &'a Shared,
+    workers: &'a [ScopedJoinHandle<'scope, anyhow::Result<Report>>],
+    interrupts: &'a Interrupts,
+    watchers: &'a mut Watchers,
+    phase: Phase,
+    next_sample: Duration,
+    next_memory_check: Duration,
+    /// When the number of connections ever established last grew, and what it was.
+    last_growth: (Duration, u64),
+    /// The same of those lost.
+    last_loss: (Duration, u64),
+}
+
+impl Conductor<'_, '_> {
+    fn conduct(&mut self) -> anyhow::Result<Course> {
+        let mut ended = self.ramp()?;
+        let (mut active, mut messages_in_active) = (Duration::ZERO, 0);
+        if ended.is_none() {
+            let phase = if self.config.active > 0 {
+                Phase::Active
+            } else {
+                Phase::Hold
+            };
+            let start = self.now();
+            self.enter(phase)?;
+            ended = self.until(start + self.config.hold, |_| false)?;
+            if phase == Phase::Active {
+                active = self.now() - start;
+                messages_in_active = self.shared.counts().messages;
+            }
+        }
+        self.enter(Phase::Close)?;
+        self.await_echoes();
+        Ok(Course {
+            ended: ended.unwrap_or(Ended::Complete),
+            counts: self.shared.counts(),
+            active,
+            messages_in_active,
+            peak_rss_bytes: peak_rss_bytes().unwrap_or(0),
+        })
+    }
+
+    /// Until each connection is established or has failed.
+    fn ramp(&mut self) -> anyhow::Result<Option<Ended>> {
+        self.enter(Phase::Ramp)?;
+        let workers = self.config.cores.len() as u64;
+        let ended = self.until(Duration::MAX, |counts| counts.ramped == workers)?;
+        let counts = self.shared.counts();
+        Ok(ended.or((counts.established == 0).then_some(Ended::NothingEstablished)))
+    }
+
+    /// Until `deadline`, or until `is_done`, or until something ends the run.
+    fn until(
+        &mut self,
+        deadline: Duration,
+        is_done: impl Fn(&Counts) -> bool,
+    ) -> anyhow::Result<Option<Ended>> {
+        loop {
+            let now = self.now();
+            let counts = self.shared.counts();
+            self.show(now, &counts);
+            if let Some(ended) = self.trouble(now, &counts) {
+                return Ok(Some(ended));
+            }
+            if now >= deadline
+                || is_done(&counts)
+                || self.workers.iter().any(ScopedJoinHandle::is_finished)
+            {
+                return Ok(None);
+            }
+            if self.interrupts.wait(TICK.min(deadline - now))? {
+                return Ok(Some(Ended::Interrupted));
+            }
+        }
+    }
+
+    /// Messages under way are no failure of theirs when the run ends: they have a while to come back.
+    fn await_echoes(&mut self) {
+        let deadline = self.now() + GRACE;
+        while self.shared.counts().outstanding > 0 && self.now() < deadline {
+            thread::sleep(TICK);
+            self.show(self.now(), &self.shared.counts());
+        }
+    }
+
+    fn trouble(&mut self, now: Duration, counts: &Counts) -> Option<Ended> {
+        for (last, value) in [
+            (&mut self.last_growth, counts.established),
+            (&mut self.last_loss, counts.lost),
+        ] {
+            if last.1 != value {
+                *last = (now, value);
+            }
+        }
+        if counts.established == 0 && counts.refused > 0 {
+            return Some(Ended::Refused);
+        }
+        let is_quiet = now.saturating_sub(self.last_loss.0.max(self.last_growth.0)) >= GRACE;
+        let turned_away = counts.lost.saturating_sub(counts.dropped);
+        if is_quiet
+            && counts.dropped > 0
+            && counts.dropped * 2 >= counts.established.saturating_sub(turned_away)
+        {
+            return Some(Ended::ServerGone);
+        }
+        if is_quiet && counts.lost > 0 && counts.live() == 0 {
+            return Some(Ended::AllLost);
+        }
+        if self.phase == Phase::Ramp && now.saturating_sub(self.last_growth.0) > self.patience() {
+            return Some(Ended::Stalled);
+        }
+        if now >= self.next_memory_check {
+            self.next_memory_check = now + GRACE;
+            let memory = host::Memory::read().ok();
+            if memory.is_some_and(|memory| memory.available_bytes < MEMORY_FLOOR_BYTES) {
+                return Some(Ended::LowMemory);
+            }
+        }
+        None
+    }
+
+    /// How long a ramp may go on with nothing established: two timeouts, or two connects of a slow rate.
+    fn patience(&self) -> Duration {
+        let pace = match self.config.rate {
+            0.0 => Duration::ZERO,
+            rate => Duration::from_secs_f64(2.0 / rate),
+        };
+        (2 * self.config.connect_timeout).max(pace) + TICK
+    }
+
+    fn enter(&mut self, phase: Phase) -> anyhow::Result<()> {
+        self.phase = phase;
+        self.shared.enter(phase)?;
+        self.next_sample = self.now();
+        self.show(self.next_sample, &self.shared.counts());
+        Ok(())
+    }
+
+    fn show(&mut self, now: Duration, counts: &Counts) {
+        self.watchers.progress.update(now, self.phase, counts);
+        if now < self.next_sample {
+            return;
+        }
+        self.next_sample = now + self.config.sample_interval;
+        self.watchers.progress.line(now, self.phase, counts);
+        if let Some(samples) = &mut self.watchers.samples
+            && let Err(error) = samples.take(now, self.phase, counts)
+        {
+            // The run is worth more than its samples.
+            tracing::warn!(%error, "samples cannot be written; there are none from here on");
+            self.watchers.samples = None;
+        }
+    }
+
+    fn now(&self) -> Duration {
+        self.shared.start.elapsed()
+    }
+}
+
+/// What stopped a run short of what was asked, in words.
+fn diagnose(
+    summary: &Summary,
+    report: &Report,
+    plan: &Plan,
+    evidence: &Evidence,
+) -> Option<String> {
+    if summary.is_flawless() || summary.ended == Ended::Interrupted {
+        return None;
+    }
+    let config = &summary.config;
+    let context = |step| Context {
+        established: summary.established,
+        address: config.targets.first().copied(),
+        sources: plan.addresses(),
+        destinations: config.targets.len() as u64,
+        source_ports: Some(plan.lowest_port()..=u16::MAX),
+        ..Context::new(step)
+    };
+    let say = |cause, step| Some(limit::diagnose(cause, &context(step), evidence).to_string());
+    let most = |counts: &std::collections::BTreeMap<String, u64>| {
+        counts
+            .iter()
+            .max_by_key(|(_, count)| **count)
+            .map(|(name, count)| (name.clone(), *count))
+    };
+    if summary.ended == Ended::LowMemory {
+        return say(Cause::Errno(Errno::ENOMEM as i32), Step::Socket);
+    }
+    if let Some((errno, _)) = report.failed.iter().max_by_key(|(_, count)| **count) {
+        return say(Cause::Errno(*errno), Step::Connect);
+    }
+    if summary.ended == Ended::Stalled {
+        return say(Cause::Stalled, Step::Connect);
+    }
+    if let Some((cause, count)) = most(&summary.lost_by_cause) {
+        return match cause.as_str() {
+            "closed before the greeting" => say(Cause::ClosedAfterAccept, Step::Connect),
+            "ECONNRESET" => say(Cause::Errno(Errno::ECONNRESET as i32), Step::Hold),
+            cause if summary.ended == Ended::ServerGone || !cause.contains("bytes") => {
+                Some(format!(
+                    "{count} connections were lost ({cause}): the server's own output says why"
+                ))
+            }
+            cause => Some(format!(
+                "{count} connections were given up ({cause}): the server does not speak this protocol (see --protocol), or \
+                 it, or something on the way, spoils what it sends"
+            )),
+        };
+    }
+    if summary.greetings_missing > 0 {
+        return Some(format!(
+            "{} connections were accepted and never greeted: the server does not speak this protocol (try --protocol \
+             echo), is too slow (hold longer), or its accept queue took connections that it has not seen yet",
+            summary.greetings_missing
+        ));
+    }
+    if summary.heartbeats.missing > 0 {
+        return Some(format!(
+            "{} connections had no heartbeat for two intervals: is the server's --heartbeat {}, and does it still run?",
+            summary.heartbeats.missing,
+            humantime::format_duration(config.heartbeat)
+        ));
+    }
+    (summary.messages.unanswered > 0).then(|| format!(
+        "{} messages were not answered within {} after the end: the server is too slow, or stands still",
+        summary.messages.unanswered,
+        humantime::format_duration(GRACE)
+    ))
+}
+
+/// VmHWM of /proc/self/status, proc_pid_status(5).
+fn peak_rss_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
+}

@@ -1,0 +1,297 @@
+//! One pinned thread: connects its share, holds it, sends, verifies.
+//!
+//! Owns: a group of rings and the connections in their tables. Connection `c` lives in slot `c % slots` of table
+//! `c / slots`, so no descriptor and no lookup is spent on it. Its life: bound socket, installed → `Connect` →
+//! parked on a multishot `Poll` ⇄ `Recv` on readiness → lost (cancel, join, close), or reset when the group is dropped.
+//! Invariants: at most one receive and one waiting send of a connection are in flight; what is counted is published
+//! once a turn.
+
+mod connect;
+mod hold;
+mod messages;
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use nix::errno::Errno;
+use ring::{Completion, Group, Op, Operation, Token};
+
+use crate::config::Config;
+use crate::conn::{Conn, Flags, Phase};
+use crate::counters::{self, Counts, Mailbox, Shared};
+use crate::dial::Dialler;
+use crate::pace::Pace;
+use crate::source::Plan;
+use crate::summary::Report;
+
+/// The most connects and first messages started in one turn: small, so that none waits long for the others of its
+/// batch to be submitted.
+const BATCH: u32 = 64;
+/// The longest wait of a turn, should a wake-up ever be lost.
+const LONGEST_WAIT: Duration = Duration::from_millis(500);
+/// The connections read from in one turn; memory is touched only as they are used.
+const RECV_BUFFERS: u16 = 512;
+const RECV_BUFFER_BYTES: usize = 16 * 1024;
+
+/// What a worker is told before it starts.
+pub(crate) struct Job<'a> {
+    pub(crate) number: usize,
+    pub(crate) config: &'a Config,
+    pub(crate) plan: &'a Plan,
+    pub(crate) shared: &'a Shared,
+    /// Slots of a table: what RLIMIT_NOFILE allows.
+    pub(crate) table_slots: u32,
+}
+
+/// Runs a worker on this thread until the main thread says `Done`.
+///
+/// # Errors
+/// The thread cannot be pinned, or the ring cannot be made, or broke.
+pub(crate) fn run(job: &Job<'_>) -> anyhow::Result<Report> {
+    kernel_tuning::process::pin_current_thread(job.config.cores[job.number])?;
+    Worker::new(job)?.run()
+}
+
+struct Worker<'a> {
+    config: &'a Config,
+    shared: &'a Shared,
+    mailbox: &'a Mailbox,
+    group: Group,
+    slots: u32,
+    /// Connects started in one turn: their sockets are descriptors until they are installed.
+    batch: u32,
+    conns: Vec<Conn>,
+    /// Added to an index, it makes a number that no other worker's connection has.
+    first_number: u64,
+    dialler: Dialler<'a>,
+    pace: Pace,
+    connecting: u32,
+    /// Indices of connects in flight; those that ended are removed every `TIMEOUT_GRAIN`.
+    in_flight: Vec<u32>,
+    /// Indices whose port was taken.
+    retries: Vec<u32>,
+    /// Indices that are to send their first message.
+    starters: Vec<u32>,
+    phase: counters::Phase,
+    active: u64,
+    now: Duration,
+    next_timeouts: Duration,
+    counts: Counts,
+    report: Report,
+}
+
+impl<'a> Worker<'a> {
+    fn new(job: &Job<'a>) -> anyhow::Result<Worker<'a>> {
+        let config = job.config;
+        let (number, workers) = (job.number as u64, config.cores.len() as u64);
+        let share = |total: u64| total / workers + u64::from(number < total % workers);
+        let dialler = Dialler::new(job.plan, job.shared, number, workers, config.connections);
+        let connections = dialler.remaining();
+        let slots = u64::from(job.table_slots).min(connections).max(1);
+        let mut group = Group::new(ring::Config {
+            table_slots: slots as u32,
+            recv_buffers: RECV_BUFFERS,
+            recv_buffer_bytes: RECV_BUFFER_BYTES,
+            batch: BATCH,
+            targets: config.targets.clone(),
+            ..ring::Config::default()
+        })?;
+        let tables = connections.div_ceil(slots);
+        for table in 1..tables {
+            group.add_ring().with_context(|| {
+                format!(
+                    "{connections} connections take {tables} tables of {slots} slots (RLIMIT_NOFILE), each with a ring; \
+                     there is no more after {table}"
+                )
+            })?;
+        }
+        let mailbox = &job.shared.workers[job.number];
+        group.push(0, watch(mailbox))?;
+        Ok(Worker {
+            config,
+            shared: job.shared,
+            mailbox,
+            group,
+            slots: slots as u32,
+            batch: BATCH.min(job.table_slots / 4).max(1),
+            conns: Vec::with_capacity(connections as usize),
+            first_number: number << 32,
+            dialler,
+            pace: Pace::new(
+                config.rate / workers as f64,
+                share(u64::from(config.concurrency)).max(1) as u32,
+            ),
+            connecting: 0,
+            in_flight: Vec::new(),
+            retries: Vec::new(),
+            starters: Vec::new(),
+            phase: counters::Phase::Ramp,
+            active: share(config.active),
+            now: Duration::ZERO,
+            next_timeouts: Duration::ZERO,
+            counts: Counts::default(),
+            report: Report::new()?,
+        })
+    }
+
+    fn run(mut self) -> anyhow::Result<Report> {
+        let mut completions = Vec::new();
+        loop {
+            self.group.submit_and_wait(self.wait())?;
+            loop {
+                self.now = self.shared.start.elapsed();
+                self.group.drain(&mut completions);
+                for completion in completions.drain(..) {
+                    self.completed(completion)?;
+                }
+                if self.group.settle()? {
+                    break;
+                }
+            }
+            self.follow(self.shared.phase());
+            match self.phase {
+                counters::Phase::Ramp => self.connect_more()?,
+                counters::Phase::Active => self.start_messages()?,
+                counters::Phase::Hold | counters::Phase::Close => {}
+                counters::Phase::Done => return Ok(self.finish()),
+            }
+            self.cancel_overdue()?;
+            self.mailbox.publish(self.counts);
+        }
+    }
+
+    /// How long nothing needs to be done unless something completes.
+    fn wait(&self) -> Duration {
+        if !self.starters.is_empty() && self.phase == counters::Phase::Active {
+            return Duration::ZERO;
+        }
+        let timeouts = match self.in_flight.is_empty() {
+            true => LONGEST_WAIT,
+            false => self.next_timeouts.saturating_sub(self.now),
+        };
+        let connects = match self.has_more_to_connect() {
+            true => self.pace.wait(self.connecting).unwrap_or(LONGEST_WAIT),
+            false => LONGEST_WAIT,
+        };
+        timeouts.min(connects).min(LONGEST_WAIT)
+    }
+
+    fn follow(&mut self, phase: counters::Phase) {
+        if phase == self.phase {
+            return;
+        }
+        self.phase = phase;
+        if phase == counters::Phase::Active {
+            let held: Vec<u32> = (0..self.conns.len() as u32)
+                .filter(|c| self.conns[*c as usize].phase == Phase::Held)
+                .collect();
+            let wanted = (self.active as usize).min(held.len());
+            // Spread over all of them, so that active connections are no neighbours in memory.
+            self.starters = (0..wanted).map(|n| held[n * held.len() / wanted]).collect();
+            self.report.active += wanted as u64;
+        }
+    }
+
+    fn completed(&mut self, completion: Completion) -> io::Result<()> {
+        let Completion {
+            ring,
+            token,
+            result,
+            more,
+            ..
+        } = completion;
+        match token.op {
+            Op::Watch => {
+                // Nothing to read when an earlier turn has read it: the phase tells what there is to know.
+                let _ = self.mailbox.wake.read();
+                return match more {
+                    true => Ok(()),
+                    false => self.group.push(0, watch(self.mailbox)),
+                };
+            }
+            Op::Close if result < 0 => {
+                tracing::warn!(ring, slot = token.slot, errno = %Errno::from_raw(-result), "a close failed");
+                return Ok(());
+            }
+            _ => {}
+        }
+        let c = ring as u32 * self.slots + token.slot;
+        let is_mine = self
+            .conns
+            .get(c as usize)
+            .is_some_and(|conn| conn.generation == token.generation);
+        match token.op {
+            Op::Recv => {
+                if is_mine {
+                    self.received(c, &completion)?;
+                }
+                if let Some(buffer) = completion.buffer {
+                    self.group.recycle(buffer);
+                }
+                Ok(())
+            }
+            _ if !is_mine => Ok(()),
+            Op::Connect => self.connected(c, result),
+            Op::Poll => self.polled(c, result, more),
+            Op::Send => self.cut_short(c, completion),
+            Op::SendWait => self.sent(c, completion),
+            _ => Ok(()),
+        }
+    }
+
+    /// The last look at what is held. Dropping the group resets every connection.
+    fn finish(mut self) -> Report {
+        let now_ms = self.now.as_millis() as u32;
+        let patience_ms = 2 * self.config.heartbeat.as_millis() as u32;
+        for conn in self.conns.iter().filter(|conn| conn.phase == Phase::Held) {
+            let silence_ms = now_ms.wrapping_sub(conn.last_heartbeat_ms);
+            self.report.heartbeats_missing +=
+                u64::from(patience_ms > 0 && silence_ms > patience_ms);
+            self.report.greetings_missing += u64::from(!conn.verifier.is_greeted());
+        }
+        self.report.messages_unanswered = self.counts.outstanding;
+        self.report.collisions = self.dialler.collisions;
+        self.report.ring = self.group.stats();
+        self.mailbox.publish(self.counts);
+        self.report
+    }
+
+    // Short hands.
+
+    fn place(&self, c: u32) -> (usize, u32) {
+        ((c / self.slots) as usize, c % self.slots)
+    }
+
+    fn poll(&mut self, c: u32) -> io::Result<()> {
+        let conn = &mut self.conns[c as usize];
+        conn.flags.set(Flags::POLL);
+        let generation = conn.generation;
+        let (ring, slot) = self.place(c);
+        self.group.push(ring, Operation::Poll { slot, generation })
+    }
+
+    fn receive(&mut self, c: u32) -> io::Result<()> {
+        let conn = &mut self.conns[c as usize];
+        conn.flags.set(Flags::RECV);
+        let generation = conn.generation;
+        let (ring, slot) = self.place(c);
+        self.group.push(ring, Operation::Recv { slot, generation })
+    }
+
+    fn cancel(&mut self, c: u32, op: Op) -> io::Result<()> {
+        let generation = self.conns[c as usize].generation;
+        let (ring, slot) = self.place(c);
+        let token = Token::new(op, slot, generation);
+        self.group.push(ring, Operation::Cancel { token })
+    }
+}
+
+/// Wakes the worker when there is a new phase.
+fn watch(mailbox: &Mailbox) -> Operation {
+    Operation::Watch {
+        fd: mailbox.wake.as_raw_fd(),
+        slot: 0,
+    }
+}

@@ -1,0 +1,179 @@
+//! A worker's ramp: sockets into slots, connects into flight, and what becomes of them.
+//!
+//! Invariant: `connecting` is the number of connects in flight, each ends by its timeout at the latest, and each
+//! assignment ends as established or as a counted failure.
+
+use std::io;
+use std::time::Duration;
+
+use nix::libc;
+use ring::{Op, Operation};
+
+use super::Worker;
+use crate::conn::{Conn, Flags, Phase};
+use crate::counters;
+use crate::dial::Dialled;
+use crate::verify::Verifier;
+
+/// How often connects in flight are looked at for their timeout.
+const TIMEOUT_GRAIN: Duration = Duration::from_millis(50);
+
+impl Worker<'_> {
+    /// A first refusal says that nobody listens: no use in trying them all.
+    pub(super) fn nobody_listens(&self) -> bool {
+        self.counts.refused > 0
+            && self.counts.established == 0
+            && self.shared.counts().established == 0
+    }
+
+    pub(super) fn has_more_to_connect(&self) -> bool {
+        self.phase == counters::Phase::Ramp
+            && !self.nobody_listens()
+            && (self.dialler.remaining() > 0 || !self.retries.is_empty())
+    }
+
+    pub(super) fn connect_more(&mut self) -> io::Result<()> {
+        let mut allowed = match self.has_more_to_connect() {
+            true => self
+                .pace
+                .allowance(self.now, self.connecting)
+                .min(self.batch),
+            false => 0,
+        };
+        while allowed > 0
+            && let Some(c) = self.retries.pop()
+        {
+            allowed -= 1;
+            match self.dialler.replace(libc::EADDRNOTAVAIL) {
+                Ok(dialled) => self.connect(c, vec![dialled])?,
+                Err(errno) => {
+                    self.fail(c, errno)?;
+                }
+            }
+        }
+        let first = self.conns.len() as u32;
+        // One installation fills neighbouring slots, so it ends with the table.
+        let room = (self.slots - first % self.slots).min(allowed) as usize;
+        let mut batch = Vec::with_capacity(room);
+        while batch.len() < room
+            && let Some(dialled) = self.dialler.next()
+        {
+            match dialled {
+                Ok(dialled) => batch.push(dialled),
+                Err(errno) => {
+                    self.count_failure(errno);
+                    break;
+                }
+            }
+        }
+        if !batch.is_empty() {
+            let conn = Conn::new(Verifier::new(self.config.protocol));
+            self.conns.resize(self.conns.len() + batch.len(), conn);
+            self.connect(first, batch)?;
+        }
+        self.counts.ramped = u64::from(
+            self.dialler.remaining() == 0 && self.retries.is_empty() && self.connecting == 0,
+        );
+        Ok(())
+    }
+
+    /// Installs sockets into the slots from connection `first` on, and starts their connects.
+    pub(super) fn connect(&mut self, first: u32, dialled: Vec<Dialled>) -> io::Result<()> {
+        let (targets, sockets): (Vec<u32>, Vec<_>) =
+            dialled.into_iter().map(|d| (d.target, d.socket)).unzip();
+        let (ring, slot) = self.place(first);
+        self.group.install(ring, slot, &sockets)?;
+        drop(sockets);
+        let now = self.shared.start.elapsed();
+        self.report.first_connect.get_or_insert(now);
+        for (c, target) in (first..).zip(targets) {
+            let conn = &mut self.conns[c as usize];
+            conn.phase = Phase::Connecting;
+            conn.since_us = now.as_micros() as u32;
+            let generation = conn.generation;
+            let slot = slot + (c - first);
+            self.group.push(
+                ring,
+                Operation::Connect {
+                    slot,
+                    generation,
+                    target,
+                },
+            )?;
+            self.in_flight.push(c);
+            self.connecting += 1;
+            self.pace.started(1);
+        }
+        Ok(())
+    }
+
+    pub(super) fn connected(&mut self, c: u32, result: i32) -> io::Result<()> {
+        if self.conns[c as usize].phase != Phase::Connecting {
+            return Ok(());
+        }
+        self.connecting -= 1;
+        let (now, now_us) = (self.now, self.now.as_micros() as u32);
+        let conn = &mut self.conns[c as usize];
+        let timed_out = conn.flags.take(Flags::TIMED_OUT);
+        match -result {
+            0 => {
+                conn.phase = Phase::Held;
+                conn.last_heartbeat_ms = now.as_millis() as u32;
+                let latency_us = now_us.wrapping_sub(conn.since_us);
+                self.report
+                    .connect_latency
+                    .saturating_record(u64::from(latency_us));
+                self.report.last_established = Some(now);
+                self.counts.established += 1;
+                self.report.established_max = self.report.established_max.max(self.counts.live());
+                self.poll(c)
+            }
+            // The tuple exists already: another process uses the port, or a socket of an earlier run lingers.
+            libc::EADDRNOTAVAIL | libc::EADDRINUSE => {
+                conn.phase = Phase::Waiting;
+                conn.generation = conn.generation.wrapping_add(1);
+                self.retries.push(c);
+                Ok(())
+            }
+            libc::ECANCELED if timed_out => self.fail(c, libc::ETIMEDOUT),
+            errno => self.fail(c, errno),
+        }
+    }
+
+    pub(super) fn fail(&mut self, c: u32, errno: i32) -> io::Result<()> {
+        self.count_failure(errno);
+        self.close(c)
+    }
+
+    pub(super) fn count_failure(&mut self, errno: i32) {
+        self.counts.failed += 1;
+        self.counts.refused += u64::from(errno == libc::ECONNREFUSED);
+        *self.report.failed.entry(errno).or_default() += 1;
+    }
+
+    pub(super) fn cancel_overdue(&mut self) -> io::Result<()> {
+        if self.now < self.next_timeouts {
+            return Ok(());
+        }
+        self.next_timeouts = self.now + TIMEOUT_GRAIN;
+        // Not `self.now`: connects of this very turn are younger than that.
+        let now_us = self.shared.start.elapsed().as_micros() as u32;
+        let limit_us = self.config.connect_timeout.as_micros() as u32;
+        let mut overdue = Vec::new();
+        self.in_flight.retain(|c| {
+            let conn = &self.conns[*c as usize];
+            let is_connecting =
+                conn.phase == Phase::Connecting && !conn.flags.has(Flags::TIMED_OUT);
+            let is_overdue = now_us.wrapping_sub(conn.since_us) >= limit_us;
+            if is_connecting && is_overdue {
+                overdue.push(*c);
+            }
+            is_connecting && !is_overdue
+        });
+        for c in overdue {
+            self.conns[c as usize].flags.set(Flags::TIMED_OUT);
+            self.cancel(c, Op::Connect)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,190 @@
+//! A worker's held connections: parked on a poll, read when it speaks, verified, and closed when lost.
+//!
+//! Invariant: at most one receive of a connection is in flight, and a poll that speaks meanwhile leads to one more; a lost
+//! connection is closed only when nothing is in flight on it.
+
+use std::io;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::libc;
+use ring::{Completion, Op, Operation};
+
+use super::{RECV_BUFFER_BYTES, Worker};
+use crate::conn::{Flags, Phase};
+use crate::counters;
+use crate::verify::Wrong;
+
+/// What a poll says when the server has finished sending, or the connection is gone.
+const HANG_UP: i32 = (libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR) as i32;
+
+/// A heartbeat is late when it comes this long after its interval.
+pub(crate) const LATE: Duration = Duration::from_secs(1);
+
+impl Worker<'_> {
+    pub(super) fn polled(&mut self, c: u32, result: i32, more: bool) -> io::Result<()> {
+        let conn = &mut self.conns[c as usize];
+        if !more {
+            conn.flags.take(Flags::POLL);
+        }
+        if conn.phase != Phase::Held {
+            return self.join(c);
+        }
+        if result < 0 {
+            return self.lose(c, Cause::Errno(-result));
+        }
+        if !more {
+            self.poll(c)?;
+        }
+        if result & HANG_UP != 0 {
+            self.conns[c as usize].flags.set(Flags::HUNG_UP);
+        }
+        match self.conns[c as usize].flags.has(Flags::RECV) {
+            true => self.conns[c as usize].flags.set(Flags::RECV_AGAIN),
+            false => self.receive(c)?,
+        }
+        Ok(())
+    }
+
+    pub(super) fn received(&mut self, c: u32, completion: &Completion) -> io::Result<()> {
+        let conn = &mut self.conns[c as usize];
+        conn.flags.take(Flags::RECV);
+        let again = conn.flags.take(Flags::RECV_AGAIN) | conn.flags.has(Flags::HUNG_UP);
+        if conn.phase != Phase::Held {
+            return self.join(c);
+        }
+        match completion.result {
+            0 if conn.verifier.is_greeted() => return self.lose(c, Cause::Closed),
+            0 => return self.lose(c, Cause::ClosedUngreeted),
+            bytes if bytes > 0 => {
+                self.hear(c, completion)?;
+                let is_full = bytes as usize == RECV_BUFFER_BYTES;
+                if self.conns[c as usize].phase != Phase::Held {
+                    return Ok(());
+                }
+                if is_full || completion.nonempty || again {
+                    self.receive(c)?;
+                }
+            }
+            error if -error == libc::EAGAIN => {
+                if again {
+                    self.receive(c)?;
+                }
+            }
+            error => return self.lose(c, Cause::Errno(-error)),
+        }
+        Ok(())
+    }
+
+    pub(super) fn hear(&mut self, c: u32, completion: &Completion) -> io::Result<()> {
+        let Some(buffer) = completion.buffer else {
+            return Ok(());
+        };
+        let expected = self.payload(c);
+        let conn = &mut self.conns[c as usize];
+        let expected = conn.flags.has(Flags::AWAITS).then_some(expected);
+        let input = self.group.memory().0.bytes(buffer);
+        self.counts.bytes_received += input.len() as u64;
+        let heard = conn.verifier.hear(input, expected);
+        self.report.greetings_verified += u64::from(heard.greeting);
+        if heard.heartbeats > 0 {
+            self.heartbeats(c, heard.heartbeats);
+        }
+        if heard.message {
+            self.answered(c)?;
+        }
+        if heard.greeting
+            && self.conns[c as usize].flags.has(Flags::ACTIVE)
+            && self.phase == counters::Phase::Active
+        {
+            self.send(c)?;
+        }
+        match heard.wrong {
+            None => Ok(()),
+            Some(wrong) => {
+                self.report.messages_mismatched += u64::from(wrong == Wrong::Message);
+                self.lose(c, Cause::Wrong(wrong))
+            }
+        }
+    }
+
+    pub(super) fn heartbeats(&mut self, c: u32, count: u32) {
+        self.counts.heartbeats += u64::from(count);
+        let conn = &mut self.conns[c as usize];
+        let now_ms = self.now.as_millis() as u32;
+        let gap_ms = now_ms.wrapping_sub(conn.last_heartbeat_ms);
+        conn.last_heartbeat_ms = now_ms;
+        let has_predecessor = conn.flags.has(Flags::BEATEN);
+        conn.flags.set(Flags::BEATEN);
+        let interval_ms = self.config.heartbeat.as_millis() as u32;
+        if interval_ms == 0 {
+            return;
+        }
+        let late_ms = gap_ms.saturating_sub(interval_ms);
+        self.counts.heartbeats_late += u64::from(u128::from(late_ms) > LATE.as_millis());
+        // The phase of the first is the server's choice: it can be late, but not by how much.
+        if has_predecessor {
+            self.report
+                .heartbeat_lateness
+                .saturating_record(u64::from(late_ms) * 1000);
+        }
+    }
+
+    pub(super) fn lose(&mut self, c: u32, cause: Cause) -> io::Result<()> {
+        let conn = &mut self.conns[c as usize];
+        conn.phase = Phase::Closing;
+        if conn.flags.take(Flags::AWAITS) {
+            self.counts.outstanding -= 1;
+        }
+        self.counts.lost += 1;
+        self.counts.dropped += u64::from(conn.verifier.is_greeted());
+        *self.report.lost.entry(cause.name()).or_default() += 1;
+        let flags = conn.flags;
+        for (flag, op) in [(Flags::POLL, Op::Poll), (Flags::SEND_WAIT, Op::SendWait)] {
+            if flags.has(flag) {
+                self.cancel(c, op)?;
+            }
+        }
+        self.join(c)
+    }
+
+    /// Closes a lost connection once nothing is in flight on it.
+    pub(super) fn join(&mut self, c: u32) -> io::Result<()> {
+        let conn = &self.conns[c as usize];
+        match conn.phase == Phase::Closing && conn.is_quiet() {
+            true => self.close(c),
+            false => Ok(()),
+        }
+    }
+
+    pub(super) fn close(&mut self, c: u32) -> io::Result<()> {
+        let conn = &mut self.conns[c as usize];
+        let generation = conn.generation;
+        conn.phase = Phase::Gone;
+        conn.generation = generation.wrapping_add(1);
+        let (ring, slot) = self.place(c);
+        self.group.push(ring, Operation::Close { slot, generation })
+    }
+}
+
+/// Why an established connection was lost.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Cause {
+    Errno(i32),
+    Closed,
+    ClosedUngreeted,
+    Wrong(Wrong),
+}
+
+impl Cause {
+    fn name(self) -> String {
+        match self {
+            Cause::Errno(errno) => format!("{:?}", Errno::from_raw(errno)),
+            Cause::Closed => "closed by the server".into(),
+            Cause::ClosedUngreeted => "closed before the greeting".into(),
+            Cause::Wrong(Wrong::Greeting) => "wrong bytes in the greeting".into(),
+            Cause::Wrong(Wrong::Message) => "wrong bytes in an echo".into(),
+            Cause::Wrong(Wrong::Unexpected) => "bytes nobody asked for".into(),
+        }
+    }
+}
