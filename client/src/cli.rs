@@ -138,6 +138,8 @@ fn init_logs() {
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
+        // A log that nobody reads any more is no reason to panic.
+        .log_internal_errors(false)
         .try_init();
 }
 

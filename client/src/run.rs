@@ -95,6 +95,7 @@ pub(crate) fn run(
     let table_slots = nofile.soft.min(u64::from(ring::Token::MAX_SLOTS)) as u32;
     let shared = Shared::new(config.cores.len(), config.connections)?;
     thread::scope(|scope| {
+        let _ending = EndWorkers(&shared);
         let mut workers = Vec::new();
         for (number, core) in config.cores.iter().enumerate() {
             let job = Job {
@@ -105,14 +106,7 @@ pub(crate) fn run(
                 table_slots,
             };
             let thread = thread::Builder::new().name(format!("worker-{core}"));
-            workers.push(
-                thread
-                    .spawn_scoped(scope, move || worker::run(&job))
-                    .inspect_err(|_| {
-                        // Those that started must end, or the scope would wait for them.
-                        let _ = shared.enter(Phase::Done);
-                    })?,
-            );
+            workers.push(thread.spawn_scoped(scope, move || worker::run(&job))?);
         }
         let mut conductor = Conductor {
             config,
@@ -145,6 +139,16 @@ pub(crate) fn run(
         summary.diagnosis = diagnose(&summary, &merged, plan, &evidence);
         Ok(summary)
     })
+}
+
+/// However the main thread leaves the scope, its workers end: the scope waits for them.
+struct EndWorkers<'a>(&'a Shared);
+
+impl Drop for EndWorkers<'_> {
+    fn drop(&mut self) {
+        // A worker that cannot be woken looks by itself within its longest wait.
+        let _ = self.0.enter(Phase::Done);
+    }
 }
 
 struct Conductor<'a, 'scope> {

@@ -27,6 +27,8 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
                 .from_env_lossy(),
         )
         .with_writer(std::io::stderr)
+        // A log that nobody reads any more is no reason to panic.
+        .log_internal_errors(false)
         .try_init();
     let resolved = match resolve(args) {
         Ok(resolved) => resolved,

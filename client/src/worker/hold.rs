@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use nix::libc;
 use ring::{Completion, Op, Operation};
 
-use super::{RECV_BUFFER_BYTES, Worker};
+use super::Worker;
 use crate::conn::{Flags, Phase};
 use crate::counters;
 use crate::verify::Wrong;
@@ -49,20 +49,20 @@ impl Worker<'_> {
     pub(super) fn received(&mut self, c: u32, completion: &Completion) -> io::Result<()> {
         let conn = &mut self.conns[c as usize];
         conn.flags.take(Flags::RECV);
-        let again = conn.flags.take(Flags::RECV_AGAIN) | conn.flags.has(Flags::HUNG_UP);
+        let again = conn.flags.take(Flags::RECV_AGAIN);
+        let hung_up = conn.flags.has(Flags::HUNG_UP);
         if conn.phase != Phase::Held {
             return self.join(c);
         }
         match completion.result {
             0 if conn.verifier.is_greeted() => return self.lose(c, Cause::Closed),
             0 => return self.lose(c, Cause::ClosedUngreeted),
-            bytes if bytes > 0 => {
+            1.. => {
                 self.hear(c, completion)?;
-                let is_full = bytes as usize == RECV_BUFFER_BYTES;
                 if self.conns[c as usize].phase != Phase::Held {
                     return Ok(());
                 }
-                if is_full || completion.nonempty || again {
+                if completion.nonempty || again || hung_up {
                     self.receive(c)?;
                 }
             }

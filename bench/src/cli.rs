@@ -1,0 +1,312 @@
+//! The command line of `throng-bench`. What is wrong with it is said, with exit code 2, before anything starts.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use kernel_tuning::process::{Nofile, affinity, raise_nofile};
+
+use crate::compare::compare;
+use crate::report::{json, text};
+use crate::scenario::{EchoPlan, Engine, HoldPlan, Placement, Plan};
+use crate::screen::Screen;
+
+const EXAMPLES: &str = "\
+Examples:
+  throng-bench                                        the whole comparison
+  throng-bench compare --connections 20000 --hold 5s  a smaller hold
+  throng-bench compare --connections 0 --rounds 15    only the echo rounds, more of them
+  throng-bench compare --rounds 0 --engines uring     only the hold, of one engine
+  throng-bench server --help                          the server it starts
+  throng-bench client --help                          the client it starts
+
+Exit codes: 0 all was measured, 1 something failed or was interrupted, 2 bad usage.";
+
+/// Compares io_uring with epoll on this machine: 100,000 held connections, then echo rounds.
+#[derive(Debug, Parser)]
+#[command(name = "throng-bench", version, after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    compare: CompareArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Compare the engines (this is what happens without a command)
+    #[command(after_help = EXAMPLES)]
+    Compare(CompareArgs),
+    /// Run the server, as throng-server does
+    #[command(disable_help_flag = true)]
+    Server(Forwarded),
+    /// Run the client, as throng-client does
+    #[command(disable_help_flag = true)]
+    Client(Forwarded),
+}
+
+#[derive(Debug, Args)]
+struct Forwarded {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    args: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+struct CompareArgs {
+    /// Engines to compare: uring (direct descriptors), epoll (the baseline)
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "uring,epoll",
+        hide_possible_values = true,
+        help_heading = "What is compared"
+    )]
+    engines: Vec<Engine>,
+
+    /// Connections to hold; 0 leaves the hold out
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 100_000,
+        help_heading = "The hold"
+    )]
+    connections: u64,
+    /// How long they are held
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration, help_heading = "The hold")]
+    hold: Duration,
+    /// Interval of the server's heartbeat on each connection
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = humantime::parse_duration, help_heading = "The hold")]
+    heartbeat: Duration,
+
+    /// Rounds, each with every count and every engine; 0 leaves the echo out
+    #[arg(long, value_name = "N", default_value_t = 5, help_heading = "The echo")]
+    rounds: usize,
+    /// Connections that exchange messages at the same time
+    #[arg(
+        long,
+        value_name = "N,N",
+        value_delimiter = ',',
+        default_value = "500,10000",
+        help_heading = "The echo"
+    )]
+    active: Vec<u64>,
+    /// Bytes of a message
+    #[arg(
+        long,
+        value_name = "BYTES",
+        default_value_t = 64,
+        help_heading = "The echo"
+    )]
+    message_bytes: u64,
+
+    /// Where to write the report as JSON: all that is printed and more
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "target/throng/report.json",
+        help_heading = "Output"
+    )]
+    report: PathBuf,
+}
+
+/// Runs `throng-bench` with `args`, the first of which is its name.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let cli = match Cli::try_parse_from(&args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // The text has nowhere else to go when the terminal is gone.
+            let _ = error.print();
+            return if error.use_stderr() {
+                ExitCode::from(2)
+            } else {
+                ExitCode::SUCCESS
+            };
+        }
+    };
+    let named =
+        |name: &str, rest: Forwarded| std::iter::once(OsString::from(name)).chain(rest.args);
+    match cli.command {
+        Some(Command::Server(rest)) => server::cli::main(named("throng-bench server", rest)),
+        Some(Command::Client(rest)) => client::cli::main(named("throng-bench client", rest)),
+        Some(Command::Compare(compare)) => run(compare, &args),
+        None => run(cli.compare, &args),
+    }
+}
+
+fn run(args: CompareArgs, command_line: &[OsString]) -> ExitCode {
+    let refuse = |reason: &str, code: u8| {
+        eprintln!("error: {reason}");
+        ExitCode::from(code)
+    };
+    let (path, plan) = match plan(args) {
+        Ok(parsed) => parsed,
+        Err(reason) => return refuse(&reason, 2),
+    };
+    if let Err(reason) = json::check_writable(&path) {
+        return refuse(&reason, 2);
+    }
+    let command_line = command_line
+        .iter()
+        .map(|arg| arg.to_string_lossy().into_owned())
+        .collect();
+    let screen = Screen::new();
+    let report = match compare(plan, command_line, &screen) {
+        Ok(report) => report,
+        Err(reason) => return refuse(&reason, 1),
+    };
+    screen.line(&text::results(&report, screen.paint));
+    if let Err(reason) = json::write(&report, &path) {
+        return refuse(&reason, 1);
+    }
+    screen.line(&format!("report: {}", path.display()));
+    if report.failures.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(1)
+    }
+}
+
+/// The plan that the flags ask for, on this machine.
+fn plan(args: CompareArgs) -> Result<(PathBuf, Plan), String> {
+    let mut engines: Vec<Engine> = Vec::new();
+    for engine in args.engines {
+        if engines.contains(&engine) {
+            return Err(format!("--engines names {engine} twice"));
+        }
+        engines.push(engine);
+    }
+    if args.active.contains(&0) {
+        return Err("--active must be above 0".to_owned());
+    }
+    if let Some(active) = args
+        .active
+        .iter()
+        .find(|active| args.active.iter().filter(|other| other == active).count() > 1)
+    {
+        return Err(format!("--active names {active} twice"));
+    }
+    if args.message_bytes == 0 {
+        return Err("--message-bytes must be above 0".to_owned());
+    }
+    if args.connections == 0 && args.rounds == 0 {
+        return Err("with --connections 0 and --rounds 0 nothing is left to measure".to_owned());
+    }
+    /// Below this the client's samples, one a second, would not see the hold.
+    const SHORTEST_HOLD: Duration = Duration::from_secs(3);
+    if args.connections > 0 && args.hold < SHORTEST_HOLD {
+        return Err(format!(
+            "--hold must be {SHORTEST_HOLD:?} or longer, to be sampled"
+        ));
+    }
+    let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let hold = HoldPlan {
+        connections: args.connections,
+        hold_ms: milliseconds(args.hold),
+        heartbeat_ms: milliseconds(args.heartbeat),
+    };
+    let echo = EchoPlan {
+        active: args.active,
+        message_bytes: args.message_bytes,
+        rounds: args.rounds,
+        exchange_ms: 1_500,
+        warm_up_ms: 300,
+        sample_interval_ms: 100,
+    };
+    let cpus = affinity().map_err(|error| error.to_string())?;
+    let nofile = raise_nofile()
+        .or_else(|_| Nofile::read())
+        .map_err(|error| error.to_string())?;
+    let plan = Plan {
+        engines,
+        hold: (args.connections > 0).then_some(hold),
+        echo: (args.rounds > 0).then_some(echo),
+        placement: Placement::halves(&cpus),
+        nofile_hard: nofile.hard,
+    };
+    Ok((args.report, plan))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parsed(args: &[&str]) -> Result<Plan, String> {
+        let cli = Cli::try_parse_from([&["throng-bench"], args].concat())
+            .map_err(|error| error.to_string())?;
+        let compare = match cli.command {
+            Some(Command::Compare(compare)) => compare,
+            None => cli.compare,
+            Some(other) => panic!("{other:?}"),
+        };
+        Ok(plan(compare)?.1)
+    }
+
+    #[test]
+    fn the_flags_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn no_command_is_the_comparison() {
+        let plan = parsed(&[]).unwrap();
+        assert_eq!(plan, parsed(&["compare"]).unwrap());
+        assert_eq!(plan.engines, [Engine::Uring, Engine::Epoll]);
+        assert_eq!(plan.hold.unwrap().connections, 100_000);
+        assert_eq!(plan.echo.unwrap().active, [500, 10_000]);
+    }
+
+    #[test]
+    fn a_part_can_be_left_out_but_not_all() {
+        assert!(
+            parsed(&["compare", "--connections", "0"])
+                .unwrap()
+                .hold
+                .is_none()
+        );
+        assert!(parsed(&["--rounds", "0"]).unwrap().echo.is_none());
+        assert!(
+            parsed(&["--rounds", "0", "--connections", "0"])
+                .unwrap_err()
+                .contains("nothing is left")
+        );
+    }
+
+    #[test]
+    fn bad_usage_is_refused_with_the_flag_named() {
+        let bad = [
+            (vec!["--engines", "kqueue"], "--engines"),
+            (vec!["--engines", "epoll,epoll"], "--engines"),
+            (vec!["--active", "0"], "--active"),
+            (vec!["--active", "500,500"], "--active"),
+            (vec!["--hold", "1s"], "--hold"),
+            (vec!["--hold", "soon"], "--hold"),
+            (vec!["--message-bytes", "0"], "--message-bytes"),
+        ];
+        for (args, flag) in bad {
+            assert!(parsed(&args).unwrap_err().contains(flag), "{args:?}");
+        }
+    }
+
+    #[test]
+    fn flags_of_the_server_pass_untouched() {
+        let args = [
+            "throng-bench",
+            "server",
+            "--help",
+            "--listen",
+            "127.0.0.1:0",
+        ];
+        match Cli::try_parse_from(args).unwrap().command {
+            Some(Command::Server(rest)) => {
+                assert_eq!(rest.args, ["--help", "--listen", "127.0.0.1:0"])
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! The whole comparison, in its order: lock, plan, a hold for each engine, echo rounds, conclusions.
+//!
+//! Invariant: it always comes back with a report, however much of it could be measured; a failure costs what it must
+//! and no more.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use kernel_tuning::host::{CgroupMemory, MachineBusy, Memory, environment};
+use kernel_tuning::limit::connections_that_fit;
+use rand::seq::SliceRandom;
+
+use crate::echo::{self, Event};
+use crate::hold::hold;
+use crate::load::Stage;
+use crate::lock::MachineLock;
+use crate::report::text;
+use crate::result::{Echo, FORMAT_VERSION, Failure, Report};
+use crate::runner::Launcher;
+use crate::sample::HostSample;
+use crate::scenario::{BYTES_PER_CONNECTION, Plan};
+use crate::screen::Screen;
+use crate::stop::{Cause, Stop};
+
+/// Runs `plan` and tells of it on `screen`.
+///
+/// # Errors
+/// When nothing could be started at all: what to tell the user.
+pub fn compare(
+    mut plan: Plan,
+    command_line: Vec<String>,
+    screen: &Screen,
+) -> Result<Report, String> {
+    /// As long as a whole run of another takes.
+    const LOCK_PATIENCE: Duration = Duration::from_secs(180);
+    let time_limit = plan.time_limit() + LOCK_PATIENCE;
+    let stop =
+        Stop::on_signals(time_limit).map_err(|cause| format!("cannot handle signals: {cause}"))?;
+    let _alone = MachineLock::take(LOCK_PATIENCE, &stop, |reason| {
+        screen.line(&format!(
+            "waiting up to {} s: {reason}",
+            LOCK_PATIENCE.as_secs()
+        ));
+    })?;
+    let available_bytes = available_memory_bytes()?;
+    let fits = connections_that_fit(available_bytes, BYTES_PER_CONNECTION).max(1);
+    let cut = plan.fit(fits, available_bytes);
+    let base = HostSample::read().map_err(|error| error.to_string())?;
+    let stage = Stage {
+        launcher: Launcher::new()?,
+        stop,
+        placement: plan.placement.clone(),
+        nofile_hard: plan.nofile_hard,
+        base,
+    };
+    let mut report = Report {
+        format_version: FORMAT_VERSION,
+        throng_version: env!("CARGO_PKG_VERSION").to_owned(),
+        partial: false,
+        started_unix_s: SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |time| time.as_secs()),
+        duration_ms: 0,
+        command_line,
+        environment: environment(),
+        plan,
+        cut,
+        hold: Vec::new(),
+        echo: Vec::new(),
+        echo_summary: Vec::new(),
+        machine: None,
+        warnings: Vec::new(),
+        failures: Vec::new(),
+    };
+    screen.line(&text::plan(&report, screen.paint));
+    let began = Instant::now();
+    run(&stage, &mut report, screen);
+    screen.done();
+    report.duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    report.machine = MachineBusy::read()
+        .ok()
+        .map(|now| now.since(&stage.base.machine));
+    if let Some(cause) = stage.stop.cause() {
+        report.partial = true;
+        note(&mut report, screen, ending(cause));
+    }
+    report.conclude();
+    Ok(report)
+}
+
+fn run(stage: &Stage, report: &mut Report, screen: &Screen) {
+    let mut engines = report.plan.engines.clone();
+    engines.shuffle(&mut rand::rng());
+    if let Some(plan) = report.plan.hold.clone() {
+        for engine in &engines {
+            if stage.stop.cause().is_some() {
+                return;
+            }
+            screen.doing(format!(
+                "{engine}: holding {} connections",
+                plan.connections
+            ));
+            let (held, failures) = hold(stage, &plan, *engine);
+            if let Some(held) = held {
+                screen.line(&text::hold_line(&held));
+                report.hold.push(held);
+            }
+            failures
+                .into_iter()
+                .for_each(|failure| note(report, screen, failure));
+        }
+    }
+    if let (Some(plan), None) = (report.plan.echo.clone(), stage.stop.cause()) {
+        echo::rounds(stage, &plan, &engines, |event| match event {
+            Event::Begin {
+                round,
+                active,
+                engine,
+            } => {
+                screen.doing(format!(
+                    "{engine}: echo on {active} connections, round {round} of {}",
+                    plan.rounds
+                ));
+            }
+            Event::Pair(measured) => {
+                screen.line(&text::pair_line(measured, plan.rounds));
+                report.echo.extend(measured.iter().map(Echo::clone));
+            }
+            Event::Failed(failure) => note(report, screen, failure),
+        });
+    }
+}
+
+fn note(report: &mut Report, screen: &Screen, failure: Failure) {
+    screen.failure(&failure);
+    report.failures.push(failure);
+}
+
+fn ending(cause: Cause) -> Failure {
+    let what = "the run ended early; the report has what was measured until then";
+    Failure {
+        during: "the comparison".to_owned(),
+        cause: format!("{cause}: {what}"),
+        stderr_tail: Vec::new(),
+    }
+}
+
+/// What new work can get, from the host and from this process's control group.
+fn available_memory_bytes() -> Result<u64, String> {
+    let host = Memory::read()
+        .map_err(|error| error.to_string())?
+        .available_bytes;
+    let group =
+        CgroupMemory::read().map(|group| group.limit_bytes.saturating_sub(group.used_bytes));
+    Ok(group.map_or(host, |group| group.min(host)))
+}

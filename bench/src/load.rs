@@ -1,0 +1,205 @@
+//! One run of the client against running servers: started, followed, ended.
+//!
+//! Invariant: following ends. The client says that it is done, or a server dies, memory runs short, the time is up or
+//! the user interrupts; in each case the client is ended and what it measured is kept.
+
+use std::ffi::OsString;
+use std::time::{Duration, Instant};
+
+use kernel_tuning::process::ProcessError;
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::result::{CpuSpan, Failure};
+use crate::runner::{Child, Launcher, Next};
+use crate::sample::{HostSample, memory_is_short};
+use crate::scenario::Placement;
+use crate::servers::{Servers, core_list};
+use crate::stop::{Stop, TICK};
+
+/// What both scenarios stand on.
+#[derive(Debug)]
+pub struct Stage {
+    /// Starts the processes.
+    pub launcher: Launcher,
+    /// Ends the run early.
+    pub stop: Stop,
+    /// Which CPUs each side runs on.
+    pub placement: Placement,
+    /// The hard open-file limit.
+    pub nofile_hard: u64,
+    /// The host before anything was started.
+    pub base: HostSample,
+}
+
+/// A line of the client's `--samples`. Counts are cumulative.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Progress {
+    /// Since the client started.
+    pub t_ms: u64,
+    /// `ramp`, `hold` or `active`, `close`, `done`.
+    pub phase: String,
+    /// Connections established now.
+    pub established: u64,
+    /// Messages that came back.
+    pub messages: u64,
+}
+
+/// How a client ended.
+#[derive(Debug)]
+pub struct Driven {
+    /// The summary it wrote, `null` when there is none.
+    pub summary: Value,
+    /// Why the run is not as it should be, if so.
+    pub failure: Option<Failure>,
+}
+
+/// Runs `client TARGET args…` against `servers`, for `time_limit` at most, and hands each progress line to `on_progress`
+/// as it comes, together with the client.
+///
+/// # Errors
+/// When the client cannot be started.
+pub fn drive(
+    stage: &Stage,
+    servers: &mut Servers,
+    args: Vec<String>,
+    during: &str,
+    time_limit: Duration,
+    mut on_progress: impl FnMut(&Progress, &Child, &Servers),
+) -> Result<Driven, Failure> {
+    /// How long a client may take to write its summary after its last line, or after its server died.
+    const PATIENCE: Duration = Duration::from_secs(10);
+    let mut all = vec![
+        servers.address().to_string(),
+        "--cores".into(),
+        core_list(&stage.placement.client),
+    ];
+    all.extend(args);
+    all.extend(["--samples".into(), "-".into()]);
+    let client = stage
+        .launcher
+        .start("client", all.into_iter().map(OsString::from).collect())?;
+    let (until, mut memory_looked_at) = (Instant::now() + time_limit, Instant::now());
+    let stopped_by = loop {
+        match client.next_line(TICK) {
+            Next::Line(line) => {
+                if let Ok(progress) = serde_json::from_str::<Progress>(&line) {
+                    on_progress(&progress, &client, servers);
+                }
+            }
+            Next::Closed => break None,
+            Next::Nothing => {}
+        }
+        if let Some(cause) = stage.stop.cause() {
+            break Some(cause.to_string());
+        }
+        if Instant::now() >= until {
+            break Some(format!(
+                "the client was not done after {} s: is a process stopped, or the machine overloaded?",
+                time_limit.as_secs()
+            ));
+        }
+        if !servers.are_running() {
+            break Some("a server died in the middle".to_owned());
+        }
+        if memory_looked_at.elapsed() > Duration::from_millis(500) {
+            memory_looked_at = Instant::now();
+            if let Some(cause) = memory_is_short() {
+                break Some(cause);
+            }
+        }
+    };
+    let server_died = !servers.are_running();
+    let patience = if stopped_by.is_none() || server_died {
+        PATIENCE
+    } else {
+        Duration::ZERO
+    };
+    let ended = client.end(patience, PATIENCE);
+    let summary = ended.summary.clone();
+    let failure = match stopped_by {
+        Some(cause) => Some(Failure {
+            during: during.to_owned(),
+            cause,
+            stderr_tail: ended.stderr_tail,
+        }),
+        None => (!ended.is_success()).then(|| ended.failure(during)),
+    };
+    Ok(Driven { summary, failure })
+}
+
+/// The CPU time of both sides at one moment.
+#[derive(Debug, Clone, Copy)]
+pub struct CpuMark {
+    t_ms: u64,
+    server_cpu_ns: u64,
+    client_cpu_ns: u64,
+}
+
+impl CpuMark {
+    /// Reads it as soon as `progress` came.
+    ///
+    /// # Errors
+    /// When a process has ended.
+    pub fn read(
+        progress: &Progress,
+        client: &Child,
+        servers: &Servers,
+    ) -> Result<Self, ProcessError> {
+        let server_cpu_ns = servers.usage()?.cpu_ns;
+        Ok(Self {
+            t_ms: progress.t_ms,
+            server_cpu_ns,
+            client_cpu_ns: client.usage()?.cpu_ns,
+        })
+    }
+
+    /// What was spent from here to `end`; `None` when that is no time at all.
+    pub fn until(&self, end: &Self) -> Option<CpuSpan> {
+        (end.t_ms > self.t_ms).then(|| CpuSpan {
+            elapsed_ms: end.t_ms - self.t_ms,
+            server_cpu_ns: end.server_cpu_ns.saturating_sub(self.server_cpu_ns),
+            client_cpu_ns: end.client_cpu_ns.saturating_sub(self.client_cpu_ns),
+        })
+    }
+}
+
+/// A duration as the programs' flags take it.
+pub fn flag_ms(duration_ms: u64) -> String {
+    humantime::format_duration(Duration::from_millis(duration_ms)).to_string()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_progress_line_may_say_more_than_is_read() {
+        let line = r#"{"t_ms":7,"phase":"hold","established":3,"failed":0,"lost":0,"messages":9,"bytes_received":1}"#;
+        let progress: Progress = serde_json::from_str(line).unwrap();
+        assert_eq!(
+            (progress.t_ms, progress.phase.as_str(), progress.messages),
+            (7, "hold", 9)
+        );
+    }
+
+    #[test]
+    fn a_span_needs_time() {
+        let mark = |t_ms, cpu| CpuMark {
+            t_ms,
+            server_cpu_ns: cpu,
+            client_cpu_ns: 2 * cpu,
+        };
+        let span = mark(100, 1_000).until(&mark(300, 4_000)).unwrap();
+        assert_eq!(
+            span,
+            CpuSpan {
+                elapsed_ms: 200,
+                server_cpu_ns: 3_000,
+                client_cpu_ns: 6_000
+            }
+        );
+        assert_eq!(mark(100, 1_000).until(&mark(100, 1_000)), None);
+    }
+}

@@ -1,0 +1,257 @@
+//! A result as text: the plan, a line for each measurement, then tables, verdict and doubts. Pure.
+
+use crate::report::format::{count, figure, gib, join, of_many, rounded, span};
+use crate::report::side_by_side::{echo_table, hold_table};
+use crate::report::verdict::{processes_note, verdicts};
+use crate::result::{Echo, Hold, Report};
+use crate::scenario::Engine;
+use crate::screen::Paint;
+use crate::servers::core_list;
+
+/// What will be run, where, and how long it takes.
+pub fn plan(report: &Report, paint: Paint) -> String {
+    let plan = &report.plan;
+    let seconds = plan.estimate().as_secs();
+    let mut lines = vec![paint.bold(&format!(
+        "Throng {}: {}, about {seconds} s",
+        report.throng_version,
+        engines(plan.engines.as_slice())
+    ))];
+    lines.push(format!("  machine  {}", machine(report)));
+    lines.push(format!(
+        "  cores    server {}, client {}; open files a process (nofile) {}",
+        core_list(&plan.placement.server),
+        core_list(&plan.placement.client),
+        count(plan.nofile_hard)
+    ));
+    lines.extend(plan.hold.as_ref().map(|hold| {
+        format!(
+            "  hold     {} connections for {}, a heartbeat every {}, once with each engine",
+            count(hold.connections),
+            span(hold.hold_ms),
+            span(hold.heartbeat_ms)
+        )
+    }));
+    lines.extend(plan.echo.as_ref().map(|echo| {
+        let active: Vec<String> = echo.active.iter().copied().map(count).collect();
+        format!(
+            "  echo     {}-byte messages on {} connections, {}, engines in random order",
+            echo.message_bytes,
+            join(&active),
+            of_many(echo.rounds as u64, "round")
+        )
+    }));
+    lines.extend(report.cut.as_ref().map(|cut| {
+        paint.yellow(&format!(
+            "  fewer    {} connections instead of {}: {} of memory are available, and one takes about 10 KB, both ends",
+            count(cut.fits),
+            count(cut.wanted),
+            gib(cut.available_bytes)
+        ))
+    }));
+    lines.extend(processes_note(report).map(|note| format!("  note     {note}")));
+    lines.join("\n") + "\n"
+}
+
+/// One hold, as soon as it is over.
+pub fn hold_line(hold: &Hold) -> String {
+    let time = figure(hold.client_figure("/ramp_seconds"), |seconds| {
+        format!("{seconds:.2} s")
+    });
+    let lost = figure(hold.client_figure("/lost_while_held"), rounded);
+    format!(
+        "  hold  {:<5}  {} established in {time}, {lost} lost",
+        hold.engine,
+        count(hold.established)
+    )
+}
+
+/// The measurements of one count in one round, as soon as they are over.
+pub fn pair_line(measured: &[Echo], rounds: usize) -> String {
+    let Some(first) = measured.first() else {
+        return String::new();
+    };
+    let mut ordered: Vec<&Echo> = measured.iter().collect();
+    ordered.sort_by_key(|echo| echo.engine);
+    let figures: Vec<String> = ordered
+        .iter()
+        .map(|echo| {
+            format!(
+                "{} {:>8}/s {:>6.2} µs",
+                echo.engine,
+                rounded(echo.per_second()),
+                echo.server_cpu_us_per_message()
+            )
+        })
+        .collect();
+    format!(
+        "  echo  {}/{rounds}  {:>7} active   {}",
+        first.round,
+        count(first.active),
+        figures.join("   ")
+    )
+}
+
+/// The tables, the sentences and the doubts.
+pub fn results(report: &Report, paint: Paint) -> String {
+    let mut parts = Vec::new();
+    if !report.hold.is_empty() {
+        parts.push(hold_table(report).render(paint));
+    }
+    if report
+        .echo_summary
+        .iter()
+        .any(|summary| !summary.engines.is_empty())
+    {
+        parts.push(echo_table(report).render(paint));
+    }
+    parts.extend(section(
+        paint.bold("Verdict: a win needs every pair of rounds"),
+        verdicts(report),
+    ));
+    let warnings = report
+        .warnings
+        .iter()
+        .map(|warning| paint.yellow(&warning.to_string()))
+        .collect();
+    parts.extend(section(paint.bold("Doubts"), warnings));
+    let failures = report
+        .failures
+        .iter()
+        .map(|failure| paint.red(&format!("{}: {}", failure.during, failure.cause)));
+    parts.extend(section(paint.bold("Failures"), failures.collect()));
+    if report.partial {
+        parts.push(paint.red("Partial: the run ended early."));
+    }
+    format!("\n{}\n", parts.join("\n\n"))
+}
+
+fn section(title: String, lines: Vec<String>) -> Option<String> {
+    let indented: Vec<String> = lines.iter().map(|line| format!("\n  {line}")).collect();
+    (!indented.is_empty()).then(|| title + &indented.concat())
+}
+
+fn engines(engines: &[Engine]) -> String {
+    engines
+        .iter()
+        .map(|engine| engine.name())
+        .collect::<Vec<_>>()
+        .join(" beside ")
+}
+
+fn machine(report: &Report) -> String {
+    let environment = &report.environment;
+    let parts = [
+        environment
+            .kernel
+            .as_ref()
+            .map(|kernel| format!("Linux {kernel}")),
+        environment.cpu_model.clone(),
+        environment.cpus.map(|cpus| format!("{cpus} CPUs")),
+        environment.memory_total_bytes.map(gib),
+    ];
+    parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::report::format::{NOTHING, ratio};
+    use crate::result::Failure;
+    use crate::result::tests::recorded;
+    use crate::scenario::Cut;
+
+    /// The cells of the row that begins with `name`, split where two spaces or more are.
+    fn row(text: &str, name: &str) -> Vec<String> {
+        let line = text
+            .lines()
+            .find(|line| line.trim_start().starts_with(name))
+            .unwrap();
+        line.split("  ")
+            .map(str::trim)
+            .filter(|cell| !cell.is_empty())
+            .map(str::to_owned)
+            .collect()
+    }
+
+    #[test]
+    fn the_engines_stand_side_by_side_with_their_ratio() {
+        let report = recorded();
+        let text = results(&report, Paint::plain());
+        let established = count(report.hold[0].established);
+        assert_eq!(
+            row(&text, "established"),
+            ["established", &established, &established]
+        );
+        let [uring, epoll] =
+            [Engine::Uring, Engine::Epoll].map(|engine| report.hold_of(engine).unwrap());
+        let quotient = uring.slab_bytes_per_conn().unwrap() / epoll.slab_bytes_per_conn().unwrap();
+        assert_eq!(
+            row(&text, "kernel memory a connection").last().unwrap(),
+            &ratio(quotient)
+        );
+        let cpu = row(&text, "server CPU a message");
+        assert_eq!(cpu.len(), 4);
+        assert!(cpu[3].starts_with(&ratio(report.echo_summary[0].cpu_ratio.unwrap().median)));
+        assert!(text.contains("Verdict") && !text.contains('\x1b'));
+    }
+
+    #[test]
+    fn one_engine_has_no_ratio() {
+        let mut report = recorded();
+        report.plan.engines = vec![Engine::Epoll];
+        report.hold.retain(|hold| hold.engine == Engine::Epoll);
+        report.echo.retain(|echo| echo.engine == Engine::Epoll);
+        report.conclude();
+        let text = results(&report, Paint::plain());
+        assert!(!text.contains(" uring") && !text.contains("wins"), "{text}");
+        assert_eq!(row(&text, "established").len(), 2);
+    }
+
+    #[test]
+    fn what_is_missing_is_shown_as_missing_and_why() {
+        let mut report = recorded();
+        report.hold.retain(|hold| hold.engine == Engine::Uring);
+        report.partial = true;
+        let cause = "the server died".to_owned();
+        report.failures = vec![Failure {
+            during: "holding".to_owned(),
+            cause,
+            stderr_tail: Vec::new(),
+        }];
+        let text = results(&report, Paint::plain());
+        assert_eq!(row(&text, "connects a second").last().unwrap(), NOTHING);
+        assert!(text.contains("holding: the server died") && text.contains("Partial"));
+    }
+
+    #[test]
+    fn the_plan_says_what_it_gave_up() {
+        let mut report = recorded();
+        assert!(!plan(&report, Paint::plain()).contains("instead of"));
+        report.cut = Some(Cut {
+            wanted: 100_000,
+            fits: 40_000,
+            available_bytes: 1 << 29,
+        });
+        assert!(
+            plan(&report, Paint::plain())
+                .contains("40,000 connections instead of 100,000: 0.5 GiB")
+        );
+    }
+
+    #[test]
+    fn each_measurement_has_its_line() {
+        let report = recorded();
+        let line = hold_line(&report.hold[0]);
+        assert!(
+            line.contains("established") && line.contains("0 lost"),
+            "{line}"
+        );
+        let line = pair_line(&report.echo[..2], 5);
+        assert!(
+            line.contains("1/5") && line.find("uring") < line.find("epoll"),
+            "{line}"
+        );
+    }
+}

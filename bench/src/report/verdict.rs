@@ -1,0 +1,132 @@
+//! What the figures say, in sentences: where io_uring wins, ties or loses. Pure.
+//!
+//! A win or a loss needs every pair of rounds on the same side; everything else is a tie.
+
+use crate::report::format::{bytes, count, ratio, span};
+use crate::result::{EchoSummary, Report};
+use crate::scenario::{Engine, server_processes};
+use crate::stats::{Side, Spread, side};
+use crate::warning::Warning;
+
+/// The sentences, the most important first.
+pub fn verdicts(report: &Report) -> Vec<String> {
+    let mut said: Vec<String> = report.echo_summary.iter().filter_map(cpu).collect();
+    said.extend(
+        report
+            .echo_summary
+            .iter()
+            .filter_map(|summary| rate(report, summary)),
+    );
+    said.extend(memory(report));
+    said
+}
+
+/// Why the epoll baseline has several processes, when it has.
+pub fn processes_note(report: &Report) -> Option<String> {
+    let connections = report.plan.hold.as_ref()?.connections;
+    let nofile = report.plan.nofile_hard;
+    let processes = server_processes(Engine::Epoll, connections, nofile);
+    (processes > 1 && report.plan.engines.contains(&Engine::Epoll)).then(|| {
+        format!(
+            "epoll needs an open file for each connection, and this machine allows a process {} (nofile): so {processes} \
+             processes share its port in the hold. A limit of this machine, not a fault of epoll.",
+            count(nofile)
+        )
+    })
+}
+
+fn cpu(summary: &EchoSummary) -> Option<String> {
+    let ratios = summary.cpu_ratio?;
+    let what = format!("CPU a message, {} active", count(summary.active));
+    Some(sentence(&what, &ratios, [Side::Below, Side::Above]))
+}
+
+fn rate(report: &Report, summary: &EchoSummary) -> Option<String> {
+    let ratios = summary.rate_ratio?;
+    let bounded = report.warnings.iter().any(|warning| {
+        matches!(warning, Warning::ClientBusier { active, .. } if *active == summary.active)
+    });
+    let doubt = if bounded {
+        ", bounded by the client"
+    } else {
+        ""
+    };
+    let what = format!("messages a second, {} active{doubt}", count(summary.active));
+    Some(sentence(&what, &ratios, [Side::Above, Side::Below]))
+}
+
+/// `won` and `lost` are the sides on which io_uring wins and loses.
+fn sentence(what: &str, ratios: &Spread, [won, lost]: [Side; 2]) -> String {
+    let verdict = match side(ratios) {
+        Some(side) if side == won => "io_uring wins",
+        Some(side) if side == lost => "epoll wins",
+        Some(_) => "a tie",
+        None => "too few rounds",
+    };
+    let [median, min, q1, q3, max] =
+        [ratios.median, ratios.min, ratios.q1, ratios.q3, ratios.max].map(ratio);
+    format!(
+        "{verdict:<14}  {what}: {median} of epoll's, pairs {min} – {max}, middle half {q1} – {q3}"
+    )
+}
+
+fn memory(report: &Report) -> Option<String> {
+    let of = |engine| {
+        let hold = report.hold_of(engine)?;
+        Some((
+            bytes(hold.slab_bytes_per_conn()?),
+            bytes(hold.server_rss_bytes_per_conn()?),
+        ))
+    };
+    let (uring, epoll) = (of(Engine::Uring)?, of(Engine::Epoll)?);
+    let held = span(report.plan.hold.as_ref()?.hold_ms);
+    Some(format!(
+        "{:<14}  a connection held for {held}, uring and epoll: {} and {} in the kernel, both ends; {} and {} in the \
+         servers (one hold each)",
+        "memory", uring.0, epoll.0, uring.1, epoll.1
+    ))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::result::tests::recorded;
+
+    /// A result in which io_uring took `share` of epoll's CPU time in each round.
+    fn with_cpu_shares(shares: &[f64]) -> Report {
+        let mut report = recorded();
+        for echo in &mut report.echo {
+            let share = match echo.engine {
+                Engine::Uring => shares[(echo.round - 1) % shares.len()],
+                Engine::Epoll => 1.0,
+            };
+            echo.messages = 100_000;
+            echo.cpu.server_cpu_ns = (1e9 * share) as u64;
+        }
+        report.conclude();
+        report
+    }
+
+    #[test]
+    fn wins_ties_and_losses_are_named_as_such() {
+        let first = |shares: &[f64]| verdicts(&with_cpu_shares(shares)).remove(0);
+        assert!(first(&[0.8, 0.9]).starts_with("io_uring wins"));
+        assert!(first(&[0.8, 1.1]).starts_with("a tie"));
+        assert!(first(&[1.2, 1.1]).starts_with("epoll wins"));
+    }
+
+    #[test]
+    fn several_processes_are_explained_by_the_limit_of_the_machine() {
+        let mut report = recorded();
+        report.plan.nofile_hard = 20_000;
+        report.plan.hold.as_mut().unwrap().connections = 100_000;
+        assert!(
+            processes_note(&report)
+                .unwrap()
+                .contains("not a fault of epoll")
+        );
+        report.plan.nofile_hard = 1_000_000;
+        assert_eq!(processes_note(&report), None);
+    }
+}

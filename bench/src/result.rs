@@ -1,0 +1,372 @@
+//! What a run found: plain data, and with it all one needs to judge or repeat it. Pure; reads and starts nothing.
+//!
+//! Invariant: raw figures are kept as they were read, and everything shown is drawn from them here, so that a report
+//! can be rendered again from its JSON.
+
+use std::collections::BTreeMap;
+
+use kernel_tuning::host::{Environment, MachineBusy, NetCounters};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::sample::HostSample;
+use crate::scenario::{Cut, Engine, Plan};
+use crate::stats::{Spread, ratios};
+use crate::warning::Warning;
+
+/// Version of the JSON form; it grows when a reader of the old form would misread the new one.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// Everything one run found.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// [`FORMAT_VERSION`] of the program that wrote it.
+    pub format_version: u32,
+    /// Version of Throng.
+    pub throng_version: String,
+    /// The run ended early, and only what is here was measured.
+    pub partial: bool,
+    /// When it started, in seconds since 1970.
+    pub started_unix_s: u64,
+    /// How long it took.
+    pub duration_ms: u64,
+    /// The whole command line.
+    pub command_line: Vec<String>,
+    /// Where it ran.
+    pub environment: Environment,
+    /// What was to be run.
+    pub plan: Plan,
+    /// What the plan had to give up for lack of memory.
+    pub cut: Option<Cut>,
+    /// One hold for each engine, in the order they ran.
+    pub hold: Vec<Hold>,
+    /// Every echo measurement, in the order they ran.
+    pub echo: Vec<Echo>,
+    /// Medians and ratios of `echo`.
+    pub echo_summary: Vec<EchoSummary>,
+    /// CPU time of the whole machine during the run.
+    pub machine: Option<MachineBusy>,
+    /// Doubts about the figures.
+    pub warnings: Vec<Warning>,
+    /// What went wrong; empty after a good run.
+    pub failures: Vec<Failure>,
+}
+
+impl Report {
+    /// Draws `echo_summary` and `warnings` from the rest.
+    pub fn conclude(&mut self) {
+        self.echo_summary = summarise(&self.plan, &self.echo);
+        self.warnings = Warning::all(self);
+    }
+
+    /// The hold of `engine`, if there was one.
+    pub fn hold_of(&self, engine: Engine) -> Option<&Hold> {
+        self.hold.iter().find(|hold| hold.engine == engine)
+    }
+}
+
+/// Something that went wrong, and what the process concerned said last.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// What was being done.
+    pub during: String,
+    /// What failed, its likely cause, and what to do about it.
+    pub cause: String,
+    /// The last lines of the process's stderr.
+    pub stderr_tail: Vec<String>,
+}
+
+/// One engine holding its connections.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Hold {
+    /// The engine.
+    pub engine: Engine,
+    /// Server processes on one port.
+    pub processes: usize,
+    /// Connections wanted.
+    pub wanted: u64,
+    /// Connections established at the last look at the host; the figures per connection divide by it.
+    pub established: u64,
+    /// Sockets and slab were back near their base before it began.
+    pub settled: bool,
+    /// The host before the servers started.
+    pub base: HostSample,
+    /// The host at the last look before the close, if all connections wanted had been established.
+    pub held: Option<HostSample>,
+    /// Resident memory of the server processes without any connection.
+    pub server_rss_empty_bytes: u64,
+    /// Resident memory of the server processes at the same time as `held`.
+    pub server_rss_held_bytes: Option<u64>,
+    /// Resident memory of the client at the same time as `held`.
+    pub client_rss_held_bytes: Option<u64>,
+    /// CPU time from the first connect until all were established.
+    pub ramp: Option<CpuSpan>,
+    /// CPU time while they were held.
+    pub hold: Option<CpuSpan>,
+    /// What the kernel's counters grew by, from before the servers started until the client had ended.
+    pub counters: NetCounters,
+    /// The client's own summary (see `throng-client --help`), `null` when it left none.
+    pub client: Value,
+    /// Each server process's own summary.
+    pub servers: Vec<Value>,
+}
+
+impl Hold {
+    /// Kernel slab memory of a connection, both ends together, without what procfs kept for a monitor.
+    pub fn slab_bytes_per_conn(&self) -> Option<f64> {
+        let grown =
+            self.held.as_ref()?.memory.slab_bytes as f64 - self.base.memory.slab_bytes as f64;
+        Some(self.per_conn(grown)? - self.procfs_bytes_per_conn().unwrap_or(0.0))
+    }
+
+    /// Slab memory that came because something listed the servers' open files, for a connection; unknown to all but
+    /// root.
+    pub fn procfs_bytes_per_conn(&self) -> Option<f64> {
+        let now = self.held.as_ref()?.procfs_slab_bytes?;
+        self.per_conn(now.saturating_sub(self.base.procfs_slab_bytes?) as f64)
+    }
+
+    /// Resident memory of the servers for a connection, above what they take empty.
+    pub fn server_rss_bytes_per_conn(&self) -> Option<f64> {
+        self.per_conn(self.server_rss_held_bytes? as f64 - self.server_rss_empty_bytes as f64)
+    }
+
+    /// Pages of queued TCP data that came with the connections, both ends together.
+    pub fn queued_pages(&self) -> Option<u64> {
+        let now = self.held.as_ref()?.sockstat.mem_pages;
+        Some(now.saturating_sub(self.base.sockstat.mem_pages))
+    }
+
+    /// A figure of the client's summary, by its JSON pointer.
+    pub fn client_figure(&self, pointer: &str) -> Option<f64> {
+        self.client.pointer(pointer)?.as_f64()
+    }
+
+    /// The largest of a figure among the server processes' summaries.
+    pub fn worst_server_figure(&self, pointer: &str) -> Option<f64> {
+        self.servers
+            .iter()
+            .filter_map(|server| server.pointer(pointer)?.as_f64())
+            .max_by(f64::total_cmp)
+    }
+
+    /// Connections that did not come to be, by errno.
+    pub fn failed(&self) -> BTreeMap<String, u64> {
+        let failed = self.client.get("failed").and_then(Value::as_object);
+        let counts = failed
+            .into_iter()
+            .flatten()
+            .filter_map(|(errno, count)| Some((errno.clone(), count.as_u64()?)));
+        counts.filter(|(_, count)| *count > 0).collect()
+    }
+
+    fn per_conn(&self, bytes: f64) -> Option<f64> {
+        (self.established > 0).then(|| bytes / self.established as f64)
+    }
+}
+
+/// CPU time of both sides over a span of time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CpuSpan {
+    /// Length of the span, by the client's clock.
+    pub elapsed_ms: u64,
+    /// CPU time of all server processes.
+    pub server_cpu_ns: u64,
+    /// CPU time of the client.
+    pub client_cpu_ns: u64,
+}
+
+impl CpuSpan {
+    /// How many cores the servers kept busy.
+    pub fn server_cores(&self) -> f64 {
+        cores(self.server_cpu_ns, self.elapsed_ms)
+    }
+
+    /// CPU time of both sides together.
+    pub fn both_ns(&self) -> u64 {
+        self.server_cpu_ns + self.client_cpu_ns
+    }
+
+    /// How many cores the client kept busy.
+    pub fn client_cores(&self) -> f64 {
+        cores(self.client_cpu_ns, self.elapsed_ms)
+    }
+}
+
+fn cores(cpu_ns: u64, elapsed_ms: u64) -> f64 {
+    cpu_ns as f64 / (elapsed_ms.max(1) * 1_000_000) as f64
+}
+
+/// One measurement of messages going back and forth.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Echo {
+    /// The round it belongs to, from one.
+    pub round: usize,
+    /// Connections that exchanged messages.
+    pub active: u64,
+    /// The engine.
+    pub engine: Engine,
+    /// Messages that came back and were verified, without those of the warm-up.
+    pub messages: u64,
+    /// CPU time of both sides in the same time.
+    pub cpu: CpuSpan,
+    /// CPU time of the whole machine in the same time.
+    pub machine: MachineBusy,
+    /// The client's own summary.
+    pub client: Value,
+}
+
+impl Echo {
+    /// Messages a second.
+    pub fn per_second(&self) -> f64 {
+        self.messages as f64 * 1_000.0 / self.cpu.elapsed_ms.max(1) as f64
+    }
+
+    /// The server's CPU time for a message, in microseconds.
+    pub fn server_cpu_us_per_message(&self) -> f64 {
+        self.cpu.server_cpu_ns as f64 / 1_000.0 / self.messages.max(1) as f64
+    }
+}
+
+/// What the rounds say of one count of active connections.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EchoSummary {
+    /// Connections that exchanged messages.
+    pub active: u64,
+    /// Each engine's figures over the rounds.
+    pub engines: Vec<EngineEcho>,
+    /// uring ÷ epoll of messages a second, pair by pair.
+    pub rate_ratio: Option<Spread>,
+    /// uring ÷ epoll of the server's CPU time for a message, pair by pair.
+    pub cpu_ratio: Option<Spread>,
+}
+
+impl EchoSummary {
+    /// The figures of `engine`, if it was measured.
+    pub fn of(&self, engine: Engine) -> Option<&EngineEcho> {
+        self.engines.iter().find(|figures| figures.engine == engine)
+    }
+}
+
+/// One engine's figures over the rounds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct EngineEcho {
+    /// The engine.
+    pub engine: Engine,
+    /// Messages a second.
+    pub per_second: Spread,
+    /// The server's CPU time for a message, in microseconds.
+    pub cpu_us_per_message: Spread,
+    /// Cores the server kept busy.
+    pub server_cores: Spread,
+    /// Cores the client kept busy.
+    pub client_cores: Spread,
+}
+
+fn summarise(plan: &Plan, echoes: &[Echo]) -> Vec<EchoSummary> {
+    let counts = plan
+        .echo
+        .iter()
+        .flat_map(|echo| echo.active.iter().copied());
+    counts
+        .map(|active| summarise_one(plan, active, echoes))
+        .collect()
+}
+
+fn summarise_one(plan: &Plan, active: u64, echoes: &[Echo]) -> EchoSummary {
+    let of = |engine| {
+        echoes
+            .iter()
+            .filter(move |echo| echo.active == active && echo.engine == engine)
+    };
+    let engines = plan.engines.iter().filter_map(|engine| {
+        let spread = |figure: fn(&Echo) -> f64| Spread::of(of(*engine).map(figure));
+        Some(EngineEcho {
+            engine: *engine,
+            per_second: spread(Echo::per_second)?,
+            cpu_us_per_message: spread(Echo::server_cpu_us_per_message)?,
+            server_cores: spread(|echo| echo.cpu.server_cores())?,
+            client_cores: spread(|echo| echo.cpu.client_cores())?,
+        })
+    });
+    let pairs = |figure: fn(&Echo) -> f64| {
+        let rounds = plan.echo.as_ref().map_or(0, |echo| echo.rounds);
+        let in_round = move |engine, round| of(engine).find(|echo| echo.round == round).map(figure);
+        ratios((1..=rounds).map(|round| {
+            (
+                in_round(Engine::Uring, round),
+                in_round(Engine::Epoll, round),
+            )
+        }))
+    };
+    EchoSummary {
+        active,
+        engines: engines.collect(),
+        rate_ratio: pairs(Echo::per_second),
+        cpu_ratio: pairs(Echo::server_cpu_us_per_message),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A result recorded from a whole run.
+    pub(crate) fn recorded() -> Report {
+        serde_json::from_str(include_str!("../testdata/report.json")).unwrap()
+    }
+
+    #[test]
+    fn json_holds_everything() {
+        let report = recorded();
+        let text = serde_json::to_string(&report).unwrap();
+        assert_eq!(serde_json::from_str::<Report>(&text).unwrap(), report);
+    }
+
+    #[test]
+    fn conclusions_can_be_drawn_again_from_the_raw_figures() {
+        let report = recorded();
+        let mut again = report.clone();
+        again.echo_summary.clear();
+        again.warnings.clear();
+        again.conclude();
+        let kinds = |report: &Report| {
+            report
+                .warnings
+                .iter()
+                .map(std::mem::discriminant)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(kinds(&again), kinds(&report));
+        for (new, old) in again.echo_summary.iter().zip(&report.echo_summary) {
+            assert_eq!(new.active, old.active);
+            let (new, old) = (new.cpu_ratio.unwrap(), old.cpu_ratio.unwrap());
+            assert!((new.median - old.median).abs() < 1e-9 && new.count == old.count);
+        }
+        assert_eq!(again.echo_summary.len(), report.echo_summary.len());
+    }
+
+    #[test]
+    fn a_lost_measurement_costs_its_pair_only() {
+        let mut report = recorded();
+        let active = report.echo[0].active;
+        let before = report
+            .echo_summary
+            .iter()
+            .find(|summary| summary.active == active)
+            .unwrap()
+            .clone();
+        report.echo.remove(0);
+        report.conclude();
+        let after = report
+            .echo_summary
+            .iter()
+            .find(|summary| summary.active == active)
+            .unwrap();
+        assert_eq!(
+            after.cpu_ratio.unwrap().count,
+            before.cpu_ratio.unwrap().count - 1
+        );
+    }
+}

@@ -1,0 +1,304 @@
+//! What is run, as plain data: engines, counts, durations, cores. Pure; nothing here starts anything.
+//!
+//! Invariant: a plan that [`Plan::fit`] has passed asks for no more connections than the memory carries.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// Memory of one held connection with both ends on this host: 9 KB in the kernel, and below 1 KB in the two processes.
+pub const BYTES_PER_CONNECTION: u64 = 10_000;
+
+/// Where the client's connections come from: enough addresses for every count of connections.
+pub const CLIENT_SOURCE: &str = "127.1.0.0/16";
+
+/// How a server waits for its connections.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Engine {
+    /// io_uring with direct descriptors.
+    Uring,
+    /// A plain epoll loop, the baseline.
+    Epoll,
+}
+
+impl Engine {
+    /// The name that `--engine` takes.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Uring => "uring",
+            Self::Epoll => "epoll",
+        }
+    }
+}
+
+impl fmt::Display for Engine {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.pad(self.name())
+    }
+}
+
+/// What a server says on a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// Greeting, echoed lines, a heartbeat at this interval.
+    Line {
+        /// Time between two heartbeats of one connection.
+        heartbeat: Duration,
+    },
+    /// Every byte back and nothing else.
+    Echo,
+}
+
+/// Connections that are established and then mostly idle.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HoldPlan {
+    /// How many.
+    pub connections: u64,
+    /// How long they are held once all are established.
+    pub hold_ms: u64,
+    /// Interval of the server's heartbeat on each.
+    pub heartbeat_ms: u64,
+}
+
+/// Messages in closed loop: each connection sends its next message when the last one came back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EchoPlan {
+    /// How many connections send at the same time; each count is measured with each engine in every round.
+    pub active: Vec<u64>,
+    /// Bytes of a message.
+    pub message_bytes: u64,
+    /// Rounds; a ratio is drawn from the two engines' figures of the same round.
+    pub rounds: usize,
+    /// How long messages are exchanged in one measurement, its warm-up included.
+    pub exchange_ms: u64,
+    /// The first part of that time, which is not counted.
+    pub warm_up_ms: u64,
+    /// How often the client reports.
+    pub sample_interval_ms: u64,
+}
+
+/// Which CPUs each side runs on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Placement {
+    /// CPUs of the servers.
+    pub server: Vec<usize>,
+    /// CPUs of the client.
+    pub client: Vec<usize>,
+}
+
+impl Placement {
+    /// One half of `cpus` for each side; with one CPU both share it.
+    pub fn halves(cpus: &[usize]) -> Self {
+        let (server, client) = cpus.split_at(cpus.len().div_ceil(2));
+        let client = if client.is_empty() { server } else { client };
+        Self {
+            server: server.to_vec(),
+            client: client.to_vec(),
+        }
+    }
+
+    /// Whether both sides run on the same CPU.
+    pub fn is_shared(&self) -> bool {
+        self.server == self.client
+    }
+}
+
+/// The whole of a comparison.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Engines to compare.
+    pub engines: Vec<Engine>,
+    /// The hold, unless it is left out.
+    pub hold: Option<HoldPlan>,
+    /// The echo rounds, unless they are left out.
+    pub echo: Option<EchoPlan>,
+    /// Which CPUs each side runs on.
+    pub placement: Placement,
+    /// The hard open-file limit, which bounds what one process of an engine with ordinary descriptors can hold.
+    pub nofile_hard: u64,
+}
+
+/// What a plan had to give up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cut {
+    /// Connections the plan asked for.
+    pub wanted: u64,
+    /// Connections that fit.
+    pub fits: u64,
+    /// Memory that is available.
+    pub available_bytes: u64,
+}
+
+impl Plan {
+    /// Reduces the plan to `fits` connections, and says so when it had to.
+    pub fn fit(&mut self, fits: u64, available_bytes: u64) -> Option<Cut> {
+        let held = self.hold.iter().map(|hold| hold.connections);
+        let active = self
+            .echo
+            .iter()
+            .flat_map(|echo| echo.active.iter().copied());
+        let wanted = held.chain(active).max().filter(|wanted| *wanted > fits)?;
+        if let Some(hold) = &mut self.hold {
+            hold.connections = hold.connections.min(fits);
+        }
+        if let Some(echo) = &mut self.echo {
+            echo.active
+                .iter_mut()
+                .for_each(|active| *active = (*active).min(fits));
+            echo.active.dedup();
+        }
+        Some(Cut {
+            wanted,
+            fits,
+            available_bytes,
+        })
+    }
+
+    /// About how long the whole plan takes.
+    pub fn estimate(&self) -> Duration {
+        let engines = self.engines.len() as u64;
+        let hold_ms = self.hold.as_ref().map_or(0, |hold| {
+            // Some 25,000 connects a second, then starting, closing and waiting for the kernel to clean up.
+            engines * (hold.connections / 25 + hold.hold_ms + 3_000)
+        });
+        let echo_ms = self.echo.as_ref().map_or(0, |echo| {
+            let connect_ms: u64 = echo.active.iter().map(|active| active / 15).sum();
+            let each_ms = echo.active.len() as u64 * (echo.exchange_ms + 400) + connect_ms;
+            engines * echo.rounds as u64 * each_ms
+        });
+        Duration::from_millis(hold_ms + echo_ms)
+    }
+
+    /// After this time a run is stuck, and ends with what it has.
+    pub fn time_limit(&self) -> Duration {
+        self.estimate() * 4 + Duration::from_secs(60)
+    }
+}
+
+/// How many server processes `connections` need.
+///
+/// io_uring's direct descriptors are no open files, so one process holds all. With epoll every connection is an open
+/// file of its process. SO_REUSEPORT deals connections to processes by a hash, so that of n connections over k
+/// processes each gets n/k ± √(n/k); room for six such deviations is kept in each.
+pub fn server_processes(engine: Engine, connections: u64, nofile_hard: u64) -> usize {
+    /// What a process opens besides its connections, with a wide margin.
+    const OTHER_FILES: u64 = 64;
+    let room = nofile_hard.saturating_sub(OTHER_FILES).max(1);
+    if engine == Engine::Uring || connections <= room {
+        return 1;
+    }
+    let fits = |processes: &u64| {
+        let mean = connections.div_ceil(*processes);
+        mean + 6 * (mean as f64).sqrt().ceil() as u64 <= room
+    };
+    let most = connections.min(1 << 16);
+    (2..=most).find(fits).unwrap_or(most) as usize
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn plan() -> Plan {
+        Plan {
+            engines: vec![Engine::Uring, Engine::Epoll],
+            hold: Some(HoldPlan {
+                connections: 100_000,
+                hold_ms: 10_000,
+                heartbeat_ms: 5_000,
+            }),
+            echo: Some(EchoPlan {
+                active: vec![500, 10_000],
+                message_bytes: 64,
+                rounds: 5,
+                exchange_ms: 1_500,
+                warm_up_ms: 300,
+                sample_interval_ms: 100,
+            }),
+            placement: Placement::halves(&[0, 1]),
+            nofile_hard: 20_000,
+        }
+    }
+
+    #[test]
+    fn a_plan_that_fits_stays_as_it_is() {
+        let mut fitted = plan();
+        assert_eq!(fitted.fit(100_000, 1 << 34), None);
+        assert_eq!(fitted, plan());
+    }
+
+    #[test]
+    fn a_plan_too_large_is_cut_down_to_what_fits_and_says_so() {
+        let mut cut = plan();
+        let said = cut.fit(40_000, 1 << 29).unwrap();
+        assert_eq!(
+            said,
+            Cut {
+                wanted: 100_000,
+                fits: 40_000,
+                available_bytes: 1 << 29
+            }
+        );
+        assert_eq!(cut.hold.unwrap().connections, 40_000);
+        assert_eq!(cut.echo.unwrap().active, [500, 10_000]);
+    }
+
+    #[test]
+    fn echo_counts_that_do_not_fit_become_one() {
+        let mut cut = plan();
+        cut.fit(300, 1 << 22).unwrap();
+        assert_eq!(cut.echo.unwrap().active, [300]);
+    }
+
+    #[test]
+    fn the_default_plan_takes_less_than_two_minutes() {
+        assert!(plan().estimate() < Duration::from_secs(110));
+    }
+
+    #[test]
+    fn each_side_gets_half_of_the_cpus() {
+        assert_eq!(
+            Placement::halves(&[0, 1]),
+            Placement {
+                server: vec![0],
+                client: vec![1]
+            }
+        );
+        assert_eq!(
+            Placement::halves(&[2, 4, 6]),
+            Placement {
+                server: vec![2, 4],
+                client: vec![6]
+            }
+        );
+        assert!(Placement::halves(&[3]).is_shared());
+    }
+
+    #[test]
+    fn only_epoll_needs_more_processes_than_one() {
+        assert_eq!(server_processes(Engine::Uring, 100_000, 20_000), 1);
+        assert_eq!(server_processes(Engine::Epoll, 10_000, 20_000), 1);
+        assert_eq!(server_processes(Engine::Epoll, 100_000, 1_000_000), 1);
+        assert_eq!(server_processes(Engine::Epoll, 100_000, 20_000), 6);
+    }
+
+    proptest! {
+        #[test]
+        fn each_process_has_room_for_the_imbalance(
+            connections in 1u64..2_000_000,
+            nofile in 1_024u64..1_100_000,
+        ) {
+            let processes = server_processes(Engine::Epoll, connections, nofile);
+            let mean = connections as f64 / processes as f64;
+            let deviation = if processes > 1 { mean.sqrt() } else { 0.0 };
+            prop_assert!(mean + 6.0 * deviation < nofile as f64);
+        }
+    }
+}

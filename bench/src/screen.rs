@@ -1,0 +1,121 @@
+//! What the user sees while a run goes on: plain lines on stdout, and on a terminal what is being done now.
+//!
+//! A line that cannot be written (a closed pipe) is let go: the report's file is the record of a run, and losing the
+//! reader must not lose the measurement.
+
+use std::io::{IsTerminal, Write, stdout};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::result::Failure;
+
+/// Colours, or none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Paint {
+    colour: bool,
+}
+
+impl Paint {
+    /// Colours only when stdout is a terminal, and NO_COLOR (no-color.org) is not set.
+    pub fn for_stdout() -> Self {
+        let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        Self {
+            colour: wanted && stdout().is_terminal(),
+        }
+    }
+
+    /// None, as for a pipe.
+    pub fn plain() -> Self {
+        Self { colour: false }
+    }
+
+    /// A heading.
+    pub fn bold(self, text: &str) -> String {
+        self.with("1", text)
+    }
+
+    /// Less important.
+    pub fn dim(self, text: &str) -> String {
+        self.with("2", text)
+    }
+
+    /// A doubt.
+    pub fn yellow(self, text: &str) -> String {
+        self.with("33", text)
+    }
+
+    /// A failure.
+    pub fn red(self, text: &str) -> String {
+        self.with("31", text)
+    }
+
+    fn with(self, code: &str, text: &str) -> String {
+        if self.colour {
+            format!("\x1b[{code}m{text}\x1b[0m")
+        } else {
+            text.to_owned()
+        }
+    }
+}
+
+/// Where a run tells of itself.
+#[derive(Debug)]
+pub struct Screen {
+    /// Colours for what is written here.
+    pub paint: Paint,
+    now: ProgressBar,
+}
+
+impl Screen {
+    /// A screen on stdout; the moving line is on stderr, and only where that is a terminal.
+    pub fn new() -> Self {
+        let now = ProgressBar::new_spinner();
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} {elapsed:.dim}") {
+            now.set_style(style);
+        }
+        Self {
+            paint: Paint::for_stdout(),
+            now,
+        }
+    }
+
+    /// Writes `text` and a line end.
+    pub fn line(&self, text: &str) {
+        self.now.suspend(|| {
+            let _ = writeln!(stdout(), "{text}").and_then(|()| stdout().flush());
+        });
+    }
+
+    /// Says what is being done now, on a terminal.
+    pub fn doing(&self, what: String) {
+        self.now.set_message(what);
+        self.now.reset_elapsed();
+        self.now.enable_steady_tick(Duration::from_millis(250));
+    }
+
+    /// Nothing is being done any more.
+    pub fn done(&self) {
+        self.now.finish_and_clear();
+    }
+
+    /// Tells a failure as it happens, with what the process said last; the report has more of it.
+    pub fn failure(&self, failure: &Failure) {
+        const LINES: usize = 8;
+        self.line(
+            &self
+                .paint
+                .red(&format!("  failed {}: {}", failure.during, failure.cause)),
+        );
+        let skipped = failure.stderr_tail.len().saturating_sub(LINES);
+        for line in &failure.stderr_tail[skipped..] {
+            self.line(&self.paint.dim(&format!("    | {line}")));
+        }
+    }
+}
+
+impl Default for Screen {
+    fn default() -> Self {
+        Self::new()
+    }
+}

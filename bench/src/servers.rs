@@ -1,0 +1,207 @@
+//! The server processes of one engine: one, or several on one port where open files are scarce.
+//!
+//! Invariant: when this exists all of them are ready on the same address.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use kernel_tuning::process::{ProcessError, Usage};
+use serde_json::Value;
+
+use crate::result::Failure;
+use crate::runner::{Child, Launcher, Next};
+use crate::scenario::{Engine, Protocol};
+use crate::stop::{Stop, TICK};
+
+/// A server answers within milliseconds; on a machine with other load it may take its time.
+const READY_WITHIN: Duration = Duration::from_secs(15);
+/// Closing 100,000 connections takes some seconds.
+const ENDS_WITHIN: Duration = Duration::from_secs(20);
+
+/// The running server processes of one engine.
+#[derive(Debug)]
+pub struct Servers {
+    processes: Vec<Child>,
+    address: SocketAddr,
+}
+
+impl Servers {
+    /// Starts `count` processes and waits until all are ready.
+    ///
+    /// # Errors
+    /// When one does not become ready; those already running are ended.
+    pub fn start(
+        launcher: &Launcher,
+        engine: Engine,
+        protocol: Protocol,
+        count: usize,
+        cores: &[usize],
+        stop: &Stop,
+    ) -> Result<Self, Failure> {
+        let start = |listen: &str| {
+            let child =
+                launcher.start("server", arguments(engine, protocol, count, cores, listen))?;
+            until_ready(child, engine, stop)
+        };
+        // The first has its port from the kernel, the others share it.
+        let (first, address) = start("127.0.0.1:0")?;
+        let mut servers = Self {
+            processes: vec![first],
+            address,
+        };
+        while servers.processes.len() < count {
+            servers.processes.push(start(&address.to_string())?.0);
+        }
+        Ok(servers)
+    }
+
+    /// Where they listen.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What all of them use together.
+    ///
+    /// # Errors
+    /// When one has ended.
+    pub fn usage(&self) -> Result<Usage, ProcessError> {
+        self.processes.iter().try_fold(
+            Usage {
+                rss_bytes: 0,
+                cpu_ns: 0,
+            },
+            |sum, process| {
+                let usage = process.usage()?;
+                Ok(Usage {
+                    rss_bytes: sum.rss_bytes + usage.rss_bytes,
+                    cpu_ns: sum.cpu_ns + usage.cpu_ns,
+                })
+            },
+        )
+    }
+
+    /// Whether all of them run.
+    pub fn are_running(&mut self) -> bool {
+        !self.processes.iter_mut().any(Child::has_ended)
+    }
+
+    /// Ends all; gives their summaries, and a failure for each that did not end well.
+    pub fn end(self, during: &str) -> (Vec<Value>, Vec<Failure>) {
+        let (mut summaries, mut failures) = (Vec::new(), Vec::new());
+        for process in self.processes {
+            let ended = process.end(Duration::ZERO, ENDS_WITHIN);
+            summaries.push(ended.summary.clone());
+            if !ended.is_success() {
+                failures.push(ended.failure(during));
+            }
+        }
+        (summaries, failures)
+    }
+}
+
+fn arguments(
+    engine: Engine,
+    protocol: Protocol,
+    count: usize,
+    cores: &[usize],
+    listen: &str,
+) -> Vec<OsString> {
+    let mut args = vec![
+        "--listen".into(),
+        listen.to_owned(),
+        "--engine".into(),
+        engine.name().to_owned(),
+    ];
+    args.extend(["--cores".to_owned(), core_list(cores)]);
+    match protocol {
+        Protocol::Echo => args.extend(["--protocol".to_owned(), "echo".to_owned()]),
+        Protocol::Line { heartbeat } => {
+            args.extend(["--protocol".to_owned(), "line".to_owned()]);
+            args.extend([
+                "--heartbeat".to_owned(),
+                humantime::format_duration(heartbeat).to_string(),
+            ]);
+        }
+    }
+    if count > 1 {
+        args.push("--reuse-port".to_owned());
+    }
+    args.into_iter().map(OsString::from).collect()
+}
+
+/// As `--cores` takes it.
+pub fn core_list(cores: &[usize]) -> String {
+    cores
+        .iter()
+        .map(usize::to_string)
+        .collect::<Vec<_>>()
+        .join(",")
+}
+
+fn until_ready(server: Child, engine: Engine, stop: &Stop) -> Result<(Child, SocketAddr), Failure> {
+    let during = format!("starting the {engine} server");
+    let until = Instant::now() + READY_WITHIN;
+    loop {
+        match server.next_line(TICK) {
+            Next::Line(line) => match ready_address(&line) {
+                Some(address) => return Ok((server, address)),
+                None => continue,
+            },
+            Next::Closed => {
+                return Err(server
+                    .end(Duration::from_secs(2), Duration::ZERO)
+                    .failure(during));
+            }
+            Next::Nothing => {}
+        }
+        let late = (Instant::now() >= until)
+            .then(|| format!("not ready after {} s", READY_WITHIN.as_secs()));
+        if let Some(cause) = stop.cause().map(|cause| cause.to_string()).or(late) {
+            let ended = server.end(Duration::ZERO, Duration::from_secs(2));
+            return Err(Failure {
+                during,
+                cause,
+                stderr_tail: ended.stderr_tail,
+            });
+        }
+    }
+}
+
+/// The address in `ready on ADDRESS (…)`.
+fn ready_address(line: &str) -> Option<SocketAddr> {
+    line.strip_prefix("ready on ")?
+        .split_whitespace()
+        .next()?
+        .parse()
+        .ok()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ready_line_tells_the_address() {
+        let line = "ready on 127.0.0.1:43210 (engine uring, workers 1 on cores 0, protocol line, heartbeat 10s)";
+        assert_eq!(
+            ready_address(line),
+            Some("127.0.0.1:43210".parse().unwrap())
+        );
+        assert_eq!(
+            ready_address("ready on [::1]:7 (…)"),
+            Some("[::1]:7".parse().unwrap())
+        );
+        assert_eq!(ready_address("not ready on 127.0.0.1:1"), None);
+    }
+
+    #[test]
+    fn the_port_is_shared_only_by_several() {
+        let args = |count| arguments(Engine::Epoll, Protocol::Echo, count, &[0, 2], "127.0.0.1:0");
+        assert!(!args(1).contains(&"--reuse-port".into()));
+        assert!(args(2).contains(&"--reuse-port".into()));
+        assert!(args(1).contains(&"0,2".into()));
+        assert!(!args(1).contains(&"--heartbeat".into()));
+    }
+}

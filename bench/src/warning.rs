@@ -1,0 +1,368 @@
+//! Doubts about a result: each says what is doubtful, and what to do about it. Pure.
+//!
+//! A warning never hides or changes a figure.
+
+use std::fmt;
+
+use kernel_tuning::host::MachineBusy;
+use serde::{Deserialize, Serialize};
+
+use crate::report::format::{bytes, count, join, percent};
+use crate::result::{EchoSummary, Hold, Report};
+use crate::scenario::Engine;
+
+/// One doubt.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Warning {
+    /// The hypervisor gave CPU time to others.
+    Steal {
+        /// Its share of the machine's time.
+        share: f64,
+    },
+    /// Something else used the CPUs during a measurement.
+    OtherLoad {
+        /// Its share of the machine's time, in the worst measurement.
+        share: f64,
+    },
+    /// Servers and client ran on the same CPUs.
+    SharedCores,
+    /// The client was busier than the server, so the rate says more of the client.
+    ClientBusier {
+        /// Connections that exchanged messages.
+        active: u64,
+        /// The engines concerned.
+        engines: Vec<Engine>,
+    },
+    /// The ratios of the rounds lie far apart.
+    WideSpread {
+        /// Connections that exchanged messages.
+        active: u64,
+        /// Width of the ratios over their median.
+        width: f64,
+    },
+    /// A hold began before the kernel had cleaned up.
+    NotSettled {
+        /// The engine that was to be held.
+        engine: Engine,
+    },
+    /// Sockets came or went that were not of this run.
+    OtherSockets {
+        /// The engine that was held.
+        engine: Engine,
+        /// How many more (or, below zero, fewer) sockets there were than the two of each connection.
+        sockets: i64,
+    },
+    /// Something listed the open files of a server, which left procfs inodes in the slab.
+    FilesListed {
+        /// The engine that was held.
+        engine: Engine,
+        /// What was left for each connection.
+        bytes_per_conn: u64,
+    },
+    /// The kernel dropped handshakes or packets, or sent handshakes again.
+    Drops {
+        /// The engine that was held.
+        engine: Engine,
+        /// The counters that grew, and by how much.
+        counters: Vec<(String, u64)>,
+    },
+    /// Heartbeats came late or not at all.
+    Heartbeats {
+        /// The engine that was held.
+        engine: Engine,
+        /// Late by the client's reckoning.
+        late: u64,
+        /// Missing at the end.
+        missing: u64,
+    },
+}
+
+/// Counters that tell of harm to a connection; the others are in the report's JSON.
+pub const DROP_COUNTERS: [&str; 4] = [
+    "ListenOverflows",
+    "ListenDrops",
+    "TCPSynRetrans",
+    "SoftnetDropped",
+];
+
+impl Warning {
+    /// Every doubt that `report` gives reason for.
+    pub fn all(report: &Report) -> Vec<Self> {
+        let mut all = Vec::new();
+        all.extend(steal(report));
+        all.extend(
+            report
+                .plan
+                .placement
+                .is_shared()
+                .then_some(Self::SharedCores),
+        );
+        all.extend(other_load(report));
+        for hold in &report.hold {
+            all.extend((!hold.settled).then_some(Self::NotSettled {
+                engine: hold.engine,
+            }));
+            all.extend(other_sockets(hold));
+            all.extend(files_listed(hold));
+            all.extend(drops(hold));
+            all.extend(heartbeats(hold));
+        }
+        for summary in &report.echo_summary {
+            all.extend(client_busier(summary));
+            all.extend(wide_spread(summary));
+        }
+        all
+    }
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Steal { share } => write!(
+                out,
+                "the hypervisor gave {} of the CPU time to other guests: run again on a quieter host",
+                percent(*share)
+            ),
+            Self::OtherLoad { share } => write!(
+                out,
+                "other work took up to {} of the CPU time during a measurement: end it and run again",
+                percent(*share)
+            ),
+            Self::SharedCores => {
+                write!(
+                    out,
+                    "server and client shared the same CPU: their figures are not apart; use two cores or more"
+                )
+            }
+            Self::ClientBusier { active, engines } => write!(
+                out,
+                "with {} active the client was busier than the server ({}): the rate is bounded by the client, \
+                 compare the CPU per message",
+                count(*active),
+                join(engines)
+            ),
+            Self::WideSpread { active, width } => write!(
+                out,
+                "with {} active the ratios of the rounds lie {} apart: use more --rounds, on a quieter machine",
+                count(*active),
+                percent(*width)
+            ),
+            Self::NotSettled { engine } => write!(
+                out,
+                "sockets or slab were not back near their base when {engine} began to hold: its memory per \
+                 connection may be too low or too high"
+            ),
+            Self::OtherSockets { engine, sockets } => write!(
+                out,
+                "while {engine} held, {} sockets that were not of this run {}: its kernel memory a connection is \
+                 wrong; end what else has many connections and run again",
+                count(sockets.unsigned_abs()),
+                if *sockets > 0 { "came" } else { "went" }
+            ),
+            Self::FilesListed {
+                engine,
+                bytes_per_conn,
+            } => write!(
+                out,
+                "something on this machine listed the open files of the {engine} server (/proc/PID/fd), which left {} \
+                 of procfs inodes a connection: they are not counted as the engine's",
+                bytes(*bytes_per_conn as f64)
+            ),
+            Self::Drops { engine, counters } => {
+                let grown: Vec<String> = counters
+                    .iter()
+                    .map(|(name, by)| format!("{name} +{}", count(*by)))
+                    .collect();
+                write!(
+                    out,
+                    "while {engine} held, the kernel's counters of drops and repeats grew: {}",
+                    grown.join(", ")
+                )
+            }
+            Self::Heartbeats {
+                engine,
+                late,
+                missing,
+            } => write!(
+                out,
+                "while {engine} held, {} heartbeats came late and {} not at all",
+                count(*late),
+                count(*missing)
+            ),
+        }
+    }
+}
+
+fn steal(report: &Report) -> Option<Warning> {
+    const TOLERATED: f64 = 0.01;
+    let machine = report.machine?;
+    let share = machine.steal_ns as f64
+        / (machine.busy_ns + machine.idle_ns + machine.steal_ns).max(1) as f64;
+    (share > TOLERATED).then_some(Warning::Steal { share })
+}
+
+fn other_load(report: &Report) -> Option<Warning> {
+    const TOLERATED: f64 = 0.08;
+    let share = |machine: &MachineBusy, ours_ns: u64| {
+        let all_ns = machine.busy_ns + machine.idle_ns + machine.steal_ns;
+        machine.busy_ns.saturating_sub(ours_ns) as f64 / all_ns.max(1) as f64
+    };
+    let echoes = report
+        .echo
+        .iter()
+        .map(|echo| share(&echo.machine, echo.cpu.both_ns()));
+    let holds = report.hold.iter().filter_map(|hold| {
+        let machine = hold.held.as_ref()?.machine.since(&hold.base.machine);
+        Some(share(&machine, hold.ramp?.both_ns() + hold.hold?.both_ns()))
+    });
+    let share = echoes.chain(holds).max_by(f64::total_cmp)?;
+    (share > TOLERATED).then_some(Warning::OtherLoad { share })
+}
+
+fn other_sockets(hold: &Hold) -> Option<Warning> {
+    let signed = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+    let grown = signed(hold.held.as_ref()?.sockstat.alloc) - signed(hold.base.sockstat.alloc);
+    let sockets = grown - signed(2 * hold.established);
+    // Beyond one in a hundred the memory of a connection is off by as much.
+    let tolerated = (2 * hold.established / 100).max(200);
+    (sockets.unsigned_abs() > tolerated).then_some(Warning::OtherSockets {
+        engine: hold.engine,
+        sockets,
+    })
+}
+
+fn files_listed(hold: &Hold) -> Option<Warning> {
+    const TOLERATED_BYTES: f64 = 10.0;
+    let bytes = hold
+        .procfs_bytes_per_conn()
+        .filter(|bytes| *bytes > TOLERATED_BYTES)?;
+    Some(Warning::FilesListed {
+        engine: hold.engine,
+        bytes_per_conn: bytes.round() as u64,
+    })
+}
+
+fn drops(hold: &Hold) -> Option<Warning> {
+    let grown = DROP_COUNTERS
+        .iter()
+        .filter_map(|name| Some(((*name).to_owned(), hold.counters.get(name)?)));
+    let counters: Vec<_> = grown.filter(|(_, by)| *by > 0).collect();
+    (!counters.is_empty()).then_some(Warning::Drops {
+        engine: hold.engine,
+        counters,
+    })
+}
+
+fn heartbeats(hold: &Hold) -> Option<Warning> {
+    let figure = |pointer| hold.client_figure(pointer).unwrap_or(0.0) as u64;
+    let (late, missing) = (figure("/heartbeats/late"), figure("/heartbeats/missing"));
+    (late + missing > 0).then_some(Warning::Heartbeats {
+        engine: hold.engine,
+        late,
+        missing,
+    })
+}
+
+fn client_busier(summary: &EchoSummary) -> Option<Warning> {
+    /// Below this difference the two are equally busy.
+    const MARGIN_CORES: f64 = 0.02;
+    let busier = summary
+        .engines
+        .iter()
+        .filter(|figures| figures.client_cores.median > figures.server_cores.median + MARGIN_CORES);
+    let engines: Vec<Engine> = busier.map(|figures| figures.engine).collect();
+    (!engines.is_empty()).then_some(Warning::ClientBusier {
+        active: summary.active,
+        engines,
+    })
+}
+
+fn wide_spread(summary: &EchoSummary) -> Option<Warning> {
+    const TOLERATED: f64 = 0.3;
+    let width = summary.cpu_ratio?.relative_width();
+    (width > TOLERATED).then_some(Warning::WideSpread {
+        active: summary.active,
+        width,
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::result::tests::recorded;
+
+    fn quiet() -> Report {
+        let mut report = recorded();
+        report
+            .hold
+            .iter_mut()
+            .for_each(|hold| hold.counters = Default::default());
+        report.conclude();
+        report
+    }
+
+    #[test]
+    fn a_doubt_is_raised_by_its_cause_and_by_nothing_else() {
+        let mut report = quiet();
+        let has =
+            |report: &Report, wanted: fn(&Warning) -> bool| report.warnings.iter().any(wanted);
+        assert!(!has(&report, |warning| matches!(
+            warning,
+            Warning::Steal { .. }
+        )));
+        assert!(!has(&report, |warning| matches!(
+            warning,
+            Warning::Drops { .. }
+        )));
+        assert!(!has(&report, |warning| matches!(
+            warning,
+            Warning::SharedCores
+        )));
+        let machine = report.machine.as_mut().unwrap();
+        machine.steal_ns = machine.busy_ns / 2;
+        report.plan.placement.client = report.plan.placement.server.clone();
+        report.hold[0].settled = false;
+        report.conclude();
+        assert!(has(&report, |warning| matches!(
+            warning,
+            Warning::Steal { .. }
+        )));
+        assert!(has(&report, |warning| matches!(
+            warning,
+            Warning::SharedCores
+        )));
+        assert!(has(&report, |warning| matches!(
+            warning,
+            Warning::NotSettled { .. }
+        )));
+    }
+
+    #[test]
+    fn a_busier_client_and_scattered_rounds_are_told() {
+        let mut report = quiet();
+        for (index, echo) in report.echo.iter_mut().enumerate() {
+            echo.cpu.client_cpu_ns = 3 * echo.cpu.server_cpu_ns / 2;
+            echo.cpu.server_cpu_ns *= 1 + index as u64 % 3;
+        }
+        report.conclude();
+        let text: String = report
+            .warnings
+            .iter()
+            .map(|warning| format!("{warning}\n"))
+            .collect();
+        assert!(text.contains("lie") && text.contains("apart"), "{text}");
+        report
+            .echo
+            .iter_mut()
+            .for_each(|echo| echo.cpu.client_cpu_ns = 2 * echo.cpu.server_cpu_ns);
+        report.conclude();
+        assert!(
+            report
+                .warnings
+                .iter()
+                .any(|warning| matches!(warning, Warning::ClientBusier { .. }))
+        );
+    }
+}

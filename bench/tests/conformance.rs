@@ -1,0 +1,253 @@
+//! What a user of a server notices, the same for every engine, over real sockets and real processes.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::time::{Duration, Instant};
+
+use common::{GREETING, Server, eventually, has_engine, read, read_all, run, text, throng};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+macro_rules! for_each_engine {
+    ($($case:ident),* $(,)?) => {
+        mod uring { $( #[test] fn $case() { if super::has_engine("uring", stringify!($case)) { super::$case("uring") } } )* }
+        mod epoll { $( #[test] fn $case() { super::$case("epoll") } )* }
+    };
+}
+
+for_each_engine!(
+    greets_echoes_and_quits,
+    heartbeats_arrive,
+    a_mebibyte_comes_back_byte_for_byte,
+    a_half_close_is_answered_to_the_last_byte,
+    resets_hurt_nobody_else,
+    a_peer_that_never_reads_hurts_nobody_else,
+    a_line_over_the_limit_closes_and_is_counted,
+    connections_over_the_maximum_are_closed_and_counted,
+    sigterm_drains_and_sums_up,
+    a_closed_lifeline_ends_the_server,
+    a_port_is_shared_only_when_asked,
+    ipv6_works_too,
+);
+
+fn server(engine: &str, flags: &[&str]) -> Server {
+    let mut all = vec!["--engine", engine];
+    all.extend(flags);
+    Server::start(&all)
+}
+
+fn greets_echoes_and_quits(engine: &str) {
+    let server = server(engine, &["--heartbeat", "0"]);
+    assert!(server.ready_line.contains(&format!("engine {engine}")));
+    let mut stream = server.connect();
+    assert_eq!(read(&mut stream, GREETING.len()), GREETING);
+    stream.write_all(b"hello\ntwo").unwrap();
+    assert_eq!(read(&mut stream, 6), b"hello\n");
+    stream.write_all(b" parts\r\n  Quit \r\nnever").unwrap();
+    assert_eq!(read_all(&mut stream), b"two parts\r\n");
+}
+
+fn heartbeats_arrive(engine: &str) {
+    let server = server(engine, &["--heartbeat", "200ms"]);
+    let mut streams: Vec<_> = (0..50).map(|_| server.connect()).collect();
+    let started = Instant::now();
+    for stream in &mut streams {
+        assert_eq!(read(stream, GREETING.len()), GREETING);
+        assert_eq!(read(stream, 9), b"ok\nok\nok\n");
+    }
+    // The third comes between two and three intervals after the first could.
+    assert!(started.elapsed() < Duration::from_secs(10));
+    let (_, said) = server.stop(Duration::from_secs(10));
+    assert!(said.contains("heartbeats"), "{said}");
+}
+
+fn a_mebibyte_comes_back_byte_for_byte(engine: &str) {
+    let server = server(engine, &["--protocol", "echo"]);
+    let mut random = StdRng::seed_from_u64(7);
+    let sent: Vec<u8> = (0..1 << 20).map(|_| random.random()).collect();
+    let mut writer = server.connect();
+    let mut reader = writer.try_clone().unwrap();
+    let bytes = sent.clone();
+    let writing = std::thread::spawn(move || {
+        let mut rest = &bytes[..];
+        while !rest.is_empty() {
+            let piece = random.random_range(1..=rest.len().min(50_000));
+            writer.write_all(&rest[..piece]).unwrap();
+            rest = &rest[piece..];
+        }
+        writer.shutdown(Shutdown::Write).unwrap();
+    });
+    // A reader that starts late: the server's sends are cut short, and the rest waits.
+    std::thread::sleep(Duration::from_millis(300));
+    let back = read_all(&mut reader);
+    writing.join().unwrap();
+    assert_eq!(back.len(), sent.len());
+    assert!(back == sent, "bytes differ");
+}
+
+fn a_half_close_is_answered_to_the_last_byte(engine: &str) {
+    let server = server(engine, &["--heartbeat", "0"]);
+    for _ in 0..20 {
+        let mut stream = server.connect();
+        stream.write_all(b"one\nan unfinished line").unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        let expected = [GREETING, b"one\nan unfinished line"].concat();
+        assert_eq!(read_all(&mut stream), expected);
+    }
+    eventually("all are closed", Duration::from_secs(5), || {
+        common::established(server.address.port()) == 0
+    });
+}
+
+fn resets_hurt_nobody_else(engine: &str) {
+    let server = server(engine, &["--protocol", "echo"]);
+    let mut steady = server.connect();
+    for round in 0..100u8 {
+        let stream = server.connect();
+        (&stream).write_all(b"soon gone").unwrap();
+        let socket = socket2::Socket::from(stream);
+        socket.set_linger(Some(Duration::ZERO)).unwrap();
+        drop(socket);
+        steady.write_all(&[round; 10]).unwrap();
+        assert_eq!(read(&mut steady, 10), [round; 10]);
+    }
+    drop(steady);
+    let (status, said) = server.stop(Duration::from_secs(10));
+    assert!(status.success());
+    assert!(said.contains("101 accepted"), "{said}");
+}
+
+fn a_peer_that_never_reads_hurts_nobody_else(engine: &str) {
+    let server = server(engine, &["--protocol", "echo"]);
+    let mut deaf = server.connect();
+    deaf.set_write_timeout(Some(Duration::from_millis(500)))
+        .unwrap();
+    // Until the server reads no more: its bound on what waits, and both sockets' buffers, are full.
+    let chunk = vec![1; 1 << 20];
+    let mut written = 0u64;
+    while let Ok(count) = deaf.write(&chunk) {
+        written += count as u64;
+        assert!(written < 1 << 30, "the server buffers without a bound");
+    }
+    let rss = kernel_tuning::process::Usage::of(server.pid())
+        .unwrap()
+        .rss_bytes;
+    assert!(rss < 200 << 20, "{rss} bytes of memory for one deaf peer");
+    let mut other = server.connect();
+    for _ in 0..100 {
+        other.write_all(b"still there?").unwrap();
+        assert_eq!(read(&mut other, 12), b"still there?");
+    }
+    // It may still change its mind.
+    let mut back = vec![0; 1 << 16];
+    let mut got = 0u64;
+    while got < written {
+        let count = deaf.read(&mut back).unwrap();
+        assert!(count > 0 && back[..count].iter().all(|b| *b == 1));
+        got += count as u64;
+    }
+}
+
+fn a_line_over_the_limit_closes_and_is_counted(engine: &str) {
+    let server = server(engine, &["--heartbeat", "0"]);
+    let mut fits = server.connect();
+    let line = [vec![b'x'; 64 * 1024 - 1], b"\n".to_vec()].concat();
+    fits.write_all(&line).unwrap();
+    assert_eq!(
+        read(&mut fits, GREETING.len() + line.len())[GREETING.len()..],
+        line[..]
+    );
+    let mut over = server.connect();
+    // The server may close before all of it is written.
+    let _ = over.write_all(&vec![b'x'; 128 * 1024]);
+    read_all(&mut over);
+    fits.write_all(b"and on\n").unwrap();
+    assert_eq!(read(&mut fits, 7), b"and on\n");
+    let (_, said) = server.stop(Duration::from_secs(10));
+    assert!(said.contains("1 for a line over the limit"), "{said}");
+}
+
+fn connections_over_the_maximum_are_closed_and_counted(engine: &str) {
+    let server = server(engine, &["--max-connections", "3", "--heartbeat", "0"]);
+    let mut held: Vec<_> = (0..3).map(|_| server.connect()).collect();
+    for stream in &mut held {
+        assert_eq!(read(stream, GREETING.len()), GREETING);
+    }
+    assert_eq!(read_all(&mut server.connect()), b"");
+    held[0].write_all(b"quit\n").unwrap();
+    read_all(&mut held[0]);
+    eventually("the place is free again", Duration::from_secs(5), || {
+        let mut next = server.connect();
+        let mut first = [0];
+        matches!(next.read(&mut first), Ok(1))
+    });
+    let (_, said) = server.stop(Duration::from_secs(10));
+    assert!(said.contains("over --max-connections"), "{said}");
+}
+
+fn sigterm_drains_and_sums_up(engine: &str) {
+    let json = tempfile::NamedTempFile::new().unwrap();
+    let path = json.path().to_str().unwrap();
+    let server = server(engine, &["--json", path, "--heartbeat", "0"]);
+    let mut streams: Vec<_> = (0..10).map(|_| server.connect()).collect();
+    for stream in &mut streams {
+        assert_eq!(read(stream, GREETING.len()), GREETING);
+    }
+    let address = server.address;
+    let (status, said) = server.stop(Duration::from_secs(10));
+    assert_eq!(status.code(), Some(0));
+    assert!(said.contains("10 accepted, 10 held at most"), "{said}");
+    for stream in &mut streams {
+        assert_eq!(read_all(stream), b"");
+    }
+    assert!(std::net::TcpStream::connect(address).is_err());
+    let summary: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    assert_eq!(summary["accepted"], 10);
+    assert_eq!(summary["closed"]["shutdown"], 10);
+    assert_eq!(summary["engine"], engine);
+}
+
+fn a_closed_lifeline_ends_the_server(engine: &str) {
+    let mut command = throng(
+        "server",
+        &[
+            "--listen",
+            "127.0.0.1:0",
+            "--engine",
+            engine,
+            "--until-stdin-closes",
+        ],
+    );
+    command.stdin(std::process::Stdio::piped());
+    let mut server = Server::spawn(command);
+    drop(server.child.stdin.take());
+    let status = common::wait(&mut server.child, Duration::from_secs(10));
+    assert_eq!(
+        status.expect("the server outlives its lifeline").code(),
+        Some(0)
+    );
+}
+
+fn a_port_is_shared_only_when_asked(engine: &str) {
+    let first = server(engine, &["--reuse-port"]);
+    let address = first.address.to_string();
+    let flags = ["--engine", engine, "--listen", &address];
+    let refused = run(throng("server", &flags), common::BOUND);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(text(&refused).contains("in use"), "{}", text(&refused));
+    let second = server(engine, &["--reuse-port", "--listen", &address]);
+    assert_eq!(second.address, first.address);
+}
+
+fn ipv6_works_too(engine: &str) {
+    if std::net::TcpListener::bind("[::1]:0").is_err() {
+        return common::skip("ipv6_works_too", "no IPv6 on this machine");
+    }
+    let server = server(engine, &["--protocol", "echo", "--listen", "[::1]:0"]);
+    let mut stream = server.connect();
+    stream.write_all(b"six").unwrap();
+    assert_eq!(read(&mut stream, 3), b"six");
+}
