@@ -387,3 +387,104 @@ fn said(out: &Out<'_>) -> Said {
         close: asked.or(out.overflowed().then_some(CloseReason::SlowReader)),
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use wire::{Echo, Line};
+
+    fn limits() -> Limits {
+        Limits {
+            input_bytes_per_conn: 1000,
+            output_bytes_per_conn: 500,
+            bytes_per_worker: 1200,
+            write_timeout_ms: 50,
+        }
+    }
+
+    #[test]
+    fn an_idle_connection_owns_nothing() {
+        let (mut budget, mut room) = (Budget::new(limits()), [0; 200]);
+        let mut conn = Conn::new(Line::default());
+        assert_eq!(conn.receive(b"par", &mut room, &mut budget).written, 0);
+        assert!(conn.pending.is_some() && budget.used_bytes() == 3);
+        assert_eq!(conn.receive(b"tial\n", &mut room, &mut budget).written, 8);
+        assert!(conn.pending.is_none() && budget.used_bytes() == 0);
+        assert!(size_of::<Conn<Line>>() <= 24);
+    }
+
+    #[test]
+    fn each_bound_closes_with_its_own_reason() {
+        let (mut budget, mut room) = (Budget::new(limits()), [0; 200]);
+        let mut conn = Conn::new(Line::default());
+        let said = conn.receive(&[b'x'; 1001], &mut room, &mut budget);
+        assert_eq!(said.close, Some(CloseReason::TooLong));
+        let mut slow = Conn::new(Echo);
+        slow.keep_output(&[0; 400], 0, &mut budget).unwrap();
+        let full = slow.keep_output(&[0; 101], 0, &mut budget);
+        assert_eq!(full, Err(CloseReason::SlowReader));
+        let mut other = Conn::new(Line::default());
+        let said = other.receive(&[b'x'; 801], &mut room, &mut budget);
+        assert_eq!(said.close, Some(CloseReason::WorkerMemory));
+        // What one gives back, another may have.
+        slow.discard(&mut budget);
+        let said = other.receive(&[b'x'; 801], &mut room, &mut budget);
+        assert_eq!((said.close, budget.used_bytes()), (None, 801));
+        other.discard(&mut budget);
+        assert_eq!((budget.used_bytes(), budget.peak_bytes), (0, 801));
+    }
+
+    #[test]
+    fn a_peer_that_takes_nothing_is_known_by_time() {
+        let mut budget = Budget::new(limits());
+        let mut conn = Conn::new(Echo);
+        assert_eq!(conn.stalled_ms(1000), 0);
+        conn.keep_output(b"abc", 1000, &mut budget).unwrap();
+        conn.keep_output(b"def", 1040, &mut budget).unwrap();
+        assert_eq!(conn.stalled_ms(1060), 60);
+        conn.sent(1, 1060, &mut budget);
+        assert_eq!(conn.stalled_ms(1061), 1);
+        assert_eq!(conn.output(), b"bcdef");
+    }
+
+    proptest! {
+        /// Output is taken in any pieces, by copy or by loan, and leaves whole and in order.
+        #[test]
+        fn what_waits_leaves_in_order(steps in proptest::collection::vec((0u8..5, 1usize..60), 1..80)) {
+            let mut budget = Budget::new(Limits { output_bytes_per_conn: 1 << 20, bytes_per_worker: 1 << 20, ..limits() });
+            let mut conn = Conn::new(Echo);
+            let (mut next, mut left): (u8, Vec<u8>) = (0, Vec::new());
+            let mut lent: Vec<u8> = Vec::new();
+            let mut written: Vec<u8> = Vec::new();
+            for (step, count) in steps {
+                match step {
+                    0 | 1 => {
+                        let bytes: Vec<u8> = (0..count).map(|_| { next = next.wrapping_add(1); next }).collect();
+                        written.extend(&bytes);
+                        conn.keep_output(&bytes, 0, &mut budget).unwrap();
+                    }
+                    2 if lent.is_empty() => {
+                        let sent = count.min(conn.output().len());
+                        left.extend(&conn.output()[..sent]);
+                        conn.sent(sent, 0, &mut budget);
+                    }
+                    3 if lent.is_empty() => lent = conn.take_output(0),
+                    4 if !lent.is_empty() => {
+                        let sent = count.min(lent.len());
+                        left.extend(lent.drain(..sent));
+                        conn.lent_sent(sent, 0, &mut budget);
+                        prop_assert_eq!(conn.lent_bytes(), lent.len());
+                    }
+                    _ => {}
+                }
+                prop_assert_eq!(budget.used_bytes(), written.len() - left.len());
+                prop_assert_eq!(conn.has_output(), written.len() > left.len());
+            }
+            left.extend(lent);
+            left.extend(conn.output());
+            prop_assert_eq!(left, written);
+        }
+    }
+}
