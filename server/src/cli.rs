@@ -81,8 +81,8 @@ fn run(resolved: &Resolved) -> anyhow::Result<()> {
 
 fn serve(resolved: &Resolved) -> Result<Server, StartError> {
     match resolved.protocol {
-        Protocol::Line => start(&resolved.config, wire::Line::default),
-        Protocol::Echo => start(&resolved.config, || wire::Echo),
+        Protocol::Line => start(&resolved.config, |_| wire::Line::default),
+        Protocol::Echo => start(&resolved.config, |_| || wire::Echo),
     }
 }
 

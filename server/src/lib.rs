@@ -6,7 +6,7 @@
 //! use server::{Config, EngineKind};
 //!
 //! let config = Config::new("127.0.0.1:7000".parse()?, EngineKind::Uring, vec![0]);
-//! let server = server::start(&config, || wire::Echo)?;
+//! let server = server::start(&config, |_publisher| || wire::Echo)?;
 //! println!("listening on {}", server.address());
 //! let ended = server.wait()?;
 //! println!("{} connections were accepted", ended.stats.accepted);
@@ -28,3 +28,4 @@ pub mod worker;
 pub use config::Config;
 pub use engine::EngineKind;
 pub use server::{Ended, Server, StartError, start};
+pub use worker::Publisher;

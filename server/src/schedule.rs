@@ -1,6 +1,6 @@
-//! Heartbeats for millions of connections at no bytes each.
+//! What comes to every connection, for millions of them at no bytes each: heartbeats and broadcasts.
 //!
-//! Pure: takes `now`. A slot's phase within the interval is its number with the bits reversed, so
+//! Pure: takes `now`. A heartbeat's phase: a slot's phase within the interval is its number with the bits reversed, so
 //! that any number of connections, filled into slots from 0 upwards, is spread evenly over the interval (the van
 //! der Corput sequence). A cursor runs through the phases once an interval and names the slots as they come due.
 
@@ -66,12 +66,93 @@ impl Heartbeats {
     }
 }
 
+/// Walks a message past every slot of every table, at once or evenly over a given time.
+#[derive(Debug)]
+pub struct Walk {
+    started_ns: u64,
+    over_ns: u64,
+    /// Slots of each table when the walk began, and how many there are before it.
+    tables: Vec<(u64, u32)>,
+    total: u64,
+    passed: u64,
+    table: usize,
+}
+
+impl Walk {
+    /// Past the slots below `high_waters[table]` of each table, from `now_ns` on, within `over_ns`.
+    pub fn new(high_waters: impl IntoIterator<Item = u32>, over_ns: u64, now_ns: u64) -> Walk {
+        let mut total = 0;
+        let tables = high_waters
+            .into_iter()
+            .map(|slots| {
+                let before = total;
+                total += u64::from(slots);
+                (before, slots)
+            })
+            .collect();
+        Walk {
+            started_ns: now_ns,
+            over_ns,
+            tables,
+            total,
+            passed: 0,
+            table: 0,
+        }
+    }
+
+    /// The next table and slot that is due at `now_ns`. None when nothing is.
+    pub fn next(&mut self, now_ns: u64) -> Option<(usize, u32)> {
+        let due = match now_ns.saturating_sub(self.started_ns) {
+            elapsed if elapsed >= self.over_ns => self.total,
+            elapsed => {
+                let part = u128::from(self.total) * u128::from(elapsed) / u128::from(self.over_ns);
+                part as u64
+            }
+        };
+        if self.passed >= due {
+            return None;
+        }
+        while self.tables[self.table].0 + u64::from(self.tables[self.table].1) <= self.passed {
+            self.table += 1;
+        }
+        let slot = (self.passed - self.tables[self.table].0) as u32;
+        self.passed += 1;
+        Some((self.table, slot))
+    }
+
+    /// All slots have been passed.
+    pub fn is_done(&self) -> bool {
+        self.passed >= self.total
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
 
     proptest! {
+        /// Each slot of each table once, in order, evenly, and all of them by the end of the time.
+        #[test]
+        fn a_walk_passes_every_slot_once(
+            tables in proptest::collection::vec(0u32..50, 0..6),
+            over in 0u64..10_000,
+            looks in proptest::collection::vec(1u64..3_000, 0..20),
+        ) {
+            let mut walk = Walk::new(tables.clone(), over, 7);
+            let total: u32 = tables.iter().sum();
+            let (mut now, mut passed) = (7, Vec::new());
+            for step in looks.into_iter().chain([over + 1]) {
+                now += step;
+                while let Some(slot) = walk.next(now) { passed.push(slot); }
+                let share = u64::from(total) * (now - 7).min(over) / over.max(1);
+                prop_assert!(over == 0 || passed.len() as u64 == share);
+            }
+            prop_assert!(walk.is_done());
+            let all: Vec<_> = tables.iter().enumerate().flat_map(|(t, n)| (0..*n).map(move |s| (t, s))).collect();
+            prop_assert_eq!(passed, all);
+        }
+
         /// Each slot once an interval, whatever the moments at which one looks.
         #[test]
         fn every_slot_beats_once_an_interval(

@@ -16,7 +16,7 @@ use crate::engine::uring::Uring;
 use crate::engine::{EngineError, EngineKind};
 use crate::listener::{ListenError, listen};
 use crate::stats::Stats;
-use crate::worker::{self, Admission, Command, Event, Mailbox, Worker};
+use crate::worker::{self, Admission, Command, Event, Publisher, Worker};
 
 /// Why a server did not start or ended early.
 #[derive(Debug, Error)]
@@ -54,7 +54,7 @@ pub struct Ended {
 pub struct Server {
     address: SocketAddr,
     threads: Vec<JoinHandle<()>>,
-    mailboxes: Vec<Arc<Mailbox>>,
+    publisher: Publisher,
     admission: Arc<Admission>,
     events: Receiver<Event>,
     sender: Sender<Event>,
@@ -66,11 +66,15 @@ const START_BOUND: Duration = Duration::from_secs(20);
 /// How long a worker may take to end, beyond the drain.
 const END_BOUND: Duration = Duration::from_secs(20);
 
-/// Starts a worker on each of `config.cores`, and returns once all of them accept.
+/// Starts a worker on each of `config.cores`, and returns once all of them accept. `sessions` is given the
+/// server's publisher, and returns what makes the session of a new connection.
 ///
 /// # Errors
 /// Nothing is left running where one worker could not start.
-pub fn start<S, F>(config: &Config, session: F) -> Result<Server, StartError>
+pub fn start<S, F>(
+    config: &Config,
+    sessions: impl FnOnce(&Publisher) -> F,
+) -> Result<Server, StartError>
 where
     S: Session,
     F: Fn() -> S + Clone + Send + 'static,
@@ -85,18 +89,19 @@ where
         .first()
         .map_or(Ok(config.listen), |l| l.local_addr())
         .map_err(StartError::Spawn)?;
+    let publisher = Publisher::new(config.cores.len()).map_err(StartError::Spawn)?;
+    let session = sessions(&publisher);
     let (sender, events) = channel();
     let mut server = Server {
         address,
         threads: Vec::new(),
-        mailboxes: Vec::new(),
+        publisher,
         admission: Arc::new(Admission::new(config.max_connections.unwrap_or(u64::MAX))),
         events,
         sender,
         drain_timeout: config.drain_timeout,
     };
     for (number, (listener, core)) in listeners.into_iter().zip(&config.cores).enumerate() {
-        let mailbox = Arc::new(Mailbox::new().map_err(StartError::Spawn)?);
         let worker = Worker {
             number,
             listener,
@@ -107,14 +112,13 @@ where
             drain_timeout: config.drain_timeout,
             table_slots: config.table_slots,
             admission: Arc::clone(&server.admission),
-            mailbox: Arc::clone(&mailbox),
+            publisher: server.publisher.clone(),
             events: server.sender.clone(),
         };
         let thread = match config.engine {
             EngineKind::Uring => worker::spawn::<Uring, S, F>(*core, worker),
             EngineKind::Epoll => worker::spawn::<EpollEngine, S, F>(*core, worker),
         };
-        server.mailboxes.push(mailbox);
         match thread {
             Ok(thread) => server.threads.push(thread),
             Err(error) => {
@@ -156,6 +160,11 @@ impl Server {
     /// Connections held now, over all workers.
     pub fn held(&self) -> u64 {
         self.admission.held()
+    }
+
+    /// Reaches every session.
+    pub fn publisher(&self) -> &Publisher {
+        &self.publisher
     }
 
     /// Ends the server from any thread, with a word on why: sending [`Event::Stop`] drains it.
@@ -217,8 +226,6 @@ impl Server {
     }
 
     fn stop(&self) {
-        for mailbox in &self.mailboxes {
-            mailbox.post(Command::Stop);
-        }
+        self.publisher.post(Command::Stop);
     }
 }

@@ -74,6 +74,8 @@ pub struct Stats {
     pub short_sends: u64,
     /// Heartbeats said.
     pub heartbeats_sent: u64,
+    /// Published messages given to sessions.
+    pub messages_published: u64,
     /// When heartbeats were said, against when they were due, in µs.
     pub heartbeat_lateness_us: Histogram<u64>,
     /// The most bytes that ever waited in a worker.
@@ -100,6 +102,7 @@ impl Stats {
             sends: 0,
             short_sends: 0,
             heartbeats_sent: 0,
+            messages_published: 0,
             heartbeat_lateness_us: Histogram::new_with_bounds(1, Self::MAX_LATENESS_US, 2)
                 // Bounds and precision are constants the library accepts.
                 .expect("constant histogram bounds"),
@@ -135,6 +138,7 @@ impl Stats {
         self.sends += other.sends;
         self.short_sends += other.short_sends;
         self.heartbeats_sent += other.heartbeats_sent;
+        self.messages_published += other.messages_published;
         // Both have the same bounds.
         let _ = self.heartbeat_lateness_us.add(&other.heartbeat_lateness_us);
         self.pending_peak_bytes = self.pending_peak_bytes.max(other.pending_peak_bytes);

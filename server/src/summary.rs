@@ -56,6 +56,8 @@ pub struct Summary {
     pub short_sends: u64,
     /// Heartbeats said.
     pub heartbeats_sent: u64,
+    /// Published messages given to sessions.
+    pub messages_published: u64,
     /// How late they were said.
     pub heartbeat_lateness_us: Percentiles,
     /// The most bytes that ever waited in a worker.
@@ -123,6 +125,7 @@ impl Summary {
             sends: stats.sends,
             short_sends: stats.short_sends,
             heartbeats_sent: stats.heartbeats_sent,
+            messages_published: stats.messages_published,
             pending_peak_bytes: stats.pending_peak_bytes,
             ring: stats.ring,
         }
@@ -163,6 +166,10 @@ impl fmt::Display for Summary {
             )?;
         }
         for (what, count) in [
+            (
+                "published    {} messages given to sessions",
+                self.messages_published,
+            ),
             (
                 "refused      {} over --max-connections",
                 self.refused_max_connections,

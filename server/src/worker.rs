@@ -39,13 +39,18 @@ pub struct Worker<F> {
     pub table_slots: u32,
     /// Who may come in.
     pub admission: Arc<Admission>,
-    /// How others reach this worker.
-    pub mailbox: Arc<Mailbox>,
+    /// How others reach all workers, and this one.
+    pub publisher: Publisher,
     /// Where `ready` is said.
     pub events: Sender<Event>,
 }
 
 impl<F> Worker<F> {
+    /// Where this worker finds its commands.
+    pub fn mailbox(&self) -> &Mailbox {
+        self.publisher.mailbox(self.number)
+    }
+
     /// Everything is set up: connections can come.
     pub fn ready(&self) {
         // The receiver is gone only when the server has given up already; then this worker is told to stop.
@@ -121,6 +126,54 @@ impl Drop for Ending {
 pub enum Command {
     /// Stop accepting, drain, end.
     Stop,
+    /// Give this to every session.
+    Publish(Arc<Message>),
+}
+
+/// Something for every session of every worker.
+#[derive(Debug)]
+pub struct Message {
+    /// What [`Session::on_message`] is given.
+    pub bytes: Vec<u8>,
+    /// The time over which sessions get it, evenly; zero for at once.
+    pub over: Duration,
+}
+
+/// Sends messages to every session of every worker, from any thread: that is what a broadcast is.
+///
+/// A session that publishes holds a clone. Each connection that is established when a worker reads the message gets
+/// it once; one publisher's messages come in their order.
+#[derive(Clone, Debug)]
+pub struct Publisher {
+    mailboxes: Arc<[Mailbox]>,
+}
+
+impl Publisher {
+    pub(crate) fn new(workers: usize) -> io::Result<Publisher> {
+        let mailboxes = (0..workers)
+            .map(|_| Mailbox::new())
+            .collect::<io::Result<_>>()?;
+        Ok(Publisher { mailboxes })
+    }
+
+    /// Gives `bytes` to every session, evenly over the time `over`, or at once.
+    pub fn publish(&self, bytes: impl Into<Vec<u8>>, over: Duration) {
+        let message = Arc::new(Message {
+            bytes: bytes.into(),
+            over,
+        });
+        self.post(Command::Publish(message));
+    }
+
+    pub(crate) fn post(&self, command: Command) {
+        for mailbox in &*self.mailboxes {
+            mailbox.post(command.clone());
+        }
+    }
+
+    pub(crate) fn mailbox(&self, worker: usize) -> &Mailbox {
+        &self.mailboxes[worker]
+    }
 }
 
 /// Reaches a worker that may be asleep in the kernel.

@@ -8,8 +8,10 @@
 //! Invariant: a connection with output that waits asks for room only, one without asks for input only. An event for a
 //! descriptor that was closed and given out again within one batch is harmless: the call says EAGAIN.
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -20,9 +22,9 @@ use wire::{Out, Session};
 
 use crate::conn::{Budget, Conn, Said};
 use crate::engine::{Engine, EngineError};
-use crate::schedule::Heartbeats;
+use crate::schedule::{Heartbeats, Walk};
 use crate::stats::{CloseReason, Stats};
-use crate::worker::{Clock, Command, Worker};
+use crate::worker::{Clock, Command, Message, Worker};
 
 /// The engine of [`EngineKind::Epoll`](crate::EngineKind::Epoll).
 pub struct EpollEngine;
@@ -33,6 +35,7 @@ const RECV_BYTES: usize = 32 * 1024;
 const IDLE: Duration = Duration::from_millis(500);
 const HEARTBEAT_STEP_NS: u64 = 1_000_000;
 const HEARTBEATS_PER_TURN: usize = 256;
+const PUBLISHED_PER_TURN: usize = 1024;
 const SWEEP_MS: u32 = 1_000;
 const ACCEPT_PAUSE_MS: u32 = 50;
 
@@ -71,6 +74,8 @@ struct Loop<S, F> {
     connections: Vec<Option<Connection<S>>>,
     held: u32,
     heartbeats: Option<Heartbeats>,
+    /// Published messages on their way past the connections, oldest first, the first of them walking.
+    published: VecDeque<(Arc<Message>, Option<Walk>)>,
     budget: Budget,
     stats: Stats,
     now_ns: u64,
@@ -93,7 +98,7 @@ impl<S: Session, F: Fn() -> S> Loop<S, F> {
                 .map_err(|e| EngineError::system("epoll_ctl")(e.into()))
         };
         add(&worker.listener, LISTENER)?;
-        add(worker.mailbox.wake(), MAILBOX)?;
+        add(worker.mailbox().wake(), MAILBOX)?;
         let clock = Clock::new();
         let slots = worker.table_slots;
         Ok(Loop {
@@ -103,6 +108,7 @@ impl<S: Session, F: Fn() -> S> Loop<S, F> {
             heartbeats: worker
                 .heartbeat
                 .map(|every| Heartbeats::new(every.as_nanos() as u64, slots, clock.now_ns())),
+            published: VecDeque::new(),
             budget: Budget::new(worker.limits),
             stats: Stats::new(),
             now_ns: clock.now_ns(),
@@ -134,6 +140,7 @@ impl<S: Session, F: Fn() -> S> Loop<S, F> {
                 }
             }
             self.beat();
+            self.publish();
             self.sweep();
             if self.accept_at_ms.is_some_and(|at| self.now_ms() >= at) {
                 self.accept_at_ms = None;
@@ -396,6 +403,35 @@ impl<S: Session, F: Fn() -> S> Loop<S, F> {
         }
     }
 
+    /// Gives published messages to the sessions whose time has come.
+    fn publish(&mut self) {
+        for _ in 0..PUBLISHED_PER_TURN {
+            let Some((message, walk)) = self.published.front_mut() else {
+                return;
+            };
+            let walk = walk.get_or_insert_with(|| {
+                let over_ns = message.over.as_nanos() as u64;
+                Walk::new([self.connections.len() as u32], over_ns, self.now_ns)
+            });
+            if walk.is_done() {
+                self.published.pop_front();
+                continue;
+            }
+            let Some((_, fd)) = walk.next(self.now_ns) else {
+                return;
+            };
+            let Some(connection) = &mut self.connections[fd as usize] else {
+                continue;
+            };
+            if connection.finishing.is_some() {
+                continue;
+            }
+            let said = connection.conn.message(&message.bytes, &mut self.output);
+            self.stats.messages_published += 1;
+            self.deliver(fd as RawFd, said);
+        }
+    }
+
     /// Closes connections whose peers took nothing for too long.
     fn sweep(&mut self) {
         if self.now_ms().wrapping_sub(self.last_sweep_ms) < SWEEP_MS {
@@ -416,7 +452,7 @@ impl<S: Session, F: Fn() -> S> Loop<S, F> {
     }
 
     fn read_mailbox(&mut self) {
-        for command in self.worker.mailbox.take() {
+        for command in self.worker.mailbox().take() {
             match command {
                 Command::Stop if self.drain_until_ns.is_none() => {
                     self.listen(EpollFlags::empty());
@@ -424,6 +460,7 @@ impl<S: Session, F: Fn() -> S> Loop<S, F> {
                     self.drain_until_ns = Some(self.now_ns + timeout);
                 }
                 Command::Stop => {}
+                Command::Publish(message) => self.published.push_back((message, None)),
             }
         }
     }
@@ -438,6 +475,14 @@ impl<S: Session, F: Fn() -> S> Loop<S, F> {
     fn timeout(&self) -> EpollTimeout {
         let now_ns = self.clock.now_ns();
         let mut wake_ns = now_ns + IDLE.as_nanos() as u64;
+        if let Some((message, _)) = self.published.front() {
+            let step_ns = if message.over.is_zero() {
+                0
+            } else {
+                HEARTBEAT_STEP_NS
+            };
+            wake_ns = now_ns + step_ns;
+        }
         if self.held > 0
             && let Some(heartbeats) = &self.heartbeats
             && let Some(due) = heartbeats.next_due_ns(self.connections.len() as u32)

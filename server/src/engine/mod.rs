@@ -24,7 +24,8 @@ use crate::worker::Worker;
 /// - It sets up all it needs to accept, then calls `worker.ready()`, once.
 /// - It accepts from `worker.listener`, admits each connection through `worker.admission`, gives it a session of
 ///   `worker.session`, and calls that session as [`Session`] says.
-/// - It reads `worker.mailbox` whenever the mailbox's descriptor is readable.
+/// - It reads `worker.mailbox()` whenever the mailbox's descriptor is readable.
+/// - It gives a published message to every session once, in the order of publishing, within the message's time.
 /// - Told to stop, it stops accepting, sends what waits for at most `worker.drain_timeout`, closes
 ///   everything and returns. It waits for nothing without a bound.
 /// - It counts everything it does, drops or refuses in the `Stats` it returns; an error is returned only where

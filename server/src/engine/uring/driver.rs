@@ -3,7 +3,9 @@
 //! Owns: the worker's ring group, one machine per table, the acceptor and the heartbeats. One thread drives
 //! all tables of a core. Decides nothing about a connection: that is the machine's.
 
+use std::collections::VecDeque;
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ring::{Completion, Config, Group, Op, Operation};
@@ -14,9 +16,9 @@ use crate::conn::Budget;
 use crate::engine::uring::acceptor::{Accepted, Acceptor, Step};
 use crate::engine::uring::machine::{Event, Machine, Turn};
 use crate::engine::{Engine, EngineError};
-use crate::schedule::Heartbeats;
+use crate::schedule::{Heartbeats, Walk};
 use crate::stats::{CloseReason, Stats};
-use crate::worker::{Clock, Command, Worker};
+use crate::worker::{Clock, Command, Message, Worker};
 
 /// The engine of [`EngineKind::Uring`](crate::EngineKind::Uring).
 pub struct Uring;
@@ -25,8 +27,9 @@ pub struct Uring;
 const IDLE: Duration = Duration::from_millis(500);
 /// How far apart wake-ups for heartbeats are at least.
 const HEARTBEAT_STEP_NS: u64 = 1_000_000;
-/// Heartbeats said in one turn; then completions have their turn again.
+/// Heartbeats of a table and published messages said in one turn; then completions have their turn again.
 const HEARTBEATS_PER_TURN: usize = 256;
+const PUBLISHED_PER_TURN: usize = 1024;
 /// How often stalled peers are looked for.
 const SWEEP_MS: u32 = 1_000;
 /// Tables of one worker.
@@ -47,6 +50,8 @@ struct Driver<S, F> {
     group: Group,
     machines: Vec<Machine<S>>,
     heartbeats: Vec<Heartbeats>,
+    /// Published messages on their way past the slots, oldest first, the first of them walking.
+    published: VecDeque<(Arc<Message>, Option<Walk>)>,
     acceptor: Acceptor,
     budget: Budget,
     stats: Stats,
@@ -77,6 +82,7 @@ impl<S: Session, F: Fn() -> S> Driver<S, F> {
             stats: Stats::new(),
             machines: Vec::new(),
             heartbeats: Vec::new(),
+            published: VecDeque::new(),
             turn: 2,
             now_ns: clock.now_ns(),
             last_sweep_ms: 0,
@@ -87,7 +93,7 @@ impl<S: Session, F: Fn() -> S> Driver<S, F> {
             worker,
         };
         driver.add_machine();
-        let fd = driver.worker.mailbox.fd();
+        let fd = driver.worker.mailbox().fd();
         driver
             .group
             .push(0, Operation::Watch { fd, slot: 0 })
@@ -199,7 +205,7 @@ impl<S: Session, F: Fn() -> S> Driver<S, F> {
             Op::Watch => {
                 self.read_mailbox();
                 if !completion.more {
-                    let fd = self.worker.mailbox.fd();
+                    let fd = self.worker.mailbox().fd();
                     self.group.push(0, Operation::Watch { fd, slot: 0 })?;
                 }
             }
@@ -292,7 +298,7 @@ impl<S: Session, F: Fn() -> S> Driver<S, F> {
         if self.now_ms().wrapping_sub(self.last_sweep_ms) >= SWEEP_MS {
             self.last_sweep_ms = self.now_ms();
         }
-        Ok(())
+        self.publish()
     }
 
     fn beat(&mut self, table: usize) {
@@ -312,12 +318,49 @@ impl<S: Session, F: Fn() -> S> Driver<S, F> {
         }
     }
 
+    /// Gives published messages to the sessions whose time has come.
+    fn publish(&mut self) -> std::io::Result<()> {
+        for _ in 0..PUBLISHED_PER_TURN {
+            let Some((message, walk)) = self.published.front_mut() else {
+                return Ok(());
+            };
+            let walk = walk.get_or_insert_with(|| {
+                let high_waters = self.machines.iter().map(|m| m.table().high_water());
+                Walk::new(high_waters, message.over.as_nanos() as u64, self.now_ns)
+            });
+            if walk.is_done() {
+                self.published.pop_front();
+                continue;
+            }
+            let Some((table, slot)) = walk.next(self.now_ns) else {
+                return Ok(());
+            };
+            let message = Arc::clone(message);
+            let held = self.machines[table].held();
+            self.with_turn(table, |machine, turn| {
+                let given = machine.message(slot, &message.bytes, turn);
+                turn.stats.messages_published += u64::from(given);
+            });
+            self.left(held - self.machines[table].held());
+            self.queue(table)?;
+        }
+        Ok(())
+    }
+
     fn timeout(&self) -> Duration {
         if self.machines.iter().any(Machine::has_deferred) {
             return Duration::ZERO;
         }
         let now_ns = self.clock.now_ns();
         let mut wake_ns = now_ns + IDLE.as_nanos() as u64;
+        if let Some((message, _)) = self.published.front() {
+            let step_ns = if message.over.is_zero() {
+                0
+            } else {
+                HEARTBEAT_STEP_NS
+            };
+            wake_ns = now_ns + step_ns;
+        }
         for (heartbeats, machine) in self.heartbeats.iter().zip(&self.machines) {
             if machine.held() > 0
                 && let Some(due) = heartbeats.next_due_ns(machine.table().high_water())
@@ -335,7 +378,7 @@ impl<S: Session, F: Fn() -> S> Driver<S, F> {
     }
 
     fn read_mailbox(&mut self) {
-        for command in self.worker.mailbox.take() {
+        for command in self.worker.mailbox().take() {
             match command {
                 Command::Stop if self.drain_until_ns.is_none() => {
                     self.acceptor.stop();
@@ -343,6 +386,7 @@ impl<S: Session, F: Fn() -> S> Driver<S, F> {
                     self.drain_until_ns = Some(self.now_ns + timeout);
                 }
                 Command::Stop => {}
+                Command::Publish(message) => self.published.push_back((message, None)),
             }
         }
     }

@@ -172,6 +172,16 @@ impl<S: Session> Machine<S> {
         said.written > 0
     }
 
+    /// Gives `message` to the session in `slot`. False where there is none.
+    pub fn message(&mut self, slot: u32, message: &[u8], turn: &mut Turn<'_>) -> bool {
+        let Some(conn) = self.open_conn(slot) else {
+            return false;
+        };
+        let said = conn.message(message, turn.arena.reserve());
+        self.deliver(slot, said, turn);
+        true
+    }
+
     /// The turn is settled: `turn.number` is new. Does what had to wait for that.
     pub fn settled(&mut self, turn: &mut Turn<'_>) {
         for slot in std::mem::take(&mut self.deferred) {
