@@ -31,6 +31,7 @@ for_each_engine!(
     a_closed_lifeline_ends_the_server,
     a_port_is_shared_only_when_asked,
     ipv6_works_too,
+    a_broadcast_reaches_everybody_once_and_in_order,
 );
 
 fn server(engine: &str, flags: &[&str]) -> Server {
@@ -250,4 +251,44 @@ fn ipv6_works_too(engine: &str) {
     let mut stream = server.connect();
     stream.write_all(b"six").unwrap();
     assert_eq!(read(&mut stream, 3), b"six");
+}
+
+fn a_broadcast_reaches_everybody_once_and_in_order(engine: &str) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("control");
+    let flags = [
+        "--control",
+        path.to_str().unwrap(),
+        "--broadcast",
+        "from a signal",
+    ];
+    let server = server(engine, &[&flags[..], &["--heartbeat", "0"]].concat());
+    let mut streams: Vec<_> = (0..300).map(|_| server.connect()).collect();
+    for stream in &mut streams {
+        assert_eq!(read(stream, GREETING.len()), GREETING);
+    }
+    let mut control = std::os::unix::net::UnixStream::connect(&path).unwrap();
+    let started = Instant::now();
+    control
+        .write_all(b"broadcast over 500ms slowly\nbroadcast at once\nnonsense\n")
+        .unwrap();
+    control.shutdown(Shutdown::Write).unwrap();
+    let mut answers = String::new();
+    control.read_to_string(&mut answers).unwrap();
+    let published = "published to 300 connections\n";
+    assert!(answers.starts_with(&published.repeat(2)), "{answers}");
+    assert!(answers.contains("error"), "{answers}");
+    for stream in &mut streams {
+        assert_eq!(read(stream, 15), b"slowly\nat once\n");
+    }
+    assert!(started.elapsed() >= Duration::from_millis(400), "not paced");
+    server.signal(nix::sys::signal::Signal::SIGUSR1);
+    for stream in &mut streams {
+        assert_eq!(read(stream, 14), b"from a signal\n");
+        stream.write_all(b"quit\n").unwrap();
+        assert_eq!(read_all(stream), b"");
+    }
+    let (status, said) = server.stop(Duration::from_secs(10));
+    assert!(status.success() && !path.exists());
+    assert!(said.contains("900 messages given"), "{said}");
 }

@@ -33,6 +33,11 @@ fn bad_usage_of_the_server_is_refused() {
         &["--json", "/proc/nowhere.json"],
         &["cannot be written"],
     );
+    refused(
+        "server",
+        &["--control", "/nonexistent/control"],
+        &["no control socket", "/nonexistent/control"],
+    );
     refused("server", &["--no-such-flag"], &["--no-such-flag"]);
 }
 

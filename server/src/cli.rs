@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::process::ExitCode;
 use std::sync::mpsc::Sender;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use nix::sys::signal::{SigSet, Signal};
@@ -13,6 +13,7 @@ use tracing::warn;
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{Protocol, Resolved, UsageError, resolve};
+use crate::control::Control;
 use crate::server::{Server, StartError, start};
 use crate::summary::Summary;
 use crate::worker::Event;
@@ -30,7 +31,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
         // A log that nobody reads any more is no reason to panic.
         .log_internal_errors(false)
         .try_init();
-    let resolved = match resolve(args) {
+    let mut resolved = match resolve(args) {
         Ok(resolved) => resolved,
         Err(UsageError::Flags(error)) => {
             let _ = error.print();
@@ -41,7 +42,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    match run(&resolved) {
+    match run(&mut resolved) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -50,7 +51,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     }
 }
 
-fn run(resolved: &Resolved) -> anyhow::Result<()> {
+fn run(resolved: &mut Resolved) -> anyhow::Result<()> {
     if let Some(why) = &resolved.fallback {
         warn!("epoll instead of io_uring: {why}");
     }
@@ -58,13 +59,23 @@ fn run(resolved: &Resolved) -> anyhow::Result<()> {
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGINT);
     signals.add(Signal::SIGTERM);
+    signals.add(Signal::SIGUSR1);
     signals.thread_block().context("blocking signals")?;
 
     let started = Instant::now();
     let server = serve(resolved)?;
     let address = server.address().to_string();
     announce(resolved, &address);
-    stop_on_signal(signals, server.stopper())?;
+    obey_signals(signals, &server, resolved.broadcast.clone())?;
+    // Removed when the server has ended.
+    let _control = match resolved.control.take() {
+        None => None,
+        Some((control, listener)) => {
+            Control::serve(listener, server.publisher().clone(), server.admission())
+                .context("starting the control thread")?;
+            Some(control)
+        }
+    };
     if resolved.until_stdin_closes {
         stop_when_stdin_closes(server.stopper())?;
     }
@@ -106,12 +117,19 @@ fn announce(resolved: &Resolved, address: &str) {
     );
 }
 
-fn stop_on_signal(signals: SigSet, stop: Sender<Event>) -> anyhow::Result<()> {
+fn obey_signals(
+    signals: SigSet,
+    server: &Server,
+    (text, over): (Vec<u8>, Duration),
+) -> anyhow::Result<()> {
+    let (stop, publisher) = (server.stopper(), server.publisher().clone());
     std::thread::Builder::new()
         .name("signals".into())
         .spawn(move || {
             while let Ok(signal) = signals.wait() {
-                if stop.send(Event::Stop(signal.as_str())).is_err() {
+                if signal == Signal::SIGUSR1 {
+                    publisher.publish(text.clone(), over);
+                } else if stop.send(Event::Stop(signal.as_str())).is_err() {
                     return;
                 }
             }

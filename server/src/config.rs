@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use serde::Serialize;
 use thiserror::Error;
 
 use crate::conn::Limits;
+use crate::control::Control;
 use crate::engine::EngineKind;
 
 /// Everything a server needs to start.
@@ -126,6 +128,20 @@ pub struct Flags {
     /// Hold at most this many connections; more are accepted, closed and counted
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), help_heading = "How it serves")]
     pub max_connections: Option<u64>,
+    /// Take commands from a unix socket here: `broadcast TEXT`, `broadcast over 5s TEXT`
+    #[arg(long, value_name = "PATH", help_heading = "What it broadcasts")]
+    pub control: Option<PathBuf>,
+    /// What every connection is told at SIGUSR1, followed by a line end
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "broadcast",
+        help_heading = "What it broadcasts"
+    )]
+    pub broadcast: String,
+    /// The time over which SIGUSR1 tells them, evenly [default: at once]
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "0", hide_default_value = true, help_heading = "What it broadcasts")]
+    pub broadcast_over: Duration,
     /// Write the summary to this file too, with more in it
     #[arg(long, value_name = "FILE", help_heading = "What it says")]
     pub json: Option<PathBuf>,
@@ -202,6 +218,14 @@ pub enum UsageError {
         /// Why.
         error: std::io::Error,
     },
+    /// The control socket cannot be opened.
+    #[error("no control socket at {path}: {error}")]
+    Control {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
     /// io_uring was asked for and is not to be had.
     #[error("io_uring cannot be used: {0}")]
     NoUring(#[from] ring::Unavailable),
@@ -217,6 +241,10 @@ pub struct Resolved {
     pub fallback: Option<ring::Unavailable>,
     /// Where the summary goes.
     pub json: Option<PathBuf>,
+    /// Where commands come from.
+    pub control: Option<(Control, UnixListener)>,
+    /// What SIGUSR1 tells every connection, and over which time.
+    pub broadcast: (Vec<u8>, Duration),
     /// Whether standard input is a lifeline.
     pub until_stdin_closes: bool,
 }
@@ -254,6 +282,13 @@ pub fn resolve(args: impl Iterator<Item = OsString>) -> Result<Resolved, UsageEr
             error,
         })?;
     }
+    let control = match flags.control {
+        None => None,
+        Some(path) => {
+            let bound = Control::bind(&path);
+            Some(bound.map_err(|error| UsageError::Control { path, error })?)
+        }
+    };
     process::raise_nofile()?;
     let (engine, fallback) = match (flags.engine, ring::probe()) {
         (EngineChoice::Epoll, _) => (EngineKind::Epoll, None),
@@ -271,6 +306,11 @@ pub fn resolve(args: impl Iterator<Item = OsString>) -> Result<Resolved, UsageEr
         protocol: flags.protocol,
         fallback,
         json: flags.json,
+        control,
+        broadcast: (
+            format!("{}\n", flags.broadcast).into_bytes(),
+            flags.broadcast_over,
+        ),
         until_stdin_closes: flags.until_stdin_closes,
     })
 }

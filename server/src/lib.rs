@@ -17,6 +17,7 @@
 pub mod cli;
 pub mod config;
 pub mod conn;
+pub mod control;
 pub mod engine;
 pub mod listener;
 pub mod schedule;

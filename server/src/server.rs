@@ -162,6 +162,11 @@ impl Server {
         self.admission.held()
     }
 
+    /// The count of connections, kept up to date by the workers.
+    pub fn admission(&self) -> Arc<Admission> {
+        Arc::clone(&self.admission)
+    }
+
     /// Reaches every session.
     pub fn publisher(&self) -> &Publisher {
         &self.publisher

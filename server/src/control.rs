@@ -1,0 +1,155 @@
+//! The control socket: commands to a running server, a line each, over a unix socket.
+//!
+//! `broadcast TEXT` gives TEXT and a line end to every session at once; `broadcast over TIME TEXT` evenly over that
+//! time. The answer is a line: `published to N connections`, or `error: …`.
+//!
+//! Owns: the socket file, which only its owner may use, and removes it at the end. Runs on a thread of its own and
+//! touches connections through the [`Publisher`] alone.
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::worker::{Admission, Publisher};
+
+/// The longest command.
+const MAX_COMMAND_BYTES: u64 = 1 << 20;
+/// How long a client may take for a command; others wait for it.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The socket of a running server; removed when dropped.
+#[derive(Debug)]
+pub struct Control {
+    path: PathBuf,
+}
+
+impl Control {
+    /// Opens the socket at `path`. A file that a dead server left there is replaced.
+    ///
+    /// # Errors
+    /// The path cannot be used, or another server answers there.
+    pub fn bind(path: &Path) -> io::Result<(Control, UnixListener)> {
+        if UnixStream::connect(path).is_ok() {
+            return Err(io::Error::new(
+                io::ErrorKind::AddrInUse,
+                "another server answers there",
+            ));
+        }
+        match std::fs::symlink_metadata(path) {
+            Ok(left) if std::os::unix::fs::FileTypeExt::is_socket(&left.file_type()) => {
+                std::fs::remove_file(path)?;
+            }
+            _ => {}
+        }
+        let listener = UnixListener::bind(path)?;
+        let control = Control {
+            path: path.to_owned(),
+        };
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+        Ok((control, listener))
+    }
+
+    /// Obeys commands from `listener` on a thread of its own, until the process ends.
+    ///
+    /// # Errors
+    /// The thread cannot be started.
+    pub fn serve(
+        listener: UnixListener,
+        publisher: Publisher,
+        admission: Arc<Admission>,
+    ) -> io::Result<()> {
+        std::thread::Builder::new()
+            .name("control".into())
+            .spawn(move || {
+                for stream in listener.incoming().flatten() {
+                    // One that goes away in the middle is its own loss.
+                    let _ = answer(stream, &publisher, &admission);
+                }
+            })?;
+        Ok(())
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+fn answer(stream: UnixStream, publisher: &Publisher, admission: &Admission) -> io::Result<()> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let mut lines = BufReader::new(io::Read::take(stream.try_clone()?, MAX_COMMAND_BYTES));
+    let mut line = Vec::new();
+    while lines.read_until(b'\n', &mut line)? > 0 {
+        let said = match parse(&line) {
+            Ok(broadcast) => {
+                publisher.publish(broadcast.text, broadcast.over);
+                format!("published to {} connections\n", admission.held())
+            }
+            Err(error) => format!("error: {error}\n"),
+        };
+        (&stream).write_all(said.as_bytes())?;
+        line.clear();
+    }
+    Ok(())
+}
+
+/// A parsed command.
+#[derive(Debug, PartialEq, Eq)]
+struct Broadcast {
+    text: Vec<u8>,
+    over: Duration,
+}
+
+fn parse(line: &[u8]) -> Result<Broadcast, String> {
+    let usage = "give `broadcast TEXT` or `broadcast over TIME TEXT`";
+    let line = line.strip_suffix(b"\n").unwrap_or(line);
+    let rest = line.strip_prefix(b"broadcast ").ok_or(usage)?;
+    let (over, text) = match rest.strip_prefix(b"over ") {
+        None => (Duration::ZERO, rest),
+        Some(rest) => {
+            let end = rest.iter().position(|b| *b == b' ').ok_or(usage)?;
+            let time = String::from_utf8_lossy(&rest[..end]);
+            let over = humantime::parse_duration(&time).map_err(|e| format!("{time}: {e}"))?;
+            (over, &rest[end + 1..])
+        }
+    };
+    Ok(Broadcast {
+        text: [text, b"\n"].concat(),
+        over,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_are_read_as_written() {
+        let broadcast = |text: &[u8], over| {
+            Ok(Broadcast {
+                text: text.to_vec(),
+                over,
+            })
+        };
+        assert_eq!(
+            parse(b"broadcast hello all\n"),
+            broadcast(b"hello all\n", Duration::ZERO)
+        );
+        assert_eq!(
+            parse(b"broadcast over 5s now"),
+            broadcast(b"now\n", Duration::from_secs(5))
+        );
+        for wrong in [
+            &b"shout hello"[..],
+            b"broadcast over soon x",
+            b"broadcast over 5s",
+        ] {
+            assert!(parse(wrong).is_err());
+        }
+    }
+}
