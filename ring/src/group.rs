@@ -33,8 +33,6 @@ use crate::token::{Op, Token};
 pub struct Config {
     /// Submission queue entries of each ring.
     pub sq_entries: u32,
-    /// Completion queue entries of each ring: the events of one turn.
-    pub cq_entries: u32,
     /// Slots of each ring's table: at most RLIMIT_NOFILE and at most 1 << 20.
     pub table_slots: u32,
     /// Receive buffers of the group: the connections read from in one turn.
@@ -53,7 +51,6 @@ impl Default for Config {
     fn default() -> Self {
         Config {
             sq_entries: 1024,
-            cq_entries: 8192,
             table_slots: 1024,
             recv_buffers: 256,
             recv_buffer_bytes: 32 * 1024,
@@ -273,15 +270,16 @@ impl Group {
                 let unsent = &bytes[from..];
                 let entry = named(
                     opcode::Send::new(direct(slot), unsent.as_ptr(), unsent.len() as u32)
-                        .flags(libc::MSG_WAITALL | libc::MSG_NOSIGNAL)
+                        .flags(libc::MSG_NOSIGNAL)
                         .build(),
                     Token::new(Op::SendWait, slot, generation),
                 );
-                let earlier = self.waiting.insert((ring, slot), bytes);
+                // Before anything is replaced: the kernel reads the earlier one's bytes.
                 assert!(
-                    earlier.is_none(),
+                    !self.waiting.contains_key(&(ring, slot)),
                     "two waiting sends on slot {slot} of ring {ring}"
                 );
+                self.waiting.insert((ring, slot), bytes);
                 entry
             }
             Operation::Cancel { token } => named(
@@ -323,8 +321,7 @@ impl Group {
         let mut ready = first.has_completions();
         for ring in others.iter_mut() {
             ring.flush()?;
-            // Only this thread's own system calls post completions, so none can come between this look and the
-            // wait without an announcement.
+            // First announce, then look: what comes after the look is announced and ends the wait.
             ring.announce(true);
             ready |= ring.has_completions();
         }
@@ -342,7 +339,7 @@ impl Group {
 
     /// Takes every completion now in the queues.
     pub fn drain(&mut self, into: &mut Vec<Completion>) {
-        let mut ended_wakes: Vec<u32> = Vec::new();
+        let mut woken: Vec<usize> = Vec::new();
         for (number, ring) in self.rings.iter_mut().enumerate() {
             ring.drain(|user_data, result, flags| {
                 let more = io_uring::cqueue::more(flags);
@@ -361,8 +358,7 @@ impl Group {
                     bytes: None,
                 };
                 match token.op {
-                    Op::Wake if more => return,
-                    Op::Wake => return ended_wakes.push(token.slot),
+                    Op::Wake => return woken.push(token.slot as usize),
                     Op::Recv => completion.buffer = self.recv.returned(token.aux as u16, result),
                     Op::Send => completion.span = self.sends.by_aux(token.aux),
                     Op::SendWait => completion.bytes = self.waiting.remove(&(number, token.slot)),
@@ -371,10 +367,13 @@ impl Group {
                 into.push(completion);
             });
         }
-        for ring in ended_wakes {
-            let wake = self.wakes[ring as usize - 1].as_raw_fd();
+        for ring in woken {
+            // Only said to be readable; what it counts does not matter.
+            let wake = &self.wakes[ring - 1];
+            let _ = wake.read();
+            let fd = wake.as_raw_fd();
             // A ring that cannot be pushed to fails the next `push` of its user in the same way.
-            if self.watch_wake(ring as usize, wake).is_err() {
+            if self.watch_wake(ring, fd).is_err() {
                 self.unknown_completions += 1;
             }
         }
@@ -384,9 +383,14 @@ impl Group {
     /// False when more have come: drain again.
     ///
     /// # Errors
-    /// The ring is broken.
+    /// The ring is broken, or the kernel had no memory to keep a completion: an operation would never end.
     pub fn settle(&mut self) -> io::Result<bool> {
         for ring in &mut self.rings {
+            if ring.dropped() > 0 {
+                return Err(io::Error::other(
+                    "the kernel dropped completions for lack of memory (see dmesg)",
+                ));
+            }
             if ring.has_overflowed() {
                 ring.flush_overflow()?;
                 return Ok(false);
@@ -430,7 +434,11 @@ impl Group {
         Ring::new(
             role,
             self.config.sq_entries,
-            self.config.cq_entries,
+            // Every connection of a table may have something to say at once; the kernel allows no more.
+            self.config
+                .table_slots
+                .next_power_of_two()
+                .clamp(4096, 65_536),
             self.config.table_slots,
         )
     }
@@ -450,11 +458,11 @@ impl Group {
         unsafe { self.rings[ring].push(&entry) }
     }
 
+    /// Lets the first ring hear of completions in `ring`, once. Not by a multishot poll: kernels before 6.18 end one
+    /// on an eventfd of a ring without saying so (upstream commit 1967f0b1cafd).
     fn watch_wake(&mut self, ring: usize, wake: RawFd) -> io::Result<()> {
         let entry = named(
-            opcode::PollAdd::new(Fd(wake), libc::POLLIN as u32)
-                .multi(true)
-                .build(),
+            opcode::PollAdd::new(Fd(wake), libc::POLLIN as u32).build(),
             Token::new(Op::Wake, ring as u32, 0),
         );
         // SAFETY: a poll uses no memory.

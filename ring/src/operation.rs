@@ -57,8 +57,8 @@ pub enum Operation {
         /// The bytes.
         span: Span,
     },
-    /// Send `bytes[from..]`, waiting for the peer to read. Always completes, and gives `bytes` back.
-    /// At most one for a connection at a time.
+    /// Send of `bytes[from..]` what fits, waiting until something does. Always completes, with the bytes sent, and
+    /// gives `bytes` back. At most one for a connection at a time.
     SendWait {
         /// The connection.
         slot: u32,

@@ -2,11 +2,16 @@
 //!
 //! Nothing here parses a version string: kernels are patched, and containers refuse what kernels offer.
 
-use std::io;
+use std::io::{self, Read};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
 
 use io_uring::IoUring;
 use nix::libc;
 use thiserror::Error;
+
+use crate::group::{Config, Group};
+use crate::operation::Operation;
 
 /// What the kernel offers beyond the minimum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,7 +27,7 @@ pub struct Capabilities {
 pub enum Unavailable {
     /// ENOSYS.
     #[error(
-        "this kernel was built without io_uring (or a seccomp filter hides it): use --engine epoll"
+        "this kernel was built without io_uring (CONFIG_IO_URING), or a seccomp filter hides it"
     )]
     NotBuilt,
     /// kernel.io_uring_disabled is not 0.
@@ -71,6 +76,55 @@ pub fn probe() -> Result<Capabilities, Unavailable> {
     })
 }
 
+/// Whether closing a direct descriptor closes its socket while a request is parked on another slot.
+///
+/// Before Linux 6.13 one long-lived request keeps every socket alive that is closed after it (liburing #1192; kernel
+/// commit 7029acd8a950): a server that parks idle connections would never let a peer go. Found by trying: a poll is
+/// parked on one socket, another is closed, and its peer must see the end.
+///
+/// # Errors
+/// The ring or the sockets could not be had.
+pub fn direct_descriptors_release() -> io::Result<bool> {
+    const PATIENCE: Duration = Duration::from_millis(500);
+    let mut group = Group::new(Config {
+        table_slots: 2,
+        recv_buffers: 1,
+        ..Config::default()
+    })
+    .map_err(io::Error::other)?;
+    let (parked, _parked_peer) = UnixStream::pair()?;
+    let (closed, mut peer) = UnixStream::pair()?;
+    group.install(0, 0, &[parked.into(), closed.into()])?;
+    let generation = 0;
+    for operation in [
+        Operation::Poll {
+            slot: 0,
+            generation,
+        },
+        Operation::Close {
+            slot: 1,
+            generation,
+        },
+    ] {
+        group.push(0, operation)?;
+        group.submit_and_wait(Duration::ZERO)?;
+    }
+    peer.set_read_timeout(Some(PATIENCE))?;
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match peer.read(&mut [0]) {
+            Ok(count) => return Ok(count == 0),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+            // A ring's task work interrupts calls.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+        if Instant::now() > deadline {
+            return Ok(false);
+        }
+    }
+}
+
 /// The likely cause of a refused set-up.
 pub(crate) fn why(error: io::Error, missing: &'static str) -> Unavailable {
     match error.raw_os_error() {
@@ -94,12 +148,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_refusal_says_what_to_do() {
+    fn direct_descriptors_are_tried_and_not_assumed() {
+        if let Ok(releases) = direct_descriptors_release() {
+            // True on every kernel since 6.13; a false is a finding about the kernel, not an error here.
+            println!("direct descriptors release their sockets: {releases}");
+        }
+    }
+
+    #[test]
+    fn each_refusal_names_its_cause() {
         let says = |errno, word: &str| {
             let text = why(io::Error::from_raw_os_error(errno), "x").to_string();
             assert!(text.contains(word), "{text}");
         };
-        says(libc::ENOSYS, "--engine epoll");
+        says(libc::ENOSYS, "CONFIG_IO_URING");
         says(libc::EPERM, "allow io_uring");
         says(libc::EINVAL, "Linux 6.1");
         says(libc::ENOMEM, "ulimit -l");

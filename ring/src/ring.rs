@@ -54,7 +54,7 @@ struct GetEventsArg {
 }
 
 impl Ring {
-    /// How often a full queue is flushed in a row without the kernel taking anything, before giving up.
+    /// How often the kernel may take nothing of what is queued, a millisecond apart, before this gives up.
     const MAX_STUCK_FLUSHES: u32 = 1000;
 
     pub(crate) fn new(
@@ -99,26 +99,31 @@ impl Ring {
     /// Memory that `entry` points to stays valid and is used by nobody else until its completion, or, for an
     /// operation that cannot wait, until it was submitted.
     pub(crate) unsafe fn push(&mut self, entry: &squeue::Entry) -> io::Result<()> {
+        // SAFETY: the caller's promise.
+        if unsafe { self.io.submission().push(entry) }.is_ok() {
+            return Ok(());
+        }
+        self.counters.full_flushes += 1;
+        self.flush()?;
+        // SAFETY: the caller's promise.
+        unsafe { self.io.submission().push(entry) }.map_err(io::Error::other)
+    }
+
+    /// Submits what is queued, all of it, without waiting for completions.
+    pub(crate) fn flush(&mut self) -> io::Result<()> {
         for _ in 0..Self::MAX_STUCK_FLUSHES {
-            // SAFETY: the caller's promise.
-            if unsafe { self.io.submission().push(entry) }.is_ok() {
+            let queued = self.io.submission().len();
+            if queued == 0 {
                 return Ok(());
             }
-            self.counters.full_flushes += 1;
-            self.flush()?;
+            self.enter(queued, 0, EnterFlags::empty(), None)?;
+            if self.io.submission().len() == queued {
+                std::thread::sleep(Duration::from_millis(1));
+            }
         }
         Err(io::Error::other(
             "the kernel takes no more submissions; it is likely out of memory (see dmesg)",
         ))
-    }
-
-    /// Submits what is queued, without waiting.
-    pub(crate) fn flush(&mut self) -> io::Result<()> {
-        let queued = self.io.submission().len();
-        if queued == 0 {
-            return Ok(());
-        }
-        self.enter(queued, 0, EnterFlags::empty(), None)
     }
 
     /// Brings completions that did not fit the queue into it, as far as they fit now.
@@ -147,7 +152,9 @@ impl Ring {
         if self.no_iowait {
             flags |= EnterFlags::NO_IOWAIT;
         }
-        self.enter(queued, want as usize, flags, Some(&arg))
+        self.enter(queued, want as usize, flags, Some(&arg))?;
+        // The kernel may have taken only some, for lack of memory: the rest must not be thought submitted.
+        self.flush()
     }
 
     pub(crate) fn has_completions(&mut self) -> bool {
@@ -159,6 +166,11 @@ impl Ring {
         let overflowed = self.io.submission().cq_overflow();
         self.counters.overflows += u64::from(overflowed);
         overflowed
+    }
+
+    /// Completions the kernel had to drop for lack of memory, so far. Each leaves an operation without its end.
+    pub(crate) fn dropped(&mut self) -> u32 {
+        self.io.completion().overflow()
     }
 
     /// Calls `each` with user data, result and flags of every completion in the queue.

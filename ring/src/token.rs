@@ -79,7 +79,8 @@ impl Token {
 
     /// The token of `op` on `slot` in its life `generation`.
     pub fn new(op: Op, slot: u32, generation: u16) -> Token {
-        debug_assert!(slot < Self::MAX_SLOTS);
+        // A slot that spilled into the operation's bits would give one operation's memory to another.
+        assert!(slot < Self::MAX_SLOTS, "slot {slot} of no table");
         Token {
             op,
             slot,

@@ -28,7 +28,9 @@ impl Session for Guest {
             if !line.ends_with(b"\n") {
                 break;
             }
-            self.room.publish(line, Duration::ZERO);
+            if self.room.publish(line, Duration::ZERO).is_err() {
+                out.close(Close::TooLong);
+            }
             consumed += line.len();
         }
         if consumed == 0 && input.len() > 1000 {

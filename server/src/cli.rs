@@ -77,6 +77,8 @@ fn run(resolved: &mut Resolved) -> anyhow::Result<()> {
         }
     };
     if resolved.until_stdin_closes {
+        // Part of a load test. Where it is refused (a read-only /proc), the server serves as well.
+        let _ = kernel_tuning::process::prefer_oom_kill();
         stop_when_stdin_closes(server.stopper())?;
     }
     let ended = server.wait()?;
@@ -128,7 +130,9 @@ fn obey_signals(
         .spawn(move || {
             while let Ok(signal) = signals.wait() {
                 if signal == Signal::SIGUSR1 {
-                    publisher.publish(text.clone(), over);
+                    if let Err(error) = publisher.publish(text.clone(), over) {
+                        warn!(%error, "nothing is broadcast");
+                    }
                 } else if stop.send(Event::Stop(signal.as_str())).is_err() {
                     return;
                 }

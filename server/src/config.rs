@@ -227,7 +227,7 @@ pub enum UsageError {
         error: std::io::Error,
     },
     /// io_uring was asked for and is not to be had.
-    #[error("io_uring cannot be used: {0}")]
+    #[error("io_uring cannot be used: {0}; to do without it, use --engine epoll")]
     NoUring(#[from] ring::Unavailable),
 }
 

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use crate::worker::{Admission, Publisher};
 
-/// The longest command.
+/// The most that is read of one client: no command is longer, and few clients say more than a few.
 const MAX_COMMAND_BYTES: u64 = 1 << 20;
 /// How long a client may take for a command; others wait for it.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -85,11 +85,11 @@ fn answer(stream: UnixStream, publisher: &Publisher, admission: &Admission) -> i
     let mut lines = BufReader::new(io::Read::take(stream.try_clone()?, MAX_COMMAND_BYTES));
     let mut line = Vec::new();
     while lines.read_until(b'\n', &mut line)? > 0 {
-        let said = match parse(&line) {
-            Ok(broadcast) => {
-                publisher.publish(broadcast.text, broadcast.over);
-                format!("published to {} connections\n", admission.held())
-            }
+        let published = parse(&line).and_then(|Broadcast { text, over }| {
+            publisher.publish(text, over).map_err(|e| e.to_string())
+        });
+        let said = match published {
+            Ok(()) => format!("published to {} connections\n", admission.held()),
             Err(error) => format!("error: {error}\n"),
         };
         (&stream).write_all(said.as_bytes())?;

@@ -44,8 +44,12 @@ impl Heartbeats {
         if high_water == 0 {
             return None;
         }
-        // Among 2^k consecutive phases there is at least one slot below 2^(bits-k).
-        (self.passed..)
+        // Slots below 2^k have the phases that 2^(bits-k) divides. With 2^(k-1) <= high_water < 2^k every second
+        // of these at the latest is a slot that is wanted.
+        let k = (high_water.ilog2() + 1).min(self.bits);
+        let step = 1 << (self.bits - k);
+        (self.passed.next_multiple_of(step)..)
+            .step_by(step as usize)
             .find(|phase| self.slot(*phase) < high_water)
             .map(|phase| self.due_ns(phase))
     }
@@ -164,8 +168,9 @@ mod tests {
             let mut now = 5_000;
             let mut beats = vec![0u64; slots as usize];
             for step in looks {
-                if let Some(due) = heartbeats.next_due_ns(slots) {
-                    prop_assert!(due <= now + 2 * interval);
+                for high_water in 1..=slots {
+                    let slow = (heartbeats.passed..).find(|phase| heartbeats.slot(*phase) < high_water);
+                    prop_assert_eq!(heartbeats.next_due_ns(high_water), slow.map(|phase| heartbeats.due_ns(phase)));
                 }
                 now += step;
                 while let Some((slot, late)) = heartbeats.next(now, slots) {

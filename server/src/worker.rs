@@ -13,7 +13,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use wire::Session;
+use thiserror::Error;
+use wire::{Out, Session};
 
 use crate::conn::Limits;
 use crate::engine::{Engine, EngineError};
@@ -139,6 +140,11 @@ pub struct Message {
     pub over: Duration,
 }
 
+/// A message that no session could pass on.
+#[derive(Debug, Error)]
+#[error("a message of {0} bytes is too long: at most {most} fit", most = Out::MIN_ROOM)]
+pub struct TooLong(pub usize);
+
 /// Sends messages to every session of every worker, from any thread: that is what a broadcast is.
 ///
 /// A session that publishes holds a clone. Each connection that is established when a worker reads the message gets
@@ -157,12 +163,16 @@ impl Publisher {
     }
 
     /// Gives `bytes` to every session, evenly over the time `over`, or at once.
-    pub fn publish(&self, bytes: impl Into<Vec<u8>>, over: Duration) {
-        let message = Arc::new(Message {
-            bytes: bytes.into(),
-            over,
-        });
-        self.post(Command::Publish(message));
+    ///
+    /// # Errors
+    /// More than [`Out::MIN_ROOM`] bytes: a session could not pass them on.
+    pub fn publish(&self, bytes: impl Into<Vec<u8>>, over: Duration) -> Result<(), TooLong> {
+        let bytes = bytes.into();
+        if bytes.len() > Out::MIN_ROOM {
+            return Err(TooLong(bytes.len()));
+        }
+        self.post(Command::Publish(Arc::new(Message { bytes, over })));
+        Ok(())
     }
 
     pub(crate) fn post(&self, command: Command) {

@@ -147,7 +147,7 @@ impl<S: Session, F: Fn() -> S> Loop<S, F> {
                 self.listen(EpollFlags::EPOLLIN);
             }
             if let Some(until) = self.drain_until_ns
-                && (self.now_ns >= until || self.waiting == 0)
+                && (self.now_ns >= until || (self.waiting == 0 && self.published.is_empty()))
             {
                 return Ok(());
             }
@@ -456,6 +456,7 @@ impl<S: Session, F: Fn() -> S> Loop<S, F> {
             match command {
                 Command::Stop if self.drain_until_ns.is_none() => {
                     self.listen(EpollFlags::empty());
+                    self.accept_at_ms = None;
                     let timeout = self.worker.drain_timeout.as_nanos() as u64;
                     self.drain_until_ns = Some(self.now_ns + timeout);
                 }

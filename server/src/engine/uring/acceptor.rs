@@ -84,6 +84,7 @@ impl Acceptor {
     /// No more accepts.
     pub fn stop(&mut self) {
         self.stopped = true;
+        self.retry_at_ms = None;
     }
 
     /// True when nothing is armed.
@@ -131,9 +132,7 @@ impl Acceptor {
 
     /// What to do now, given the room in the table that accepts.
     pub fn step(&mut self, room: Room, now_ms: u32) -> Step {
-        if let Some(at) = self.retry_at_ms
-            && !self.stopped
-        {
+        if let Some(at) = self.retry_at_ms {
             if (at.wrapping_sub(now_ms) as i32) > 0 {
                 return Step::Wait;
             }

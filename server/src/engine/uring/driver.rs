@@ -32,6 +32,8 @@ const HEARTBEATS_PER_TURN: usize = 256;
 const PUBLISHED_PER_TURN: usize = 1024;
 /// How often stalled peers are looked for.
 const SWEEP_MS: u32 = 1_000;
+/// How long after the kernel gave no further ring it is asked again.
+const RING_PAUSE_MS: u32 = 1_000;
 /// Tables of one worker.
 const MAX_TABLES: usize = 256;
 
@@ -62,6 +64,10 @@ struct Driver<S, F> {
     ops: Vec<Operation>,
     /// When draining ends.
     drain_until_ns: Option<u64>,
+    /// Turns in a row, while draining, in which nothing waited.
+    quiet_turns: u32,
+    /// The kernel gave no further ring: not before this time again.
+    next_ring_ms: Option<u32>,
 }
 
 impl<S: Session, F: Fn() -> S> Driver<S, F> {
@@ -88,6 +94,8 @@ impl<S: Session, F: Fn() -> S> Driver<S, F> {
             last_sweep_ms: 0,
             ops: Vec::new(),
             drain_until_ns: None,
+            quiet_turns: 0,
+            next_ring_ms: None,
             group,
             clock,
             worker,
@@ -120,10 +128,16 @@ impl<S: Session, F: Fn() -> S> Driver<S, F> {
             }
             self.turn = self.turn.wrapping_add(1);
             self.after_settling().map_err(&broken)?;
-            if let Some(until) = self.drain_until_ns
-                && (self.now_ns >= until || self.is_drained())
-            {
-                return Ok(());
+            if let Some(until) = self.drain_until_ns {
+                self.quiet_turns = if self.is_drained() {
+                    self.quiet_turns + 1
+                } else {
+                    0
+                };
+                // What was sent in the last turn is answered for in the next.
+                if self.now_ns >= until || self.quiet_turns > 1 {
+                    return self.group.submit_and_wait(Duration::ZERO).map_err(&broken);
+                }
             }
         }
     }
@@ -163,20 +177,28 @@ impl<S: Session, F: Fn() -> S> Driver<S, F> {
 
     /// A table to fill next: an earlier one that has become emptier, else a new one, else any with a free slot.
     fn table_with_room(&mut self) -> Option<usize> {
+        let now_ms = self.now_ms();
         let free = |m: &Machine<S>| m.table().capacity() - m.table().used();
         let roomy = |m: &Machine<S>| free(m) > m.table().capacity() / 8;
         if let Some(table) = self.machines.iter().position(roomy) {
             return Some(table);
         }
-        if self.machines.len() < MAX_TABLES {
+        let may_try = self
+            .next_ring_ms
+            .is_none_or(|at| now_ms.wrapping_sub(at) as i32 >= 0);
+        if self.machines.len() < MAX_TABLES && may_try {
             match self.group.add_ring() {
                 Ok(ring) => {
+                    self.next_ring_ms = None;
                     self.add_machine();
                     debug!(worker = self.worker.number, table = ring, "one table more");
                     return Some(ring);
                 }
                 Err(error) => {
-                    warn!(worker = self.worker.number, %error, "no further table; connections wait in the backlog");
+                    if self.next_ring_ms.is_none() {
+                        warn!(worker = self.worker.number, %error, "no further table; connections wait in the backlog");
+                    }
+                    self.next_ring_ms = Some(now_ms.wrapping_add(RING_PAUSE_MS));
                 }
             }
         }
@@ -348,7 +370,7 @@ impl<S: Session, F: Fn() -> S> Driver<S, F> {
     }
 
     fn timeout(&self) -> Duration {
-        if self.machines.iter().any(Machine::has_deferred) {
+        if self.machines.iter().any(Machine::has_deferred) || self.quiet_turns > 0 {
             return Duration::ZERO;
         }
         let now_ns = self.clock.now_ns();
@@ -394,6 +416,7 @@ impl<S: Session, F: Fn() -> S> Driver<S, F> {
     /// True when nothing more can be sent that was said, and no accept is armed.
     fn is_drained(&self) -> bool {
         self.acceptor.is_idle()
+            && self.published.is_empty()
             && self
                 .machines
                 .iter()

@@ -52,7 +52,11 @@ pub struct Event<'a> {
     pub bytes: Option<Vec<u8>>,
 }
 
-const HANG_UP: i32 = (libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR) as i32;
+/// The peer has finished sending: it may still read.
+const HANG_UP: i32 = libc::POLLRDHUP as i32;
+/// There is no connection any more: this side never shuts down one direction alone. Known without a receive, so that
+/// after a mass reset the dead do not queue before the living.
+const GONE: i32 = (libc::POLLHUP | libc::POLLERR) as i32;
 
 /// In flight, or to be remembered.
 mod flag {
@@ -67,8 +71,7 @@ mod flag {
     pub const FINISHING: u8 = 32;
     /// Terminated: joins, then closes.
     pub const CLOSING: u8 = 64;
-    /// The peer has finished sending, or the connection is gone: receive until a receive says so. The end
-    /// of the input may come with the last bytes of it, and is then announced only once.
+    /// The peer has finished sending: receive until a receive says so. The end of the input may come with the last bytes of it, and is then announced only once.
     pub const HUNG_UP: u8 = 128;
 }
 
@@ -157,7 +160,8 @@ impl<S: Session> Machine<S> {
             Op::Recv => self.received(slot, event.result, event.input, event.nonempty, turn),
             Op::Send => self.cut_short(slot, event.result, event.span, turn),
             Op::SendWait => self.sent(slot, event.result, event.bytes, turn),
-            // A cancel that found nothing: what it was for has completed, or is about to.
+            // What it was for has completed and says so itself, or was between two waits: then once more.
+            Op::Cancel => self.cancel_armed(slot, turn),
             _ => {}
         }
     }
@@ -222,6 +226,9 @@ impl<S: Session> Machine<S> {
             this.flags |= flag::POLL;
             turn.ops.push(Operation::Poll { slot, generation });
         }
+        if result & GONE != 0 {
+            return self.terminate(slot, CloseReason::Reset, turn);
+        }
         this.flags |= flag::READABLE;
         if result & HANG_UP != 0 {
             this.flags |= flag::HUNG_UP;
@@ -266,19 +273,16 @@ impl<S: Session> Machine<S> {
 
     /// A fast send was cut short: `result` bytes of it went, or none where it is negative.
     fn cut_short(&mut self, slot: u32, result: i32, span: Option<Span>, turn: &mut Turn<'_>) {
-        let this = &mut self.slots[slot as usize];
-        if this.flags & flag::CLOSING != 0 {
-            return;
-        }
+        let Some(span) = span else { return };
+        let unsent = &turn.arena.bytes(span)[result.max(0) as usize..];
+        turn.stats.bytes_out -= unsent.len() as u64;
         if result < 0 && result != -libc::EAGAIN {
             return self.terminate(slot, CloseReason::Reset, turn);
         }
-        let (Some(conn), Some(span)) = (&mut this.conn, span) else {
+        let Some(conn) = &mut self.slots[slot as usize].conn else {
             return;
         };
         turn.stats.short_sends += 1;
-        let unsent = &turn.arena.bytes(span)[result.max(0) as usize..];
-        turn.stats.bytes_out -= unsent.len() as u64;
         match conn.return_output(unsent, turn.now_ms, turn.budget) {
             Ok(()) => self.defer(slot),
             Err(reason) => self.terminate(slot, reason, turn),
@@ -419,7 +423,6 @@ impl<S: Session> Machine<S> {
     }
 
     fn terminate(&mut self, slot: u32, reason: CloseReason, turn: &mut Turn<'_>) {
-        let generation = self.table.generation(slot);
         let this = &mut self.slots[slot as usize];
         let Some(mut conn) = this.conn.take() else {
             return;
@@ -428,13 +431,23 @@ impl<S: Session> Machine<S> {
         self.held -= 1;
         turn.stats.count_close(reason);
         this.flags |= flag::CLOSING;
+        self.cancel_armed(slot, turn);
+        self.join(slot, turn);
+    }
+
+    /// Cancels what a closing connection still has armed.
+    fn cancel_armed(&mut self, slot: u32, turn: &mut Turn<'_>) {
+        let generation = self.table.generation(slot);
+        let this = &self.slots[slot as usize];
+        if this.flags & flag::CLOSING == 0 {
+            return;
+        }
         for (armed, op) in [(flag::POLL, Op::Poll), (flag::SEND_WAIT, Op::SendWait)] {
             if this.flags & armed != 0 {
                 let token = Token::new(op, slot, generation);
                 turn.ops.push(Operation::Cancel { token });
             }
         }
-        self.join(slot, turn);
     }
 
     fn join(&mut self, slot: u32, turn: &mut Turn<'_>) {

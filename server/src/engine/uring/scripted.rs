@@ -133,7 +133,12 @@ impl Script {
                 });
             }
             Operation::Cancel { token } => {
-                if let Some(at) = self.polls.iter().position(|poll| *poll == token) {
+                // What is between two waits is not found, and goes on.
+                let missed = self.random.random_range(0..6) == 0;
+                if missed {
+                    let token = Token::new(Op::Cancel, token.slot, token.generation);
+                    self.late.push(plain(token, -libc::EALREADY));
+                } else if let Some(at) = self.polls.iter().position(|poll| *poll == token) {
                     self.polls.swap_remove(at);
                     self.late.push(Completion {
                         more: false,
@@ -212,8 +217,7 @@ impl Script {
             waiting.sent += self.deliver(slot, &rest);
             let done = waiting.from + waiting.sent == waiting.bytes.len();
             let reset = self.peer(slot).reset;
-            // Sends that wait for all bytes may still end early.
-            let short = waiting.sent > 0 && self.random.random_range(0..10) == 0;
+            let short = waiting.sent > 0 && self.random.random_range(0..3) == 0;
             if done || reset || short {
                 let result = if reset {
                     -libc::EPIPE
@@ -250,6 +254,9 @@ impl Script {
         let mut result = i32::from(libc::POLLIN);
         if peer.finished || peer.reset {
             result |= i32::from(libc::POLLRDHUP);
+        }
+        if peer.reset {
+            result |= i32::from(libc::POLLHUP | libc::POLLERR);
         }
         let token = self.polls[at];
         // The kernel tells once of what has happened since it was last asked.
