@@ -8,11 +8,11 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, anyhow};
 use kernel_tuning::host::NetCounters;
-use kernel_tuning::limit::{self, Cause, Context, Evidence, Step};
+use kernel_tuning::limit::{self, Cause, Context, Evidence};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::Config;
-use crate::dial;
+use crate::dial::{self, Failure};
 use crate::display::{self, Progress};
 use crate::run::{self, Interrupts, Watchers};
 use crate::samples::Samples;
@@ -21,6 +21,8 @@ use crate::summary::{Summary, errno_name};
 
 const FLAWED: u8 = 1;
 const BAD_USAGE: u8 = 2;
+/// Source addresses tried before the start, spread over all in use: some milliseconds' worth.
+const MOST_CHECKED: u64 = 4096;
 
 /// Runs the client with `args`, the program's name first.
 ///
@@ -55,14 +57,14 @@ struct Outputs {
 
 /// What only the host can say about a configuration, asked before anything starts.
 fn check(config: &Config, plan: &Plan) -> anyhow::Result<Outputs> {
-    for source in plan.ends() {
-        dial::check_source(source).map_err(|errno| {
-            let network = config.sources.iter().find(|net| net.contains(&source));
+    let stride = plan.addresses().div_ceil(MOST_CHECKED) as usize;
+    for source in plan.sources().step_by(stride) {
+        dial::check_source(source).map_err(|Failure { step, errno, .. }| {
             let context = Context {
                 source: Some(source),
-                source_network: network.map(ToString::to_string),
+                source_network: config.source_network(source),
                 address: config.targets.first().copied(),
-                ..Context::new(Step::Bind)
+                ..Context::new(step)
             };
             let evidence = Evidence::read(&NetCounters::default());
             let diagnosis = limit::diagnose(Cause::Errno(errno), &context, &evidence);
@@ -82,6 +84,10 @@ fn check(config: &Config, plan: &Plan) -> anyhow::Result<Outputs> {
 fn run(config: &Config, plan: &Plan, outputs: Outputs) -> anyhow::Result<Summary> {
     ring::probe()?;
     let interrupts = Interrupts::new(config.until_stdin_closes)?;
+    if config.until_stdin_closes {
+        // Part of a load test. Where it is refused (a read-only /proc), the client works as well.
+        let _ = kernel_tuning::process::prefer_oom_kill();
+    }
     let mut watchers = Watchers {
         progress: Progress::new(config),
         samples: outputs.samples.map(Samples::new),
@@ -147,4 +153,23 @@ fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
     // Nobody to tell when this fails.
     let _ = writeln!(io::stderr(), "error: {error:#}");
     ExitCode::from(code)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_in_the_middle_that_is_not_local_is_refused_before_the_start() {
+        let args = "throng-client 127.0.0.1:7000 --connections 15000 \
+                    --source 127.1.0.1 --source 192.0.2.77 --source 127.1.0.2";
+        let (config, plan) = Config::parse(args.split_whitespace().map(OsString::from)).unwrap();
+        let error = check(&config, &plan).err().unwrap().to_string();
+        assert!(
+            error.contains("192.0.2.77 is not configured here")
+                && error.ends_with("ip addr add 192.0.2.77/32 dev lo"),
+            "{error}"
+        );
+    }
 }

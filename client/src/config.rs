@@ -88,6 +88,12 @@ impl Config {
         .map_err(|error| refuse(error.to_string()))?;
         Ok((config, plan))
     }
+
+    /// The `--source` that `address` is of, as a diagnosis names it: the CIDR, or nothing for a single address.
+    pub(crate) fn source_network(&self, address: IpAddr) -> Option<String> {
+        let network = self.sources.iter().find(|net| net.contains(&address))?;
+        (network.prefix_len() < network.max_prefix_len()).then(|| network.to_string())
+    }
 }
 
 const EXAMPLES: &str = "\
@@ -96,11 +102,12 @@ Examples:
   throng-client 127.0.0.1:7000 --connections 10000 --active 500 --hold 10s --json result.json
   throng-client 127.0.0.1:7000 127.0.0.1:7001 --connections 500000 --rate 20000 --samples -
 
-Each connection is bound to a source address and port before it connects, so one address carries about 64,000
-connections to a target. All connections are closed with a reset (SO_LINGER 0), so that none is left in TIME_WAIT.
+Each connection is bound to a source address and port before it connects, so one address carries \
+about 64,000 connections to a target. All connections are closed with a reset (SO_LINGER 0), so that \
+none is left in TIME_WAIT.
 
-Exit code: 0 all connections were established, none was lost and every byte was right; 1 anything short of that;
-2 bad usage, before anything started.";
+Exit code: 0 all connections were established, none was lost and every byte was right; 1 anything \
+short of that; 2 bad usage, before anything started.";
 
 #[derive(Parser, Debug)]
 #[command(
@@ -117,7 +124,7 @@ struct Flags {
     /// How many connections to establish and hold
     #[arg(long, short = 'n', default_value_t = 1000, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=MAX_CONNECTIONS), help_heading = "Connections")]
     connections: u64,
-    /// Address or CIDR to connect from, repeatable [default: 127.1.0.0/16 for a loopback target]
+    /// Address or CIDR to connect from, repeatable [default to loopback: 127.1.0.0/16 or ::1]
     #[arg(long, value_name = "CIDR", value_parser = parse_source, help_heading = "Connections")]
     source: Vec<IpNet>,
     /// Connects per second over all workers; 0: as fast as --concurrency allows

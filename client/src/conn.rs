@@ -63,6 +63,9 @@ impl Flags {
     /// come with the last bytes, and is then announced only once.
     pub(crate) const HUNG_UP: Flags = Flags(1 << 8);
 
+    /// A byte has come.
+    pub(crate) const HEARD: Flags = Flags(1 << 9);
+
     const IN_FLIGHT: u16 = Self::POLL.0 | Self::RECV.0 | Self::SEND_WAIT.0;
 
     pub(crate) fn has(self, flag: Flags) -> bool {

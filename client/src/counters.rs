@@ -65,8 +65,8 @@ pub(crate) struct Counts {
     pub(crate) established: u64,
     pub(crate) failed: u64,
     pub(crate) lost: u64,
-    /// Those of them that the server had greeted and then closed or reset: not those it turned away at once, nor
-    /// those given up for what it sent.
+    /// Those of them that the server had served and then closed or reset: not those it turned away (ungreeted, or
+    /// where it does not greet, at once and without a byte), nor those given up for what it sent.
     pub(crate) dropped: u64,
     pub(crate) heartbeats: u64,
     pub(crate) heartbeats_late: u64,

@@ -1,13 +1,15 @@
 //! Sockets bound to their source, ready to connect.
 //!
 //! Touches socket(2), setsockopt(2), bind(2). Invariant: every assignment a worker takes ends as a socket or
-//! as an errno; a port in use costs a spare assignment and is counted.
+//! as a failure; a port in use costs a spare assignment and is counted.
 
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use kernel_tuning::limit::Step;
 use nix::libc;
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -18,6 +20,26 @@ use crate::source::{Assignment, Plan};
 pub(crate) struct Dialled {
     pub(crate) socket: OwnedFd,
     pub(crate) target: u32,
+}
+
+/// Why there is no connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Failure {
+    pub(crate) step: Step,
+    pub(crate) errno: i32,
+    /// The address whose bind failed.
+    pub(crate) source: Option<IpAddr>,
+}
+
+impl Failure {
+    /// A connect failed.
+    pub(crate) fn connect(errno: i32) -> Failure {
+        Failure {
+            step: Step::Connect,
+            errno,
+            source: None,
+        }
+    }
 }
 
 /// One worker's share of the plan: every `stride`-th assignment.
@@ -55,8 +77,8 @@ impl<'a> Dialler<'a> {
         self.end.saturating_sub(self.next).div_ceil(self.stride)
     }
 
-    /// A socket for the next assignment, or the errno that none could be had for it. None: all were taken.
-    pub(crate) fn next(&mut self) -> Option<Result<Dialled, i32>> {
+    /// A socket for the next assignment, or why none could be had for it. None: all were taken.
+    pub(crate) fn next(&mut self) -> Option<Result<Dialled, Failure>> {
         if self.next >= self.end {
             return None;
         }
@@ -66,15 +88,15 @@ impl<'a> Dialler<'a> {
     }
 
     /// A socket from the spares, in place of one whose port was taken when it connected.
-    pub(crate) fn replace(&mut self, errno: i32) -> Result<Dialled, i32> {
+    pub(crate) fn replace(&mut self) -> Result<Dialled, Failure> {
         self.collisions += 1;
         match self.spare() {
             Some(assignment) => self.dial(assignment),
-            None => Err(errno),
+            None => Err(Failure::connect(libc::EADDRNOTAVAIL)),
         }
     }
 
-    fn dial(&mut self, mut assignment: Assignment) -> Result<Dialled, i32> {
+    fn dial(&mut self, mut assignment: Assignment) -> Result<Dialled, Failure> {
         loop {
             match bound(assignment.source) {
                 Ok(socket) => {
@@ -83,11 +105,11 @@ impl<'a> Dialler<'a> {
                         target: assignment.target,
                     });
                 }
-                Err(errno @ libc::EADDRINUSE) => {
+                Err(failure) if failure.errno == libc::EADDRINUSE => {
                     self.collisions += 1;
-                    assignment = self.spare().ok_or(errno)?;
+                    assignment = self.spare().ok_or(failure)?;
                 }
-                Err(errno) => return Err(errno),
+                Err(failure) => return Err(failure),
             }
         }
     }
@@ -101,25 +123,36 @@ impl<'a> Dialler<'a> {
 /// Whether `address` is one this host can connect from.
 ///
 /// # Errors
-/// The errno of bind(2), EADDRNOTAVAIL where it is not.
-pub(crate) fn check_source(address: IpAddr) -> Result<(), i32> {
+/// That of bind(2), EADDRNOTAVAIL where it is not.
+pub(crate) fn check_source(address: IpAddr) -> Result<(), Failure> {
     bound(SocketAddr::new(address, 0)).map(drop)
 }
 
-fn bound(source: SocketAddr) -> Result<OwnedFd, i32> {
-    let make = || {
-        let socket = Socket::new(
-            Domain::for_address(source),
-            Type::STREAM,
-            Some(Protocol::TCP),
-        )?;
-        // From the first use of the port on, or a second run meets EADDRINUSE.
-        socket.set_reuse_address(true)?;
-        // Closing resets: no TIME_WAIT, and no million FINs queued at once.
-        socket.set_linger(Some(Duration::ZERO))?;
-        socket.set_tcp_nodelay(true)?;
-        socket.bind(&source.into())?;
-        Ok(OwnedFd::from(socket))
+fn bound(source: SocketAddr) -> Result<OwnedFd, Failure> {
+    let failed = |step, source| {
+        move |error: io::Error| Failure {
+            step,
+            errno: error.raw_os_error().unwrap_or(libc::EIO),
+            source,
+        }
     };
-    make().map_err(|error: std::io::Error| error.raw_os_error().unwrap_or(libc::EIO))
+    let socket = unbound(source).map_err(failed(Step::Socket, None))?;
+    socket
+        .bind(&source.into())
+        .map_err(failed(Step::Bind, Some(source.ip())))?;
+    Ok(OwnedFd::from(socket))
+}
+
+fn unbound(source: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(
+        Domain::for_address(source),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    // From the first use of the port on, or a second run meets EADDRINUSE.
+    socket.set_reuse_address(true)?;
+    // Closing resets: no TIME_WAIT, and no million FINs queued at once.
+    socket.set_linger(Some(Duration::ZERO))?;
+    socket.set_tcp_nodelay(true)?;
+    Ok(socket)
 }

@@ -327,6 +327,10 @@ fn diagnose(
         established: summary.established,
         address: config.targets.first().copied(),
         sources: plan.addresses(),
+        source: report.unbound,
+        source_network: report
+            .unbound
+            .and_then(|address| config.source_network(address)),
         destinations: config.targets.len() as u64,
         source_ports: Some(plan.lowest_port()..=u16::MAX),
         ..Context::new(step)
@@ -341,15 +345,24 @@ fn diagnose(
     if summary.ended == Ended::LowMemory {
         return say(Cause::Errno(Errno::ENOMEM as i32), Step::Socket);
     }
-    if let Some((errno, _)) = report.failed.iter().max_by_key(|(_, count)| **count) {
-        return say(Cause::Errno(*errno), Step::Connect);
+    if let Some(((step, errno), _)) = report.failed.iter().max_by_key(|(_, count)| **count) {
+        return say(Cause::Errno(*errno), *step);
     }
     if summary.ended == Ended::Stalled {
         return say(Cause::Stalled, Step::Connect);
     }
     if let Some((cause, count)) = most(&summary.lost_by_cause) {
         return match cause.as_str() {
-            "closed before the greeting" => say(Cause::ClosedAfterAccept, Step::Connect),
+            "closed before the first byte" => {
+                // Those that are left, not the most there were: some were not yet closed when others came. Each
+                // connection ever established has its latency.
+                let ever = summary.connect_latency_us.count;
+                let context = Context {
+                    established: ever.saturating_sub(summary.lost_while_held),
+                    ..context(Step::Connect)
+                };
+                Some(limit::diagnose(Cause::ClosedAfterAccept, &context, evidence).to_string())
+            }
             "ECONNRESET" => say(Cause::Errno(Errno::ECONNRESET as i32), Step::Hold),
             cause if summary.ended == Ended::ServerGone || !cause.contains("bytes") => {
                 Some(format!(
@@ -390,4 +403,39 @@ fn peak_rss_bytes() -> Option<u64> {
         .lines()
         .find_map(|line| line.strip_prefix("VmHWM:"))?;
     Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_that_fails_during_the_run_is_named_with_its_network() {
+        let args = "throng-client 127.0.0.1:7000 --source 192.0.2.0/24";
+        let (config, plan) = Config::parse(args.split_whitespace().map(Into::into)).unwrap();
+        let mut report = Report::new().unwrap();
+        let unbound = std::net::IpAddr::from([192, 0, 2, 77]);
+        let failure = crate::dial::check_source(unbound).unwrap_err();
+        report.unbound = failure.source;
+        report.failed.insert((failure.step, failure.errno), 3);
+        report
+            .failed
+            .insert((Step::Connect, Errno::EADDRNOTAVAIL as i32), 2);
+        let course = Course {
+            ended: Ended::Complete,
+            counts: Counts::default(),
+            active: Duration::ZERO,
+            messages_in_active: 0,
+            peak_rss_bytes: 0,
+        };
+        let summary = Summary::new(config, &report, &course);
+        assert_eq!(summary.failed["EADDRNOTAVAIL"], 5);
+        let said = diagnose(&summary, &report, &plan, &Evidence::default()).unwrap();
+        assert!(said.contains("192.0.2.77 is not configured here"), "{said}");
+        assert!(
+            said.ends_with("ip route add local 192.0.2.0/24 dev lo"),
+            "{said}"
+        );
+    }
 }

@@ -58,8 +58,8 @@ pub enum PlanError {
     /// More connections than tuples.
     #[error(
         "{wanted} connections do not fit: {addresses} source address(es) x {ports} ports x {targets} target(s) carry \
-         {capacity}. The limit is source ports: give more addresses with --source (such as 127.1.0.0/16), or let the \
-         server listen on more ports and name them as further targets"
+         {capacity}. The limit is source ports: give more addresses with --source{example}, or start a server on a further \
+         port and name it as a further target"
     )]
     TooMany {
         /// Connections asked for.
@@ -72,6 +72,8 @@ pub enum PlanError {
         targets: u64,
         /// The product.
         capacity: u64,
+        /// What could be given, where that is known.
+        example: &'static str,
     },
 }
 
@@ -132,9 +134,16 @@ impl Plan {
                 ports,
                 targets: plan.targets,
                 capacity,
+                example: match targets {
+                    [target, ..] if target.is_ipv4() && target.ip().is_loopback() => {
+                        " (such as 127.1.0.0/16)"
+                    }
+                    _ => "",
+                },
             });
         }
-        let preferred = connections.div_ceil(plan.targets * PREFERRED_PORTS_PER_ADDRESS);
+        let ports_per_address = ports.clamp(1, PREFERRED_PORTS_PER_ADDRESS);
+        let preferred = connections.div_ceil(plan.targets * ports_per_address);
         plan.addresses = preferred.clamp(1, addresses);
         Ok(plan)
     }
@@ -162,9 +171,9 @@ impl Plan {
         self.ports.iter().copied().min().unwrap_or(LOWEST_PORT)
     }
 
-    /// The first and the last source address in use.
-    pub fn ends(&self) -> [IpAddr; 2] {
-        [self.address(0), self.address(self.addresses - 1)]
+    /// The source addresses in use, in order.
+    pub fn sources(&self) -> impl Iterator<Item = IpAddr> {
+        (0..self.addresses).map(|number| self.address(number))
     }
 
     fn address(&self, mut number: u64) -> IpAddr {
@@ -180,10 +189,14 @@ impl Plan {
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [first, last] = self.ends();
+        let first = self.address(0);
         match self.addresses {
             1 => write!(f, "1 source address ({first})"),
-            n => write!(f, "{n} source addresses ({first} to {last})"),
+            n => write!(
+                f,
+                "{n} source addresses ({first} to {})",
+                self.address(n - 1)
+            ),
         }
     }
 }
@@ -280,6 +293,25 @@ mod tests {
             let (least, most) = (per_place.values().min().unwrap(), per_place.values().max().unwrap());
             prop_assert!(most - least <= 1 || per_place.len() as u64 == connections);
         }
+
+        /// However few ports are left, by `ip_local_reserved_ports`.
+        #[test]
+        fn every_planned_connection_has_an_assignment(
+            prefix in 28u8..=32,
+            targets in 1usize..4,
+            usable_ports in 1u16..8_000,
+            fill in 0.0..=1.0,
+        ) {
+            let sources = [IpNet::new("127.1.2.0".parse().unwrap(), prefix).unwrap()];
+            // Below the lowest port, so that the targets take none of those that are left.
+            let targets: Vec<SocketAddr> = (0..targets).map(|n| SocketAddr::from(([127, 0, 0, 1], 700 + n as u16))).collect();
+            let reserved = [LOWEST_PORT + usable_ports..=u16::MAX];
+            let capacity = Block::of(&sources[0]).count * u64::from(usable_ports) * targets.len() as u64;
+            let connections = ((capacity as f64 * fill) as u64).max(1);
+            let plan = Plan::new(&sources, &targets, &reserved, connections).unwrap();
+            let assigned = (0..connections).filter(|number| plan.assignment(*number).is_some()).count();
+            prop_assert_eq!(assigned as u64, connections);
+        }
     }
 
     #[test]
@@ -292,7 +324,10 @@ mod tests {
         assert!(ports.len() <= 6_000, "{}", ports.len());
         let first: SocketAddr = "127.1.0.1:10000".parse().unwrap();
         assert_eq!(plan.assignment(0).unwrap().source, first);
-        assert_eq!(plan.ends()[1], "127.1.0.17".parse::<IpAddr>().unwrap());
+        assert_eq!(
+            plan.sources().last(),
+            Some("127.1.0.17".parse::<IpAddr>().unwrap())
+        );
     }
 
     #[test]

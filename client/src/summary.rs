@@ -4,9 +4,11 @@
 //! dropped (a value past the last bucket counts in it).
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
+use kernel_tuning::limit::Step;
 use nix::errno::Errno;
 use serde::Serialize;
 
@@ -19,8 +21,10 @@ pub(crate) struct Report {
     pub(crate) last_established: Option<Duration>,
     /// The most connections established at once.
     pub(crate) established_max: u64,
-    /// By errno.
-    pub(crate) failed: BTreeMap<i32, u64>,
+    /// By step and errno.
+    pub(crate) failed: BTreeMap<(Step, i32), u64>,
+    /// A source address that is not one of this host.
+    pub(crate) unbound: Option<IpAddr>,
     pub(crate) lost: BTreeMap<String, u64>,
     pub(crate) collisions: u64,
     pub(crate) greetings_verified: u64,
@@ -47,6 +51,7 @@ impl Report {
             last_established: None,
             established_max: 0,
             failed: BTreeMap::new(),
+            unbound: None,
             lost: BTreeMap::new(),
             collisions: 0,
             greetings_verified: 0,
@@ -70,9 +75,10 @@ impl Report {
             .min();
         self.last_established = self.last_established.max(other.last_established);
         self.established_max += other.established_max;
-        for (errno, count) in other.failed {
-            *self.failed.entry(errno).or_default() += count;
+        for (failure, count) in other.failed {
+            *self.failed.entry(failure).or_default() += count;
         }
+        self.unbound = self.unbound.or(other.unbound);
         for (cause, count) in other.lost {
             *self.lost.entry(cause).or_default() += count;
         }
@@ -256,15 +262,15 @@ impl Summary {
         };
         let targets: Vec<String> = config.targets.iter().map(ToString::to_string).collect();
         let counts = course.counts;
+        let mut failed = BTreeMap::new();
+        for ((_, errno), count) in &report.failed {
+            *failed.entry(errno_name(*errno)).or_default() += count;
+        }
         Summary {
             target: targets.join(","),
             connections_wanted: config.connections,
             established: report.established_max,
-            failed: report
-                .failed
-                .iter()
-                .map(|(errno, count)| (errno_name(*errno), *count))
-                .collect(),
+            failed,
             lost_while_held: counts.lost,
             lost_by_cause: report.lost.clone(),
             ports_in_use: report.collisions,

@@ -37,8 +37,6 @@ pub struct Evidence {
     pub reserved_ports: Vec<RangeInclusive<u16>>,
     /// `net.core.somaxconn`.
     pub somaxconn: Option<u64>,
-    /// `net.ipv4.tcp_max_syn_backlog`.
-    pub tcp_max_syn_backlog: Option<u64>,
     /// `net.core.netdev_max_backlog`.
     pub netdev_max_backlog: Option<u64>,
     /// `kernel.io_uring_disabled`; `None` before Linux 6.6.
@@ -70,7 +68,6 @@ impl Evidence {
             port_range: host::ip_local_port_range().ok(),
             reserved_ports: host::reserved_ports().unwrap_or_default(),
             somaxconn: host::sysctl_u64("net.core.somaxconn").ok(),
-            tcp_max_syn_backlog: host::sysctl_u64("net.ipv4.tcp_max_syn_backlog").ok(),
             netdev_max_backlog: host::sysctl_u64("net.core.netdev_max_backlog").ok(),
             io_uring_disabled: host::io_uring_disabled(),
             kernel: host::sysctl("kernel.osrelease").ok(),

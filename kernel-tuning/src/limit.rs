@@ -33,7 +33,7 @@ impl From<&io::Error> for Cause {
 }
 
 /// What was being done when it failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Step {
     /// Setting up io_uring, or registering something with it.
     IoUring,
@@ -299,7 +299,6 @@ mod tests {
             memlock_bytes: Some(8 << 20),
             port_range: Some(32_768..=60_999),
             somaxconn: Some(4096),
-            tcp_max_syn_backlog: Some(2048),
             netdev_max_backlog: Some(1000),
             io_uring_disabled: Some(0),
             kernel: Some("6.18.44".to_owned()),
@@ -504,17 +503,34 @@ mod tests {
         );
         assert_eq!(limit, Limit::AcceptQueue);
         assert!(
-            text.contains("564 handshakes") && text.contains("net.core.somaxconn = 4096"),
+            text.contains("564 handshakes") && text.contains("too slowly"),
             "{text}"
         );
-        assert_eq!(
-            diagnose(
-                Cause::Stalled,
-                &step,
-                &counted_evidence("TCPReqQFullDrop", 1)
-            )
-            .limit,
-            Limit::SynQueue
+        assert!(!text.contains("sysctl"), "{text}");
+        let short_queue = Evidence {
+            somaxconn: Some(128),
+            ..counted_evidence("ListenOverflows", 564)
+        };
+        let (_, text) = of(Errno::ETIMEDOUT, &step, &short_queue);
+        assert!(text.contains("sysctl -w net.core.somaxconn=4096"), "{text}");
+        let (limit, text) = of(
+            Errno::ETIMEDOUT,
+            &step,
+            &counted_evidence("TCPReqQFullDrop", 1),
+        );
+        assert_eq!(limit, Limit::SynQueue);
+        assert!(
+            text.ends_with("sysctl -w net.ipv4.tcp_syncookies=1"),
+            "{text}"
+        );
+        let short_queue = Evidence {
+            somaxconn: Some(128),
+            ..counted_evidence("TCPReqQFullDrop", 1)
+        };
+        let (_, text) = of(Errno::ETIMEDOUT, &step, &short_queue);
+        assert!(
+            text.contains("tcp_syncookies=1 net.core.somaxconn=4096"),
+            "{text}"
         );
         assert_eq!(
             diagnose(

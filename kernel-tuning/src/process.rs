@@ -1,4 +1,5 @@
-//! One process: its open-file limit, the CPUs of a thread, what it uses, and its place in the queue of the OOM killer.
+//! One process: its open-file limit, the CPUs of a thread, what it uses, and its place in the queue of the OOM killer;
+//! and the kernel's own threads for softirq work.
 //!
 //! Reads any process; changes only the calling one.
 
@@ -142,8 +143,7 @@ impl Usage {
     pub fn of(pid: u32) -> Result<Self, ProcessError> {
         let gone = || ProcessError::Gone { pid };
         let raw = i32::try_from(pid).map_err(|_| gone())?;
-        let clock = ClockId::pid_cpu_clock_id(Pid::from_raw(raw)).and_then(ClockId::now);
-        let cpu = clock.map_err(|errno| match errno {
+        let cpu_ns = cpu_ns(raw).map_err(|errno| match errno {
             Errno::ESRCH | Errno::EINVAL => gone(),
             errno => refused(format!("read the CPU time of process {pid}"), errno),
         })?;
@@ -156,8 +156,40 @@ impl Usage {
         let rss_kib = status.vmrss.ok_or_else(gone)?;
         Ok(Self {
             rss_bytes: rss_kib * 1024,
-            cpu_ns: nanoseconds(cpu),
+            cpu_ns,
         })
+    }
+}
+
+/// The kernel threads `ksoftirqd/N` of some CPUs.
+///
+/// A packet on loopback is received in a softirq on its sender's CPU, and the time goes to whoever runs there. What a
+/// softirq does not finish soon is left to this thread, so under load a part of the work of every connection is charged
+/// to no process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ksoftirqd {
+    pids: Vec<i32>,
+}
+
+impl Ksoftirqd {
+    /// Finds the threads of `cpus`; `None` unless each can be seen, as in a PID namespace, or where `/proc` hides the
+    /// processes of others (hidepid).
+    pub fn of(cpus: &[usize]) -> Option<Self> {
+        /// The parent of all kernel threads; a process of a user may give itself any name.
+        const KTHREADD: i32 = 2;
+        let names: Vec<String> = cpus.iter().map(|cpu| format!("ksoftirqd/{cpu}")).collect();
+        let threads = procfs::process::all_processes().ok()?.flatten();
+        let pids: Vec<i32> = threads
+            .filter_map(|process| process.stat().ok())
+            .filter(|stat| stat.ppid == KTHREADD && names.contains(&stat.comm))
+            .map(|stat| stat.pid)
+            .collect();
+        (pids.len() == cpus.len()).then_some(Self { pids })
+    }
+
+    /// CPU time of all of them since boot, by the same clock as [`Usage::of`]; `None` when it cannot be read.
+    pub fn cpu_ns(&self) -> Option<u64> {
+        self.pids.iter().map(|pid| cpu_ns(*pid).ok()).sum()
     }
 }
 
@@ -176,9 +208,10 @@ fn refused(what: impl Into<String>, errno: Errno) -> ProcessError {
     }
 }
 
-/// A CPU clock is never negative.
-fn nanoseconds(time: nix::sys::time::TimeSpec) -> u64 {
-    u64::try_from(std::time::Duration::from(time).as_nanos()).unwrap_or(u64::MAX)
+/// By the CPU clock of process `pid`, which is never negative.
+fn cpu_ns(pid: i32) -> Result<u64, Errno> {
+    let time = ClockId::pid_cpu_clock_id(Pid::from_raw(pid)).and_then(ClockId::now)?;
+    Ok(u64::try_from(std::time::Duration::from(time).as_nanos()).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]
@@ -222,6 +255,21 @@ mod tests {
         let after = Usage::of(me).unwrap();
         assert!(after.cpu_ns - before.cpu_ns > 1_000_000);
         assert_ne!(after.cpu_ns % 10_000_000, 0);
+    }
+
+    #[test]
+    fn softirq_threads_are_those_of_the_cpus_asked_for_or_none() {
+        let cpus = affinity().unwrap();
+        // A container does not see them.
+        if let Some(all) = Ksoftirqd::of(&cpus) {
+            let each = cpus
+                .iter()
+                .map(|cpu| Ksoftirqd::of(&[*cpu]).unwrap().cpu_ns().unwrap());
+            let before: u64 = each.sum();
+            assert!(before > 0 && all.cpu_ns().unwrap() >= before);
+        }
+        assert_eq!(Ksoftirqd::of(&[1 << 20]), None);
+        assert_eq!(Ksoftirqd::of(&[]).unwrap().cpu_ns(), Some(0));
     }
 
     #[test]

@@ -85,7 +85,7 @@ pub enum EngineChoice {
 
 const EXAMPLES: &str = "\
 Examples:
-  throng-server                                      line protocol on 127.0.0.1:7000, a worker on every core
+  throng-server                                      line protocol, a worker on every core
   throng-server --protocol echo --cores 0            echo on one core
   throng-server --listen [::]:7000 --heartbeat 30s   all addresses, a heartbeat every 30 s
   throng-server --engine epoll --max-connections 10000

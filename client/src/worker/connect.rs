@@ -12,7 +12,7 @@ use ring::{Op, Operation};
 use super::Worker;
 use crate::conn::{Conn, Flags, Phase};
 use crate::counters;
-use crate::dial::Dialled;
+use crate::dial::{Dialled, Failure};
 use crate::verify::Verifier;
 
 /// How often connects in flight are looked at for their timeout.
@@ -44,11 +44,9 @@ impl Worker<'_> {
             && let Some(c) = self.retries.pop()
         {
             allowed -= 1;
-            match self.dialler.replace(libc::EADDRNOTAVAIL) {
+            match self.dialler.replace() {
                 Ok(dialled) => self.connect(c, vec![dialled])?,
-                Err(errno) => {
-                    self.fail(c, errno)?;
-                }
+                Err(failure) => self.fail(c, failure)?,
             }
         }
         let first = self.conns.len() as u32;
@@ -60,8 +58,8 @@ impl Worker<'_> {
         {
             match dialled {
                 Ok(dialled) => batch.push(dialled),
-                Err(errno) => {
-                    self.count_failure(errno);
+                Err(failure) => {
+                    self.count_failure(failure);
                     break;
                 }
             }
@@ -135,20 +133,29 @@ impl Worker<'_> {
                 self.retries.push(c);
                 Ok(())
             }
-            libc::ECANCELED if timed_out => self.fail(c, libc::ETIMEDOUT),
-            errno => self.fail(c, errno),
+            libc::ECANCELED if timed_out => self.fail(c, Failure::connect(libc::ETIMEDOUT)),
+            errno => self.fail(c, Failure::connect(errno)),
         }
     }
 
-    pub(super) fn fail(&mut self, c: u32, errno: i32) -> io::Result<()> {
-        self.count_failure(errno);
+    pub(super) fn fail(&mut self, c: u32, failure: Failure) -> io::Result<()> {
+        self.count_failure(failure);
         self.close(c)
     }
 
-    pub(super) fn count_failure(&mut self, errno: i32) {
+    pub(super) fn count_failure(&mut self, failure: Failure) {
+        let Failure {
+            step,
+            errno,
+            source,
+        } = failure;
         self.counts.failed += 1;
         self.counts.refused += u64::from(errno == libc::ECONNREFUSED);
-        *self.report.failed.entry(errno).or_default() += 1;
+        // With any other errno it is the port that could not be had.
+        if errno == libc::EADDRNOTAVAIL {
+            self.report.unbound = self.report.unbound.or(source);
+        }
+        *self.report.failed.entry((step, errno)).or_default() += 1;
     }
 
     pub(super) fn cancel_overdue(&mut self) -> io::Result<()> {

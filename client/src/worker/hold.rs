@@ -21,6 +21,9 @@ const HANG_UP: i32 = (libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR) as i32;
 /// A heartbeat is late when it comes this long after its interval.
 pub(crate) const LATE: Duration = Duration::from_secs(1);
 
+/// A server that says nothing of its own turns a connection away, rather than drops it, when it ends within this.
+const TURNED_AWAY: Duration = Duration::from_secs(1);
+
 impl Worker<'_> {
     pub(super) fn polled(&mut self, c: u32, result: i32, more: bool) -> io::Result<()> {
         let conn = &mut self.conns[c as usize];
@@ -55,8 +58,7 @@ impl Worker<'_> {
             return self.join(c);
         }
         match completion.result {
-            0 if conn.verifier.is_greeted() => return self.lose(c, Cause::Closed),
-            0 => return self.lose(c, Cause::ClosedUngreeted),
+            0 => return self.lose(c, Cause::Closed),
             1.. => {
                 self.hear(c, completion)?;
                 if self.conns[c as usize].phase != Phase::Held {
@@ -84,6 +86,7 @@ impl Worker<'_> {
         let conn = &mut self.conns[c as usize];
         let expected = conn.flags.has(Flags::AWAITS).then_some(expected);
         let input = self.group.memory().0.bytes(buffer);
+        conn.flags.set(Flags::HEARD);
         self.counts.bytes_received += input.len() as u64;
         let heard = conn.verifier.hear(input, expected);
         self.report.greetings_verified += u64::from(heard.greeting);
@@ -131,14 +134,21 @@ impl Worker<'_> {
     }
 
     pub(super) fn lose(&mut self, c: u32, cause: Cause) -> io::Result<()> {
+        let now_ms = self.now.as_millis() as u32;
         let conn = &mut self.conns[c as usize];
+        // Without a heartbeat, the last one is when it was established. A server that greets has turned away whom it
+        // did not greet, however long it took to accept.
+        let age_ms = now_ms.wrapping_sub(conn.last_heartbeat_ms);
+        let came_to_nothing =
+            !conn.flags.has(Flags::HEARD) && age_ms <= TURNED_AWAY.as_millis() as u32;
+        let is_dropped = conn.verifier.is_greeted() && !came_to_nothing;
         conn.phase = Phase::Closing;
         if conn.flags.take(Flags::AWAITS) {
             self.counts.outstanding -= 1;
         }
         self.counts.lost += 1;
-        self.counts.dropped += u64::from(conn.verifier.is_greeted());
-        *self.report.lost.entry(cause.name()).or_default() += 1;
+        self.counts.dropped += u64::from(is_dropped);
+        *self.report.lost.entry(cause.name(is_dropped)).or_default() += 1;
         let flags = conn.flags;
         for (flag, op) in [(Flags::POLL, Op::Poll), (Flags::SEND_WAIT, Op::SendWait)] {
             if flags.has(flag) {
@@ -172,16 +182,15 @@ impl Worker<'_> {
 pub(super) enum Cause {
     Errno(i32),
     Closed,
-    ClosedUngreeted,
     Wrong(Wrong),
 }
 
 impl Cause {
-    fn name(self) -> String {
+    fn name(self, is_dropped: bool) -> String {
         match self {
             Cause::Errno(errno) => format!("{:?}", Errno::from_raw(errno)),
-            Cause::Closed => "closed by the server".into(),
-            Cause::ClosedUngreeted => "closed before the greeting".into(),
+            Cause::Closed if is_dropped => "closed by the server".into(),
+            Cause::Closed => "closed before the first byte".into(),
             Cause::Wrong(Wrong::Greeting) => "wrong bytes in the greeting".into(),
             Cause::Wrong(Wrong::Message) => "wrong bytes in an echo".into(),
             Cause::Wrong(Wrong::Unexpected) => "bytes nobody asked for".into(),

@@ -335,7 +335,7 @@ pub(super) fn reset(context: &Context, evidence: &Evidence) -> Diagnosis {
 pub(super) fn closed_after_accept(context: &Context) -> Diagnosis {
     let name = destination(context);
     let text = format!(
-        "{name} accepted and closed at once, with {} established",
+        "{name} closed connections as soon as it had accepted them, with {} others established",
         context.established
     );
     let advice = "raise the server's --max-connections or its open-file limit; see which it has";
@@ -350,14 +350,19 @@ pub(super) fn unanswered(context: &Context, evidence: &Evidence) -> Diagnosis {
     let name = destination(context);
     let half_open = grown(evidence, "TCPReqQFullDrop");
     if half_open > 0 {
-        let limit = evidence.tcp_max_syn_backlog;
         let text = format!("{half_open} SYNs were dropped on this host (TCPReqQFullDrop)");
-        let diagnosis = Diagnosis::new(
-            Limit::SynQueue,
-            text,
-            "connect more slowly (--rate), or raise it (as root)",
-        );
-        return setting(diagnosis, "net.ipv4.tcp_max_syn_backlog", limit);
+        // Counted only where cookies are off: with them a full queue drops no SYN.
+        let cookies = "sysctl -w net.ipv4.tcp_syncookies=1";
+        let diagnosis = |advice| Diagnosis::new(Limit::SynQueue, text, advice);
+        return match short_queue(evidence) {
+            None => diagnosis("connect more slowly (--rate), or answer with cookies (as root)")
+                .command(cookies),
+            Some(somaxconn) => diagnosis(
+                "connect more slowly (--rate), or answer with cookies and restart the server with a longer queue (as root)",
+            )
+            .command(format!("{cookies} net.core.somaxconn={SERVER_BACKLOG}"))
+            .now(format!("net.core.somaxconn = {somaxconn}")),
+        };
     }
     let dropped = grown(evidence, "SoftnetDropped");
     if dropped > 0 {
@@ -367,11 +372,15 @@ pub(super) fn unanswered(context: &Context, evidence: &Evidence) -> Diagnosis {
             text,
             "connect more slowly (--rate), or raise it (as root)",
         );
-        return setting(
-            diagnosis,
-            "net.core.netdev_max_backlog",
-            evidence.netdev_max_backlog,
-        );
+        return match evidence.netdev_max_backlog {
+            Some(packets) => diagnosis
+                .now(format!("net.core.netdev_max_backlog = {packets}"))
+                .command(format!(
+                    "sysctl -w net.core.netdev_max_backlog={}",
+                    packets.saturating_mul(4)
+                )),
+            None => diagnosis.command("sysctl net.core.netdev_max_backlog"),
+        };
     }
     let resent = match grown(evidence, "TCPSynRetrans") {
         0 => String::new(),
@@ -390,14 +399,28 @@ fn accept_queue(evidence: &Evidence) -> Option<Diagnosis> {
     let overflows = grown(evidence, "ListenOverflows");
     (overflows > 0).then(|| {
         let text = format!("{overflows} handshakes were dropped on this host (ListenOverflows)");
-        let advice =
-            "connect more slowly (--rate), give the server more cores, or raise it (as root)";
-        setting(
-            Diagnosis::new(Limit::AcceptQueue, text, advice),
-            "net.core.somaxconn",
-            evidence.somaxconn,
-        )
+        let diagnosis = |advice| Diagnosis::new(Limit::AcceptQueue, text, advice);
+        match short_queue(evidence) {
+            None => diagnosis(
+                "the server accepts too slowly: connect more slowly (--rate), or give it more cores",
+            ),
+            Some(somaxconn) => diagnosis(
+                "connect more slowly (--rate), give the server more cores, or raise it (as root) and restart the server",
+            )
+            .command(format!("sysctl -w net.core.somaxconn={SERVER_BACKLOG}"))
+            .now(format!("net.core.somaxconn = {somaxconn}")),
+        }
     })
+}
+
+/// What throng-server asks of listen(2): a larger `net.core.somaxconn` makes its queues no longer.
+const SERVER_BACKLOG: u64 = 4096;
+
+/// `net.core.somaxconn`, where it is what bounds the server's queues.
+fn short_queue(evidence: &Evidence) -> Option<u64> {
+    evidence
+        .somaxconn
+        .filter(|somaxconn| *somaxconn < SERVER_BACKLOG)
 }
 
 pub(super) fn unknown(errno: Errno, context: &Context) -> Diagnosis {
@@ -406,16 +429,6 @@ pub(super) fn unknown(errno: Errno, context: &Context) -> Diagnosis {
         context.step, context.established
     );
     Diagnosis::new(Limit::Unknown, text, "see the kernel log").command("dmesg | tail")
-}
-
-/// Shows the sysctl `name` and the command that makes it four times as large.
-fn setting(diagnosis: Diagnosis, name: &str, value: Option<u64>) -> Diagnosis {
-    match value {
-        Some(value) => diagnosis
-            .now(format!("{name} = {value}"))
-            .command(format!("sysctl -w {name}={}", value.saturating_mul(4))),
-        None => diagnosis.command(format!("sysctl {name}")),
-    }
 }
 
 fn grown(evidence: &Evidence, counter: &str) -> u64 {

@@ -1,0 +1,39 @@
+//! A server that refuses some connections by a rule of its own: the others are held to the end, and the refusal is
+//! named.
+#![allow(clippy::unwrap_used)]
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::net::TcpListener;
+
+#[test]
+fn an_echo_server_that_turns_some_away_keeps_the_others() {
+    if let Err(why) = ring::probe() {
+        let line = format!("SKIPPED an_echo_server_that_turns_some_away_keeps_the_others: {why}\n");
+        std::io::stderr().write_all(line.as_bytes()).unwrap();
+        return;
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let target = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        // Every later stream is dropped, and so closed, at once.
+        let mut held = Vec::new();
+        for stream in listener.incoming().flatten() {
+            if held.len() < 10 {
+                held.push(stream);
+            }
+        }
+    });
+    let json = tempfile::NamedTempFile::new().unwrap();
+    let args = format!(
+        "throng-client {target} --connections 20 --protocol echo --hold 3s --json {}",
+        json.path().display()
+    );
+    client::cli::main(args.split_whitespace().map(OsString::from));
+    let summary: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(json.path()).unwrap()).unwrap();
+    assert_eq!(summary["ended"], "complete", "{summary}");
+    assert_eq!(summary["lost_while_held"], 10, "{summary}");
+    let diagnosis = summary["diagnosis"].as_str().unwrap();
+    assert!(diagnosis.contains("--max-connections"), "{diagnosis}");
+}
