@@ -1,6 +1,7 @@
 //! The command line of `throng-bench`. What is wrong with it is said, with exit code 2, before anything starts.
 
 use std::ffi::OsString;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -76,7 +77,7 @@ struct CompareArgs {
     /// How long they are held
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration, help_heading = "The hold")]
     hold: Duration,
-    /// Interval of the server's heartbeat on each connection
+    /// Interval of the server's heartbeat on each connection, 0: none
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = humantime::parse_duration, help_heading = "The hold")]
     heartbeat: Duration,
 
@@ -188,18 +189,32 @@ fn plan(args: CompareArgs) -> Result<(PathBuf, Plan), String> {
     {
         return Err(format!("--active names {active} twice"));
     }
-    if args.message_bytes == 0 {
-        return Err("--message-bytes must be above 0".to_owned());
+    /// The client's bound.
+    const MOST_MESSAGE_BYTES: u64 = 65_536;
+    if !(1..=MOST_MESSAGE_BYTES).contains(&args.message_bytes) {
+        return Err(format!(
+            "--message-bytes must be between 1 and {MOST_MESSAGE_BYTES}"
+        ));
     }
     if args.connections == 0 && args.rounds == 0 {
         return Err("with --connections 0 and --rounds 0 nothing is left to measure".to_owned());
     }
     /// Below this the client's samples, one a second, would not see the hold.
     const SHORTEST_HOLD: Duration = Duration::from_secs(3);
-    if args.connections > 0 && args.hold < SHORTEST_HOLD {
+    /// The client's bound.
+    const LONGEST_HOLD: Duration = Duration::from_secs(30 * 24 * 3_600);
+    if args.connections > 0 && !(SHORTEST_HOLD..=LONGEST_HOLD).contains(&args.hold) {
         return Err(format!(
-            "--hold must be {SHORTEST_HOLD:?} or longer, to be sampled"
+            "--hold must be between {} (to be sampled) and {}",
+            humantime::format_duration(SHORTEST_HOLD),
+            humantime::format_duration(LONGEST_HOLD)
         ));
+    }
+    /// Bounds of the server and of the client.
+    const HEARTBEATS: RangeInclusive<Duration> =
+        Duration::from_millis(10)..=Duration::from_secs(24 * 3_600);
+    if !args.heartbeat.is_zero() && !HEARTBEATS.contains(&args.heartbeat) {
+        return Err("--heartbeat must be between 10ms and 24h, or 0 for none".to_owned());
     }
     let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     let hold = HoldPlan {
@@ -286,11 +301,25 @@ mod tests {
             (vec!["--active", "500,500"], "--active"),
             (vec!["--hold", "1s"], "--hold"),
             (vec!["--hold", "soon"], "--hold"),
+            (vec!["--hold", "31days"], "--hold"),
+            (vec!["--heartbeat", "9999us"], "--heartbeat"),
+            (vec!["--heartbeat", "100us"], "--heartbeat"),
+            (vec!["--heartbeat", "25h"], "--heartbeat"),
             (vec!["--message-bytes", "0"], "--message-bytes"),
+            (vec!["--message-bytes", "65537"], "--message-bytes"),
         ];
         for (args, flag) in bad {
             assert!(parsed(&args).unwrap_err().contains(flag), "{args:?}");
         }
+    }
+
+    #[test]
+    fn what_the_server_and_the_client_take_at_most_is_taken() {
+        for heartbeat in ["0", "10ms", "24h"] {
+            parsed(&["--heartbeat", heartbeat]).unwrap();
+        }
+        let plan = parsed(&["--message-bytes", "65536"]).unwrap();
+        assert_eq!(plan.echo.unwrap().message_bytes, 65_536);
     }
 
     #[test]

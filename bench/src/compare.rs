@@ -11,12 +11,12 @@ use rand::seq::SliceRandom;
 
 use crate::echo::{self, Event};
 use crate::hold::hold;
-use crate::load::Stage;
+use crate::load::{SoftirqThreads, Stage};
 use crate::lock::MachineLock;
 use crate::report::text;
 use crate::result::{Echo, FORMAT_VERSION, Failure, Report};
 use crate::runner::Launcher;
-use crate::sample::HostSample;
+use crate::sample::{HostSample, usable_bytes};
 use crate::scenario::{BYTES_PER_CONNECTION, Plan};
 use crate::screen::Screen;
 use crate::stop::{Cause, Stop};
@@ -41,14 +41,18 @@ pub fn compare(
             LOCK_PATIENCE.as_secs()
         ));
     })?;
-    let available_bytes = available_memory_bytes()?;
-    let fits = connections_that_fit(available_bytes, BYTES_PER_CONNECTION).max(1);
+    let memory = Memory::read().map_err(|error| error.to_string())?;
+    let available_bytes = available_bytes(&memory);
+    let fits = connections_that_fit(available_bytes, BYTES_PER_CONNECTION)
+        .min(usable_bytes(&memory) / BYTES_PER_CONNECTION)
+        .max(1);
     let cut = plan.fit(fits, available_bytes);
     let base = HostSample::read().map_err(|error| error.to_string())?;
     let stage = Stage {
         launcher: Launcher::new()?,
         stop,
         placement: plan.placement.clone(),
+        softirq: SoftirqThreads::of(&plan.placement),
         nofile_hard: plan.nofile_hard,
         base,
     };
@@ -145,11 +149,10 @@ fn ending(cause: Cause) -> Failure {
 }
 
 /// What new work can get, from the host and from this process's control group.
-fn available_memory_bytes() -> Result<u64, String> {
-    let host = Memory::read()
-        .map_err(|error| error.to_string())?
-        .available_bytes;
+fn available_bytes(host: &Memory) -> u64 {
     let group =
         CgroupMemory::read().map(|group| group.limit_bytes.saturating_sub(group.used_bytes));
-    Ok(group.map_or(host, |group| group.min(host)))
+    group.map_or(host.available_bytes, |group| {
+        group.min(host.available_bytes)
+    })
 }

@@ -10,6 +10,7 @@ use rand::seq::SliceRandom;
 use crate::load::{CpuMark, Progress, Stage, drive, flag_ms};
 use crate::result::{Echo, Failure};
 use crate::runner::Child;
+use crate::sample::sockets_settle;
 use crate::scenario::{CLIENT_SOURCE, EchoPlan, Engine, Protocol, server_processes};
 use crate::servers::Servers;
 
@@ -105,8 +106,8 @@ struct Mark {
 }
 
 impl Mark {
-    fn read(progress: &Progress, client: &Child, servers: &Servers) -> Option<Self> {
-        let cpu = CpuMark::read(progress, client, servers).ok()?;
+    fn read(stage: &Stage, progress: &Progress, client: &Child, servers: &Servers) -> Option<Self> {
+        let cpu = CpuMark::read(stage, progress, client, servers).ok()?;
         Some(Self {
             cpu,
             messages: progress.messages,
@@ -114,6 +115,9 @@ impl Mark {
         })
     }
 }
+
+/// The closing sockets of the measurement before would be work for the kernel, and not this engine's.
+const SETTLES_WITHIN: Duration = Duration::from_secs(2);
 
 fn measure(
     stage: &Stage,
@@ -146,6 +150,7 @@ fn measure(
     .map(str::to_owned)
     .collect();
     let time_limit = Duration::from_millis(plan.exchange_ms + 20_000 + active / 2);
+    let settled = sockets_settle(&stage.base.sockstat, SETTLES_WITHIN, &stage.stop);
     let (mut began_ms, mut first, mut last) = (None, None, None);
     let driven = drive(
         stage,
@@ -161,7 +166,7 @@ fn measure(
             if progress.t_ms < began_ms + plan.warm_up_ms {
                 return;
             }
-            let mark = Mark::read(progress, client, servers);
+            let mark = Mark::read(stage, progress, client, servers);
             if first.is_none() {
                 first = mark;
             } else if mark.is_some() {
@@ -190,6 +195,8 @@ fn measure(
         round,
         active,
         engine,
+        processes: servers.count(),
+        settled,
         messages,
         cpu,
         machine,

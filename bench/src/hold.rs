@@ -124,7 +124,7 @@ fn ramp_and_hold(
         during,
         time_limit,
         |progress, client, servers| {
-            let Ok(mark) = CpuMark::read(progress, client, servers) else {
+            let Ok(mark) = CpuMark::read(stage, progress, client, servers) else {
                 return;
             };
             match progress.phase.as_str() {

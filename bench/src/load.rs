@@ -6,7 +6,7 @@
 use std::ffi::OsString;
 use std::time::{Duration, Instant};
 
-use kernel_tuning::process::ProcessError;
+use kernel_tuning::process::{Ksoftirqd, ProcessError};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -26,10 +26,31 @@ pub struct Stage {
     pub stop: Stop,
     /// Which CPUs each side runs on.
     pub placement: Placement,
+    /// The threads that finish softirq work on those CPUs.
+    pub softirq: SoftirqThreads,
     /// The hard open-file limit.
     pub nofile_hard: u64,
     /// The host before anything was started.
     pub base: HostSample,
+}
+
+/// The kernel threads that finish softirq work on each side's CPUs; `None` where they cannot be seen.
+#[derive(Debug)]
+pub struct SoftirqThreads {
+    server: Option<Ksoftirqd>,
+    client: Option<Ksoftirqd>,
+}
+
+impl SoftirqThreads {
+    /// Finds them. The thread of a CPU that both sides share counts once, for the server.
+    pub fn of(placement: &Placement) -> Self {
+        let mut client = placement.client.clone();
+        client.retain(|cpu| !placement.server.contains(cpu));
+        Self {
+            server: Ksoftirqd::of(&placement.server),
+            client: Ksoftirqd::of(&client),
+        }
+    }
 }
 
 /// A line of the client's `--samples`. Counts are cumulative.
@@ -134,6 +155,8 @@ pub struct CpuMark {
     t_ms: u64,
     server_cpu_ns: u64,
     client_cpu_ns: u64,
+    server_softirq_ns: Option<u64>,
+    client_softirq_ns: Option<u64>,
 }
 
 impl CpuMark {
@@ -142,6 +165,7 @@ impl CpuMark {
     /// # Errors
     /// When a process has ended.
     pub fn read(
+        stage: &Stage,
         progress: &Progress,
         client: &Child,
         servers: &Servers,
@@ -151,15 +175,20 @@ impl CpuMark {
             t_ms: progress.t_ms,
             server_cpu_ns,
             client_cpu_ns: client.usage()?.cpu_ns,
+            server_softirq_ns: stage.softirq.server.as_ref().and_then(Ksoftirqd::cpu_ns),
+            client_softirq_ns: stage.softirq.client.as_ref().and_then(Ksoftirqd::cpu_ns),
         })
     }
 
     /// What was spent from here to `end`; `None` when that is no time at all.
     pub fn until(&self, end: &Self) -> Option<CpuSpan> {
+        let softirq = |end: Option<u64>, begin: Option<u64>| Some(end?.saturating_sub(begin?));
         (end.t_ms > self.t_ms).then(|| CpuSpan {
             elapsed_ms: end.t_ms - self.t_ms,
             server_cpu_ns: end.server_cpu_ns.saturating_sub(self.server_cpu_ns),
             client_cpu_ns: end.client_cpu_ns.saturating_sub(self.client_cpu_ns),
+            server_softirq_ns: softirq(end.server_softirq_ns, self.server_softirq_ns),
+            client_softirq_ns: softirq(end.client_softirq_ns, self.client_softirq_ns),
         })
     }
 }
@@ -185,11 +214,19 @@ mod tests {
     }
 
     #[test]
+    fn a_shared_cpus_softirq_work_counts_once() {
+        let shared = SoftirqThreads::of(&Placement::halves(&[0]));
+        assert_eq!(shared.client.unwrap().cpu_ns(), Some(0));
+    }
+
+    #[test]
     fn a_span_needs_time() {
         let mark = |t_ms, cpu| CpuMark {
             t_ms,
             server_cpu_ns: cpu,
             client_cpu_ns: 2 * cpu,
+            server_softirq_ns: Some(cpu / 10),
+            client_softirq_ns: None,
         };
         let span = mark(100, 1_000).until(&mark(300, 4_000)).unwrap();
         assert_eq!(
@@ -197,7 +234,9 @@ mod tests {
             CpuSpan {
                 elapsed_ms: 200,
                 server_cpu_ns: 3_000,
-                client_cpu_ns: 6_000
+                client_cpu_ns: 6_000,
+                server_softirq_ns: Some(300),
+                client_softirq_ns: None,
             }
         );
         assert_eq!(mark(100, 1_000).until(&mark(100, 1_000)), None);

@@ -15,7 +15,7 @@ use crate::stats::{Spread, ratios};
 use crate::warning::Warning;
 
 /// Version of the JSON form; it grows when a reader of the old form would misread the new one.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 
 /// Everything one run found.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -57,6 +57,19 @@ impl Report {
     pub fn conclude(&mut self) {
         self.echo_summary = summarise(&self.plan, &self.echo);
         self.warnings = Warning::all(self);
+    }
+
+    /// Whether softirq work left to `ksoftirqd` is in every CPU time of this report.
+    pub fn has_softirq(&self) -> bool {
+        let held = self.hold.iter().flat_map(|hold| [hold.ramp, hold.hold]);
+        let echoed = self.echo.iter().map(|echo| Some(echo.cpu));
+        held.chain(echoed).flatten().all(|span| span.has_softirq())
+    }
+
+    /// Server processes of `engine` in the echo rounds, if it was measured.
+    pub fn echo_processes(&self, engine: Engine) -> Option<usize> {
+        let echo = self.echo.iter().find(|echo| echo.engine == engine)?;
+        Some(echo.processes)
     }
 
     /// The hold of `engine`, if there was one.
@@ -174,22 +187,41 @@ pub struct CpuSpan {
     pub server_cpu_ns: u64,
     /// CPU time of the client.
     pub client_cpu_ns: u64,
+    /// CPU time of `ksoftirqd` on the servers' CPUs; `None` where it cannot be read.
+    pub server_softirq_ns: Option<u64>,
+    /// CPU time of `ksoftirqd` on the client's CPUs; `None` where it cannot be read.
+    pub client_softirq_ns: Option<u64>,
 }
 
 impl CpuSpan {
-    /// How many cores the servers kept busy.
-    pub fn server_cores(&self) -> f64 {
-        cores(self.server_cpu_ns, self.elapsed_ms)
+    /// CPU time of the server side: its processes, and the softirq work left to `ksoftirqd` where that is known.
+    pub fn server_ns(&self) -> u64 {
+        self.server_cpu_ns + self.server_softirq_ns.unwrap_or(0)
+    }
+
+    /// CPU time of the client side, as of the server's.
+    pub fn client_ns(&self) -> u64 {
+        self.client_cpu_ns + self.client_softirq_ns.unwrap_or(0)
     }
 
     /// CPU time of both sides together.
     pub fn both_ns(&self) -> u64 {
-        self.server_cpu_ns + self.client_cpu_ns
+        self.server_ns() + self.client_ns()
     }
 
-    /// How many cores the client kept busy.
+    /// How many cores the server side kept busy.
+    pub fn server_cores(&self) -> f64 {
+        cores(self.server_ns(), self.elapsed_ms)
+    }
+
+    /// How many cores the client side kept busy.
     pub fn client_cores(&self) -> f64 {
-        cores(self.client_cpu_ns, self.elapsed_ms)
+        cores(self.client_ns(), self.elapsed_ms)
+    }
+
+    /// Whether the softirq work of both sides is in their figures.
+    pub fn has_softirq(&self) -> bool {
+        self.server_softirq_ns.is_some() && self.client_softirq_ns.is_some()
     }
 }
 
@@ -206,6 +238,10 @@ pub struct Echo {
     pub active: u64,
     /// The engine.
     pub engine: Engine,
+    /// Server processes on one port.
+    pub processes: usize,
+    /// The sockets of the measurement before were gone when this one began.
+    pub settled: bool,
     /// Messages that came back and were verified, without those of the warm-up.
     pub messages: u64,
     /// CPU time of both sides in the same time.
@@ -222,9 +258,9 @@ impl Echo {
         self.messages as f64 * 1_000.0 / self.cpu.elapsed_ms.max(1) as f64
     }
 
-    /// The server's CPU time for a message, in microseconds.
+    /// The server side's CPU time for a message, in microseconds.
     pub fn server_cpu_us_per_message(&self) -> f64 {
-        self.cpu.server_cpu_ns as f64 / 1_000.0 / self.messages.max(1) as f64
+        self.cpu.server_ns() as f64 / 1_000.0 / self.messages.max(1) as f64
     }
 }
 
@@ -237,7 +273,7 @@ pub struct EchoSummary {
     pub engines: Vec<EngineEcho>,
     /// uring ÷ epoll of messages a second, pair by pair.
     pub rate_ratio: Option<Spread>,
-    /// uring ÷ epoll of the server's CPU time for a message, pair by pair.
+    /// uring ÷ epoll of the server side's CPU time for a message, pair by pair.
     pub cpu_ratio: Option<Spread>,
 }
 
@@ -255,11 +291,11 @@ pub struct EngineEcho {
     pub engine: Engine,
     /// Messages a second.
     pub per_second: Spread,
-    /// The server's CPU time for a message, in microseconds.
+    /// The server side's CPU time for a message, in microseconds.
     pub cpu_us_per_message: Spread,
-    /// Cores the server kept busy.
+    /// Cores the server side kept busy.
     pub server_cores: Spread,
-    /// Cores the client kept busy.
+    /// Cores the client side kept busy.
     pub client_cores: Spread,
 }
 
@@ -345,6 +381,26 @@ pub(crate) mod tests {
             assert!((new.median - old.median).abs() < 1e-9 && new.count == old.count);
         }
         assert_eq!(again.echo_summary.len(), report.echo_summary.len());
+    }
+
+    #[test]
+    fn softirq_work_of_the_servers_cores_is_the_servers() {
+        let mut report = recorded();
+        for echo in &mut report.echo {
+            let is_uring = echo.engine == Engine::Uring;
+            echo.messages = 1_000;
+            echo.cpu.elapsed_ms = 10;
+            echo.cpu.server_cpu_ns = if is_uring { 8_000_000 } else { 9_000_000 };
+            echo.cpu.server_softirq_ns = Some(if is_uring { 1_500_000 } else { 500_000 });
+        }
+        report.conclude();
+        let summary = &report.echo_summary[0];
+        assert_eq!(summary.cpu_ratio.unwrap().median, 1.0);
+        let uring = summary.of(Engine::Uring).unwrap();
+        assert_eq!(
+            (uring.cpu_us_per_message.median, uring.server_cores.median),
+            (9.5, 0.95)
+        );
     }
 
     #[test]

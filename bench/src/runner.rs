@@ -6,9 +6,11 @@
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
-use std::io::{BufRead, BufReader, Read};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Seek};
+use std::os::fd::AsRawFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,7 +21,6 @@ use kernel_tuning::process::{ProcessError, Usage};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
-use tempfile::TempDir;
 
 use crate::result::Failure;
 use crate::stop::TICK;
@@ -28,8 +29,6 @@ use crate::stop::TICK;
 #[derive(Debug)]
 pub struct Launcher {
     program: PathBuf,
-    scratch: TempDir,
-    started: std::cell::Cell<usize>,
 }
 
 impl Launcher {
@@ -41,39 +40,48 @@ impl Launcher {
         let program = std::env::current_exe();
         let program =
             program.map_err(|cause| format!("cannot find this program's own file: {cause}"))?;
-        let scratch = tempfile::Builder::new().prefix("throng-bench-").tempdir();
-        let scratch = scratch.map_err(|cause| {
-            let directory = std::env::temp_dir();
-            format!(
-                "cannot make a directory in {}: {cause}; set TMPDIR to one of yours",
-                directory.display()
-            )
-        })?;
-        Ok(Self {
-            program,
-            scratch,
-            started: std::cell::Cell::default(),
-        })
+        Ok(Self { program })
     }
 
-    /// Starts `throng-bench role args… --json FILE --until-stdin-closes`; the file becomes [`Ended::summary`].
+    /// Starts `throng-bench role args… --json FILE --until-stdin-closes`; what it writes there becomes [`Ended::summary`].
     ///
     /// # Errors
     /// When the process cannot be started.
     pub fn start(&self, role: &'static str, args: Vec<OsString>) -> Result<Child, Failure> {
-        self.started.set(self.started.get() + 1);
-        let summary = self
-            .scratch
-            .path()
-            .join(format!("{role}-{}.json", self.started.get()));
+        let summary = unnamed_file(role)?;
         let mut command = Command::new(&self.program);
         command
             .arg(role)
             .args(args)
             .arg("--json")
-            .arg(&summary)
+            .arg(path_of(&summary))
             .arg("--until-stdin-closes");
         Child::spawn(role, command, summary)
+    }
+}
+
+/// A file without a name, so that nothing of it is left however this program ends.
+fn unnamed_file(role: &'static str) -> Result<File, Failure> {
+    tempfile::tempfile().map_err(|cause| {
+        let directory = std::env::temp_dir();
+        let cause = format!(
+            "cannot make a file in {}: {cause}; set TMPDIR to a directory of yours",
+            directory.display()
+        );
+        not_started(role, cause)
+    })
+}
+
+/// The path by which another process of this user can open it, as long as this one lives (proc_pid_fd(5)).
+fn path_of(file: &File) -> String {
+    format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd())
+}
+
+fn not_started(name: &'static str, cause: String) -> Failure {
+    Failure {
+        during: format!("starting a {name}"),
+        cause,
+        stderr_tail: Vec::new(),
     }
 }
 
@@ -96,18 +104,14 @@ pub struct Child {
     lifetime: Option<ChildStdin>,
     stdout: Receiver<String>,
     stderr: Tail,
-    summary: PathBuf,
+    summary: File,
     /// Once this is set the process has been waited for, and its id may be another's.
     status: Option<ExitStatus>,
 }
 
 impl Child {
-    fn spawn(name: &'static str, mut command: Command, summary: PathBuf) -> Result<Self, Failure> {
-        let failed = |cause: String| Failure {
-            during: format!("starting a {name}"),
-            cause,
-            stderr_tail: Vec::new(),
-        };
+    fn spawn(name: &'static str, mut command: Command, summary: File) -> Result<Self, Failure> {
+        let failed = |cause| not_started(name, cause);
         command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -176,7 +180,7 @@ impl Child {
             name: self.name,
             status: self.status,
             killed,
-            summary: read_json(&self.summary),
+            summary: read_json(&mut self.summary),
             stderr_tail: self.stderr.lines(Duration::from_secs(1)),
         }
     }
@@ -319,9 +323,13 @@ impl Tail {
     }
 }
 
-fn read_json(path: &Path) -> Value {
-    let text = std::fs::read_to_string(path).unwrap_or_default();
-    serde_json::from_str(&text).unwrap_or(Value::Null)
+/// `null` when there is nothing, or only a part.
+fn read_json(file: &mut File) -> Value {
+    let mut text = String::new();
+    match file.rewind().and_then(|()| file.read_to_string(&mut text)) {
+        Ok(_) => serde_json::from_str(&text).unwrap_or(Value::Null),
+        Err(_) => Value::Null,
+    }
 }
 
 #[cfg(test)]
@@ -334,11 +342,11 @@ mod tests {
     fn shell(script: &str) -> Child {
         let mut command = Command::new("sh");
         command.args(["-c", script]);
-        Child::spawn("shell", command, PathBuf::from("/nonexistent")).unwrap()
+        Child::spawn("shell", command, tempfile::tempfile().unwrap()).unwrap()
     }
 
     fn exists(pid: u32) -> bool {
-        Path::new(&format!("/proc/{pid}")).exists()
+        PathBuf::from(format!("/proc/{pid}")).exists()
     }
 
     #[test]
@@ -349,6 +357,19 @@ mod tests {
         assert_eq!(child.next_line(LONG), Next::Closed);
         let ended = child.end(LONG, LONG);
         assert!(ended.is_success() && ended.summary.is_null());
+    }
+
+    #[test]
+    fn a_summary_is_read_back_from_a_file_without_a_name() {
+        let summary = unnamed_file("shell").unwrap();
+        let mut command = Command::new("sh");
+        let script = format!(
+            r#"echo old > {0}; echo '{{"n": 7}}' > {0}"#,
+            path_of(&summary)
+        );
+        command.args(["-c", &script]);
+        let child = Child::spawn("shell", command, summary).unwrap();
+        assert_eq!(child.end(LONG, LONG).summary["n"], 7);
     }
 
     #[test]
@@ -389,8 +410,8 @@ mod tests {
 
     #[test]
     fn a_missing_program_is_a_failure_with_its_name() {
-        let error =
-            Child::spawn("ghost", Command::new("/nonexistent/ghost"), PathBuf::new()).unwrap_err();
+        let command = Command::new("/nonexistent/ghost");
+        let error = Child::spawn("ghost", command, tempfile::tempfile().unwrap()).unwrap_err();
         assert!(error.cause.contains("/nonexistent/ghost"), "{error:?}");
     }
 }

@@ -61,6 +61,11 @@ impl Servers {
         self.address
     }
 
+    /// How many processes there are.
+    pub fn count(&self) -> usize {
+        self.processes.len()
+    }
+
     /// What all of them use together.
     ///
     /// # Errors

@@ -7,7 +7,7 @@ use std::fmt;
 use kernel_tuning::host::MachineBusy;
 use serde::{Deserialize, Serialize};
 
-use crate::report::format::{bytes, count, join, percent};
+use crate::report::format::{bytes, count, join, of_many, percent};
 use crate::result::{EchoSummary, Hold, Report};
 use crate::scenario::Engine;
 
@@ -27,6 +27,10 @@ pub enum Warning {
     },
     /// Servers and client ran on the same CPUs.
     SharedCores,
+    /// The CPU time of `ksoftirqd` could not be read.
+    SoftirqUnknown,
+    /// Only root can tell what a monitor's procfs inodes took.
+    ProcfsUnknown,
     /// The client was busier than the server, so the rate says more of the client.
     ClientBusier {
         /// Connections that exchanged messages.
@@ -45,6 +49,11 @@ pub enum Warning {
     NotSettled {
         /// The engine that was to be held.
         engine: Engine,
+    },
+    /// Echo measurements began while sockets of the one before were still closing.
+    EchoNotSettled {
+        /// How many.
+        measurements: usize,
     },
     /// Sockets came or went that were not of this run.
     OtherSockets {
@@ -98,6 +107,7 @@ impl Warning {
                 .is_shared()
                 .then_some(Self::SharedCores),
         );
+        all.extend((!report.has_softirq()).then_some(Self::SoftirqUnknown));
         all.extend(other_load(report));
         for hold in &report.hold {
             all.extend((!hold.settled).then_some(Self::NotSettled {
@@ -108,6 +118,10 @@ impl Warning {
             all.extend(drops(hold));
             all.extend(heartbeats(hold));
         }
+        let mut held = report.hold.iter().filter_map(|hold| hold.held.as_ref());
+        let is_unknown = held.any(|held| held.procfs_slab_bytes.is_none());
+        all.extend(is_unknown.then_some(Self::ProcfsUnknown));
+        all.extend(echo_not_settled(report));
         for summary in &report.echo_summary {
             all.extend(client_busier(summary));
             all.extend(wide_spread(summary));
@@ -135,6 +149,22 @@ impl fmt::Display for Warning {
                     "server and client shared the same CPU: their figures are not apart; use two cores or more"
                 )
             }
+            Self::SoftirqUnknown => write!(
+                out,
+                "the CPU time of ksoftirqd cannot be read here (a container, or hidepid): softirq work left to it is in \
+                 no engine's CPU time, and counts as other work; run on the host to have it"
+            ),
+            Self::ProcfsUnknown => write!(
+                out,
+                "kernel memory may include a monitor's procfs inodes, which only epoll's connections get; run as root \
+                 to tell"
+            ),
+            Self::EchoNotSettled { measurements } => write!(
+                out,
+                "{} of echo began while sockets of the one before, or of other work, were open: its CPU time may be too \
+                 high",
+                of_many(*measurements as u64, "measurement")
+            ),
             Self::ClientBusier { active, engines } => write!(
                 out,
                 "with {} active the client was busier than the server ({}): the rate is bounded by the client, \
@@ -218,6 +248,11 @@ fn other_load(report: &Report) -> Option<Warning> {
     });
     let share = echoes.chain(holds).max_by(f64::total_cmp)?;
     (share > TOLERATED).then_some(Warning::OtherLoad { share })
+}
+
+fn echo_not_settled(report: &Report) -> Option<Warning> {
+    let measurements = report.echo.iter().filter(|echo| !echo.settled).count();
+    (measurements > 0).then_some(Warning::EchoNotSettled { measurements })
 }
 
 fn other_sockets(hold: &Hold) -> Option<Warning> {
@@ -337,6 +372,57 @@ mod tests {
             warning,
             Warning::NotSettled { .. }
         )));
+    }
+
+    #[test]
+    fn softirq_work_is_not_other_work_and_makes_a_side_busier() {
+        let mut report = quiet();
+        for echo in &mut report.echo {
+            echo.machine.idle_ns = 0;
+            echo.machine.steal_ns = 0;
+            echo.machine.busy_ns = 2_000_000_000;
+            echo.cpu.elapsed_ms = 1_000;
+            echo.cpu.server_cpu_ns = 800_000_000;
+            echo.cpu.client_cpu_ns = 900_000_000;
+            echo.cpu.server_softirq_ns = Some(200_000_000);
+            echo.cpu.client_softirq_ns = Some(0);
+        }
+        report.hold.clear();
+        let has = |report: &Report, wanted: &Warning| {
+            let wanted = std::mem::discriminant(wanted);
+            let mut kinds = report.warnings.iter().map(std::mem::discriminant);
+            kinds.any(|kind| kind == wanted)
+        };
+        let other_load = Warning::OtherLoad { share: 0.0 };
+        let client_busier = Warning::ClientBusier {
+            active: 0,
+            engines: Vec::new(),
+        };
+        report.conclude();
+        assert!(!has(&report, &other_load) && !has(&report, &client_busier));
+        assert!(!has(&report, &Warning::SoftirqUnknown));
+        for echo in &mut report.echo {
+            echo.cpu.server_softirq_ns = None;
+        }
+        report.conclude();
+        assert!(has(&report, &other_load) && has(&report, &client_busier));
+        assert!(has(&report, &Warning::SoftirqUnknown));
+    }
+
+    #[test]
+    fn what_could_not_be_read_or_waited_for_is_told() {
+        let mut report = quiet();
+        let told = |report: &Report, part: &str| {
+            let mut texts = report.warnings.iter().map(Warning::to_string);
+            texts.any(|text| text.contains(part))
+        };
+        assert!(!told(&report, "procfs inodes, which") && !told(&report, "of echo began"));
+        for hold in &mut report.hold {
+            hold.held.as_mut().unwrap().procfs_slab_bytes = None;
+        }
+        report.echo[0].settled = false;
+        report.conclude();
+        assert!(told(&report, "run as root") && told(&report, "1 measurement of echo began"));
     }
 
     #[test]

@@ -15,6 +15,7 @@ macro_rules! for_each_engine {
     ($($case:ident),* $(,)?) => {
         mod uring { $( #[test] fn $case() { if super::has_engine("uring", stringify!($case)) { super::$case("uring") } } )* }
         mod epoll { $( #[test] fn $case() { super::$case("epoll") } )* }
+        mod tokio_uring { $( #[test] fn $case() { if super::has_engine("uring", stringify!($case)) { super::$case("tokio-uring") } } )* }
     };
 }
 

@@ -84,6 +84,12 @@ fn bad_usage_of_the_client_is_refused() {
 #[test]
 fn bad_usage_of_the_bench_is_refused() {
     refused("compare", &["--engines", "kqueue"], &["uring"]);
+    refused("compare", &["--heartbeat", "100us"], &["--heartbeat"]);
+    refused(
+        "compare",
+        &["--message-bytes", "65537"],
+        &["--message-bytes", "65536"],
+    );
     refused(
         "compare",
         &["--report", "/proc/nowhere/report.json"],

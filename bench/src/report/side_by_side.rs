@@ -48,6 +48,18 @@ pub fn echo_table(report: &Report) -> Table {
         )
     });
     let mut table = heading(report, title);
+    let processes = report.plan.engines.iter().map(|engine| {
+        figure(
+            report.echo_processes(*engine).map(|count| count as f64),
+            rounded,
+        )
+    });
+    table.row("server processes", processes);
+    let cpu_a_message = if report.has_softirq() {
+        "server CPU a message, softirq included, µs"
+    } else {
+        "server CPU a message, µs"
+    };
     for summary in report
         .echo_summary
         .iter()
@@ -79,7 +91,7 @@ pub fn echo_table(report: &Report) -> Table {
             *rate_ratio,
         );
         row(
-            "server CPU a message, µs",
+            cpu_a_message,
             |figures| figures.cpu_us_per_message,
             &|value| format!("{value:.2}"),
             *cpu_ratio,
@@ -181,7 +193,7 @@ const HOLD_ROWS: &[HoldRow] = &[
     ),
     (
         "server CPU while connecting",
-        |hold| Some(hold.ramp?.server_cpu_ns as f64 / 1e9),
+        |hold| Some(hold.ramp?.server_ns() as f64 / 1e9),
         seconds,
         true,
     ),

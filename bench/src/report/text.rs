@@ -2,7 +2,7 @@
 
 use crate::report::format::{count, figure, gib, join, of_many, rounded, span};
 use crate::report::side_by_side::{echo_table, hold_table};
-use crate::report::verdict::{processes_note, verdicts};
+use crate::report::verdict::{processes_note, softirq_note, verdicts};
 use crate::result::{Echo, Hold, Report};
 use crate::scenario::Engine;
 use crate::screen::Paint;
@@ -26,10 +26,13 @@ pub fn plan(report: &Report, paint: Paint) -> String {
     ));
     lines.extend(plan.hold.as_ref().map(|hold| {
         format!(
-            "  hold     {} connections for {}, a heartbeat every {}, once with each engine",
+            "  hold     {} connections for {}, {}, once with each engine",
             count(hold.connections),
             span(hold.hold_ms),
-            span(hold.heartbeat_ms)
+            match hold.heartbeat_ms {
+                0 => "no heartbeat".to_owned(),
+                every => format!("a heartbeat every {}", span(every)),
+            }
         )
     }));
     lines.extend(plan.echo.as_ref().map(|echo| {
@@ -43,7 +46,8 @@ pub fn plan(report: &Report, paint: Paint) -> String {
     }));
     lines.extend(report.cut.as_ref().map(|cut| {
         paint.yellow(&format!(
-            "  fewer    {} connections instead of {}: {} of memory are available, and one takes about 10 KB, both ends",
+            "  fewer    {} connections instead of {}: {} of memory are available, a part of it is kept \
+             free, and one takes about 10 KB, both ends",
             count(cut.fits),
             count(cut.wanted),
             gib(cut.available_bytes)
@@ -105,6 +109,7 @@ pub fn results(report: &Report, paint: Paint) -> String {
     {
         parts.push(echo_table(report).render(paint));
     }
+    parts.extend(softirq_note(report));
     parts.extend(section(
         paint.bold("Verdict: a win needs every pair of rounds"),
         verdicts(report),
@@ -120,6 +125,8 @@ pub fn results(report: &Report, paint: Paint) -> String {
         .iter()
         .map(|failure| paint.red(&format!("{}: {}", failure.during, failure.cause)));
     parts.extend(section(paint.bold("Failures"), failures.collect()));
+    let seconds = report.duration_ms as f64 / 1e3;
+    parts.push(format!("The run took {seconds:.1} s."));
     if report.partial {
         parts.push(paint.red("Partial: the run ended early."));
     }
@@ -194,7 +201,31 @@ mod tests {
         let cpu = row(&text, "server CPU a message");
         assert_eq!(cpu.len(), 4);
         assert!(cpu[3].starts_with(&ratio(report.echo_summary[0].cpu_ratio.unwrap().median)));
+        assert!(cpu[0].contains("softirq included") && text.contains("ksoftirqd on their cores"));
         assert!(text.contains("Verdict") && !text.contains('\x1b'));
+        let took = format!("took {:.1} s", report.duration_ms as f64 / 1e3);
+        assert!(text.contains(&took), "{text}");
+    }
+
+    #[test]
+    fn figures_without_softirq_work_do_not_claim_it() {
+        let mut report = recorded();
+        report.echo[0].cpu.client_softirq_ns = None;
+        report.conclude();
+        let text = results(&report, Paint::plain());
+        assert!(!text.contains("softirq included") && text.contains("cannot be read here"));
+    }
+
+    #[test]
+    fn the_processes_of_the_echo_are_in_its_table() {
+        let mut report = recorded();
+        for echo in &mut report.echo {
+            echo.processes = if echo.engine == Engine::Epoll { 3 } else { 1 };
+        }
+        report.hold.clear();
+        report.conclude();
+        let text = results(&report, Paint::plain());
+        assert_eq!(row(&text, "server processes")[1..], ["1", "3"]);
     }
 
     #[test]

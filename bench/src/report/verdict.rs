@@ -2,7 +2,7 @@
 //!
 //! A win or a loss needs every pair of rounds on the same side; everything else is a tie.
 
-use crate::report::format::{bytes, count, ratio, span};
+use crate::report::format::{bytes, count, join, ratio, span};
 use crate::result::{EchoSummary, Report};
 use crate::scenario::{Engine, server_processes};
 use crate::stats::{Side, Spread, side};
@@ -21,16 +21,39 @@ pub fn verdicts(report: &Report) -> Vec<String> {
     said
 }
 
+/// What the servers' CPU time is made of.
+pub fn softirq_note(report: &Report) -> Option<String> {
+    report.has_softirq().then(|| {
+        "CPU time is that of the processes and of ksoftirqd on their cores: loopback receives a message in a softirq of \
+         its sender, charged to the sender, and what a softirq does not finish is left to ksoftirqd, a kernel thread \
+         charged to no process."
+            .to_owned()
+    })
+}
+
 /// Why the epoll baseline has several processes, when it has.
 pub fn processes_note(report: &Report) -> Option<String> {
-    let connections = report.plan.hold.as_ref()?.connections;
-    let nofile = report.plan.nofile_hard;
-    let processes = server_processes(Engine::Epoll, connections, nofile);
-    (processes > 1 && report.plan.engines.contains(&Engine::Epoll)).then(|| {
+    let plan = &report.plan;
+    let held = plan.hold.as_ref().map(|hold| hold.connections);
+    let active = plan
+        .echo
+        .as_ref()
+        .and_then(|echo| echo.active.iter().copied().max());
+    let scenarios = [(held, "hold"), (active, "echo")];
+    let several: Vec<String> = scenarios
+        .into_iter()
+        .filter_map(|(connections, scenario)| {
+            let processes = server_processes(Engine::Epoll, connections?, plan.nofile_hard);
+            (processes > 1)
+                .then(|| format!("{processes} processes share its port in the {scenario}"))
+        })
+        .collect();
+    (!several.is_empty() && plan.engines.contains(&Engine::Epoll)).then(|| {
         format!(
-            "epoll needs an open file for each connection, and this machine allows a process {} (nofile): so {processes} \
-             processes share its port in the hold. A limit of this machine, not a fault of epoll.",
-            count(nofile)
+            "epoll needs an open file for each connection, and this machine allows a process {} (nofile): so {}. A limit \
+             of this machine, not a fault of epoll.",
+            count(plan.nofile_hard),
+            join(&several)
         )
     })
 }
@@ -103,6 +126,7 @@ mod tests {
             };
             echo.messages = 100_000;
             echo.cpu.server_cpu_ns = (1e9 * share) as u64;
+            echo.cpu.server_softirq_ns = Some(0);
         }
         report.conclude();
         report
@@ -124,7 +148,13 @@ mod tests {
         assert!(
             processes_note(&report)
                 .unwrap()
-                .contains("not a fault of epoll")
+                .contains("6 processes share its port in the hold. A limit")
+        );
+        report.plan.echo.as_mut().unwrap().active = vec![500, 50_000];
+        let note = processes_note(&report).unwrap();
+        assert!(
+            note.contains("in the hold and 3 processes share its port in the echo"),
+            "{note}"
         );
         report.plan.nofile_hard = 1_000_000;
         assert_eq!(processes_note(&report), None);
