@@ -14,6 +14,7 @@ use rand::{RngExt, SeedableRng};
 macro_rules! for_each_engine {
     ($($case:ident),* $(,)?) => {
         mod uring { $( #[test] fn $case() { if super::has_engine("uring", stringify!($case)) { super::$case("uring") } } )* }
+        mod uring_with_ordinary_descriptors { $( #[test] fn $case() { if super::has_engine("uring", stringify!($case)) { super::$case("uring-fd") } } )* }
         mod epoll { $( #[test] fn $case() { super::$case("epoll") } )* }
         mod tokio_uring { $( #[test] fn $case() { if super::has_engine("uring", stringify!($case)) { super::$case("tokio-uring") } } )* }
     };
@@ -36,14 +37,24 @@ for_each_engine!(
 );
 
 fn server(engine: &str, flags: &[&str]) -> Server {
-    let mut all = vec!["--engine", engine];
-    all.extend(flags);
-    Server::start(&all)
+    Server::start(&[engine_flags(engine), flags].concat())
+}
+
+/// The flags of a way to carry connections; the engine's name is the second.
+fn engine_flags(way: &str) -> &'static [&'static str] {
+    match way {
+        "uring" => &["--engine", "uring", "--descriptors", "direct"],
+        "uring-fd" => &["--engine", "uring", "--descriptors", "fd"],
+        "epoll" => &["--engine", "epoll"],
+        "tokio-uring" => &["--engine", "tokio-uring"],
+        other => panic!("no such way: {other}"),
+    }
 }
 
 fn greets_echoes_and_quits(engine: &str) {
     let server = server(engine, &["--heartbeat", "0"]);
-    assert!(server.ready_line.contains(&format!("engine {engine}")));
+    let name = engine_flags(engine)[1];
+    assert!(server.ready_line.contains(&format!("engine {name},")));
     let mut stream = server.connect();
     assert_eq!(read(&mut stream, GREETING.len()), GREETING);
     stream.write_all(b"hello\ntwo").unwrap();
@@ -209,20 +220,12 @@ fn sigterm_drains_and_sums_up(engine: &str) {
     let summary: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
     assert_eq!(summary["accepted"], 10);
     assert_eq!(summary["closed"]["shutdown"], 10);
-    assert_eq!(summary["engine"], engine);
+    assert_eq!(summary["engine"], engine_flags(engine)[1]);
 }
 
 fn a_closed_lifeline_ends_the_server(engine: &str) {
-    let mut command = throng(
-        "server",
-        &[
-            "--listen",
-            "127.0.0.1:0",
-            "--engine",
-            engine,
-            "--until-stdin-closes",
-        ],
-    );
+    let flags = ["--listen", "127.0.0.1:0", "--until-stdin-closes"];
+    let mut command = throng("server", &[engine_flags(engine), &flags].concat());
     command.stdin(std::process::Stdio::piped());
     let mut server = Server::spawn(command);
     drop(server.child.stdin.take());
@@ -236,7 +239,7 @@ fn a_closed_lifeline_ends_the_server(engine: &str) {
 fn a_port_is_shared_only_when_asked(engine: &str) {
     let first = server(engine, &["--reuse-port"]);
     let address = first.address.to_string();
-    let flags = ["--engine", engine, "--listen", &address];
+    let flags = [engine_flags(engine), &["--listen", &address]].concat();
     let refused = run(throng("server", &flags), common::BOUND);
     assert_eq!(refused.status.code(), Some(1));
     assert!(text(&refused).contains("in use"), "{}", text(&refused));

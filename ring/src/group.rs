@@ -16,7 +16,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
-use io_uring::types::Fd;
+use io_uring::types::{Fd, Fixed};
 use io_uring::{opcode, squeue, types};
 use nix::libc;
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -25,14 +25,27 @@ use nix::sys::socket::{SockaddrLike, SockaddrStorage};
 use crate::buffers::{BufferId, RecvBuffers, SendArena, Span};
 use crate::operation::Operation;
 use crate::probe::Unavailable;
-use crate::ring::{Ring, Role, direct};
+use crate::ring::{Ring, Role};
 use crate::token::{Op, Token};
+
+/// What a slot is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Descriptors {
+    /// An entry of the ring's own table: no file descriptor, and no share in RLIMIT_NOFILE.
+    #[default]
+    Direct,
+    /// An ordinary file descriptor, for kernels on which closing a direct one does not release its socket
+    /// ([`direct_descriptors_release`](crate::direct_descriptors_release)).
+    Ordinary,
+}
 
 /// How a group is built.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Submission queue entries of each ring.
     pub sq_entries: u32,
+    /// What a slot is.
+    pub descriptors: Descriptors,
     /// Slots of each ring's table: at most RLIMIT_NOFILE and at most 1 << 20.
     pub table_slots: u32,
     /// Receive buffers of the group: the connections read from in one turn.
@@ -51,6 +64,7 @@ impl Default for Config {
     fn default() -> Self {
         Config {
             sq_entries: 1024,
+            descriptors: Descriptors::Direct,
             table_slots: 1024,
             recv_buffers: 256,
             recv_buffer_bytes: 32 * 1024,
@@ -117,6 +131,22 @@ impl Stats {
             unknown_completions: self.unknown_completions + other.unknown_completions,
         }
     }
+}
+
+/// Builds an entry on the socket in a slot, whatever a slot is here.
+macro_rules! on_socket {
+    ($group:expr, $slot:expr, |$socket:ident| $entry:expr) => {
+        match $group.config.descriptors {
+            Descriptors::Direct => {
+                let $socket = Fixed($slot);
+                $entry
+            }
+            Descriptors::Ordinary => {
+                let $socket = Fd($slot as RawFd);
+                $entry
+            }
+        }
+    };
 }
 
 /// All the rings of one thread.
@@ -199,16 +229,17 @@ impl Group {
     /// # Errors
     /// The ring is broken: the kernel takes no submissions.
     pub fn push(&mut self, ring: usize, operation: Operation) -> io::Result<()> {
+        let is_direct = self.config.descriptors == Descriptors::Direct;
         let entry = match operation {
             Operation::AcceptMulti { listener } => named(
                 opcode::AcceptMulti::new(Fd(listener))
-                    .allocate_file_index(true)
+                    .allocate_file_index(is_direct)
                     .build(),
                 Token::new(Op::AcceptMulti, 0, 0),
             ),
             Operation::AcceptOne { listener } => named(
                 opcode::Accept::new(Fd(listener), std::ptr::null_mut(), std::ptr::null_mut())
-                    .file_index(Some(types::DestinationSlot::auto_target()))
+                    .file_index(is_direct.then(types::DestinationSlot::auto_target))
                     .build(),
                 Token::new(Op::AcceptOne, 0, 0),
             ),
@@ -227,15 +258,22 @@ impl Group {
             } => {
                 let address = &self.targets[target as usize];
                 named(
-                    opcode::Connect::new(direct(slot), address.as_ptr().cast(), address.len())
-                        .build(),
+                    on_socket!(self, slot, |socket| opcode::Connect::new(
+                        socket,
+                        address.as_ptr().cast(),
+                        address.len()
+                    )
+                    .build()),
                     Token::new(Op::Connect, slot, generation),
                 )
             }
             Operation::Poll { slot, generation } => named(
-                opcode::PollAdd::new(direct(slot), (libc::POLLIN | libc::POLLRDHUP) as u32)
-                    .multi(true)
-                    .build(),
+                on_socket!(self, slot, |socket| opcode::PollAdd::new(
+                    socket,
+                    (libc::POLLIN | libc::POLLRDHUP) as u32
+                )
+                .multi(true)
+                .build()),
                 Token::new(Op::Poll, slot, generation),
             ),
             Operation::Recv { slot, generation } => {
@@ -254,9 +292,13 @@ impl Group {
             } => {
                 let bytes = self.sends.bytes(span);
                 named(
-                    opcode::Send::new(direct(slot), bytes.as_ptr(), bytes.len() as u32)
-                        .flags(libc::MSG_DONTWAIT | libc::MSG_WAITALL | libc::MSG_NOSIGNAL)
-                        .build(),
+                    on_socket!(self, slot, |socket| opcode::Send::new(
+                        socket,
+                        bytes.as_ptr(),
+                        bytes.len() as u32
+                    )
+                    .flags(libc::MSG_DONTWAIT | libc::MSG_WAITALL | libc::MSG_NOSIGNAL)
+                    .build()),
                     Token::new(Op::Send, slot, generation).with_aux(SendArena::aux(span)),
                 )
                 .flags(squeue::Flags::SKIP_SUCCESS)
@@ -269,9 +311,13 @@ impl Group {
             } => {
                 let unsent = &bytes[from..];
                 let entry = named(
-                    opcode::Send::new(direct(slot), unsent.as_ptr(), unsent.len() as u32)
-                        .flags(libc::MSG_NOSIGNAL)
-                        .build(),
+                    on_socket!(self, slot, |socket| opcode::Send::new(
+                        socket,
+                        unsent.as_ptr(),
+                        unsent.len() as u32
+                    )
+                    .flags(libc::MSG_NOSIGNAL)
+                    .build()),
                     Token::new(Op::SendWait, slot, generation),
                 );
                 // Before anything is replaced: the kernel reads the earlier one's bytes.
@@ -288,7 +334,7 @@ impl Group {
             )
             .flags(squeue::Flags::SKIP_SUCCESS),
             Operation::Close { slot, generation } => named(
-                opcode::Close::new(direct(slot)).build(),
+                on_socket!(self, slot, |socket| opcode::Close::new(socket).build()),
                 Token::new(Op::Close, slot, generation),
             )
             .flags(squeue::Flags::SKIP_SUCCESS),
@@ -439,7 +485,10 @@ impl Group {
                 .table_slots
                 .next_power_of_two()
                 .clamp(4096, 65_536),
-            self.config.table_slots,
+            match self.config.descriptors {
+                Descriptors::Direct => self.config.table_slots,
+                Descriptors::Ordinary => 0,
+            },
         )
     }
 
@@ -449,9 +498,13 @@ impl Group {
             return Ok(());
         };
         let entry = named(
-            opcode::Recv::new(direct(token.slot), address, size as u32)
-                .flags(libc::MSG_DONTWAIT)
-                .build(),
+            on_socket!(self, token.slot, |socket| opcode::Recv::new(
+                socket,
+                address,
+                size as u32
+            )
+            .flags(libc::MSG_DONTWAIT)
+            .build()),
             token.with_aux(u32::from(buffer)),
         );
         // SAFETY: the buffer is lent, so nobody else touches it until its completion is drained.

@@ -17,8 +17,8 @@ mod table;
 mod token;
 
 pub use buffers::{BufferId, RecvBuffers, SendArena, Span};
-pub use group::{Completion, Config, Group, Stats};
+pub use group::{Completion, Config, Descriptors, Group, Stats};
 pub use operation::Operation;
-pub use probe::{Capabilities, Unavailable, probe};
+pub use probe::{Capabilities, Unavailable, direct_descriptors_release, probe};
 pub use table::{Room, Table};
 pub use token::{Op, Token};

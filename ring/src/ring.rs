@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::RawFd;
 use std::time::Duration;
 
-use io_uring::types::{Fixed, Timespec};
+use io_uring::types::Timespec;
 use io_uring::{EnterFlags, IoUring, squeue};
 use nix::libc;
 
@@ -67,9 +67,11 @@ impl Ring {
         let io = build(&role, entries, cq_entries, true)
             .or_else(|_| build(&role, entries, cq_entries, false))
             .map_err(|error| why(error, "the rings this engine needs"))?;
-        io.submitter()
-            .register_files_sparse(table_slots)
-            .map_err(|error| why(error, "sparse tables of direct descriptors"))?;
+        if table_slots > 0 {
+            io.submitter()
+                .register_files_sparse(table_slots)
+                .map_err(|error| why(error, "sparse tables of direct descriptors"))?;
+        }
         // A close or a shutdown that goes to the kernel's worker threads must not start hundreds of them.
         io.submitter()
             .register_iowq_max_workers(&mut [2, 2])
@@ -257,9 +259,4 @@ fn build(role: &Role, entries: u32, cq_entries: u32, no_sqarray: bool) -> io::Re
         builder.setup_no_sqarray();
     }
     builder.build(entries)
-}
-
-/// A direct descriptor as an operation's target.
-pub(crate) fn direct(slot: u32) -> Fixed {
-    Fixed(slot)
 }

@@ -55,6 +55,12 @@ fn run(resolved: &mut Resolved) -> anyhow::Result<()> {
     if let Some(why) = &resolved.fallback {
         warn!("epoll instead of io_uring: {why}");
     }
+    if resolved.leaks {
+        warn!(
+            "this kernel does not release the sockets of closed direct descriptors (fixed in Linux 6.13): \
+             a file descriptor per connection is used, and RLIMIT_NOFILE bounds them"
+        );
+    }
     // Before any thread exists, so that all of them inherit the mask and only the waiting one gets the signals.
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGINT);

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use kernel_tuning::process;
+use ring::Descriptors;
 use serde::Serialize;
 use thiserror::Error;
 
@@ -36,6 +37,8 @@ pub struct Config {
     pub limits: Limits,
     /// For how long output may still be sent after the stop.
     pub drain_timeout: Duration,
+    /// What an io_uring connection costs: an entry of a table, or a file descriptor.
+    pub descriptors: Descriptors,
     /// Direct descriptors in each table of a worker: at most RLIMIT_NOFILE, at most 1 << 20.
     pub table_slots: u32,
 }
@@ -57,6 +60,7 @@ impl Config {
             backlog: 4096,
             limits: Limits::default(),
             drain_timeout: Duration::from_secs(5),
+            descriptors: Descriptors::Direct,
             table_slots: nofile.min(u64::from(Self::MAX_TABLE_SLOTS)) as u32,
         }
     }
@@ -81,6 +85,19 @@ pub enum EngineChoice {
     Uring,
     /// epoll: one file descriptor per connection
     Epoll,
+    /// the tokio-uring crate, for comparison: a file descriptor, a task and a 4 KiB buffer per connection
+    TokioUring,
+}
+
+/// `--descriptors`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DescriptorChoice {
+    /// direct where a test at start shows that this kernel releases them, else fd
+    Auto,
+    /// an entry of a ring's table: no file descriptor per connection
+    Direct,
+    /// a file descriptor per connection
+    Fd,
 }
 
 const EXAMPLES: &str = "\
@@ -117,6 +134,9 @@ pub struct Flags {
     /// What carries the connections
     #[arg(long, value_enum, default_value_t = EngineChoice::Auto, help_heading = "How it serves")]
     pub engine: EngineChoice,
+    /// What a connection costs with io_uring
+    #[arg(long, value_enum, default_value_t = DescriptorChoice::Auto, help_heading = "How it serves")]
+    pub descriptors: DescriptorChoice,
     /// Cores to pin a worker to: a list such as 0,1, or all of the affinity mask
     #[arg(
         long,
@@ -237,6 +257,8 @@ pub struct Resolved {
     pub config: Config,
     /// What is said.
     pub protocol: Protocol,
+    /// Direct descriptors do not release their sockets on this kernel, so ordinary ones are used.
+    pub leaks: bool,
     /// Why `--engine auto` did not take io_uring.
     pub fallback: Option<ring::Unavailable>,
     /// Where the summary goes.
@@ -292,12 +314,23 @@ pub fn resolve(args: impl Iterator<Item = OsString>) -> Result<Resolved, UsageEr
     process::raise_nofile()?;
     let (engine, fallback) = match (flags.engine, ring::probe()) {
         (EngineChoice::Epoll, _) => (EngineKind::Epoll, None),
+        (EngineChoice::TokioUring, Ok(_)) => (EngineKind::TokioUring, None),
         (_, Ok(_)) => (EngineKind::Uring, None),
-        (EngineChoice::Uring, Err(why)) => return Err(UsageError::NoUring(why)),
+        (EngineChoice::Uring | EngineChoice::TokioUring, Err(why)) => {
+            return Err(UsageError::NoUring(why));
+        }
         (EngineChoice::Auto, Err(why)) => (EngineKind::Epoll, Some(why)),
     };
+    let releases = || matches!(ring::direct_descriptors_release(), Ok(true));
+    let (descriptors, leaks) = match (engine, flags.descriptors) {
+        (EngineKind::Uring, DescriptorChoice::Fd) => (Descriptors::Ordinary, false),
+        (EngineKind::Uring, DescriptorChoice::Auto) if !releases() => (Descriptors::Ordinary, true),
+        _ => (Descriptors::Direct, false),
+    };
     Ok(Resolved {
+        leaks,
         config: Config {
+            descriptors,
             heartbeat,
             max_connections: flags.max_connections,
             reuse_port: flags.reuse_port,

@@ -12,6 +12,7 @@ use wire::Session;
 
 use crate::config::Config;
 use crate::engine::epoll::EpollEngine;
+use crate::engine::tokio_uring::TokioUring;
 use crate::engine::uring::Uring;
 use crate::engine::{EngineError, EngineKind};
 use crate::listener::{ListenError, listen};
@@ -76,7 +77,7 @@ pub fn start<S, F>(
     sessions: impl FnOnce(&Publisher) -> F,
 ) -> Result<Server, StartError>
 where
-    S: Session,
+    S: Session + 'static,
     F: Fn() -> S + Clone + Send + 'static,
 {
     let listeners = listen(
@@ -110,6 +111,7 @@ where
             heartbeat: config.heartbeat,
             limits: config.limits,
             drain_timeout: config.drain_timeout,
+            descriptors: config.descriptors,
             table_slots: config.table_slots,
             admission: Arc::clone(&server.admission),
             publisher: server.publisher.clone(),
@@ -118,6 +120,7 @@ where
         let thread = match config.engine {
             EngineKind::Uring => worker::spawn::<Uring, S, F>(*core, worker),
             EngineKind::Epoll => worker::spawn::<EpollEngine, S, F>(*core, worker),
+            EngineKind::TokioUring => worker::spawn::<TokioUring, S, F>(*core, worker),
         };
         match thread {
             Ok(thread) => server.threads.push(thread),

@@ -13,6 +13,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use ring::Descriptors;
 use thiserror::Error;
 use wire::{Out, Session};
 
@@ -36,6 +37,8 @@ pub struct Worker<F> {
     pub limits: Limits,
     /// For how long output may still be sent after the stop.
     pub drain_timeout: Duration,
+    /// What an io_uring connection costs.
+    pub descriptors: Descriptors,
     /// Slots of each table of an engine that has tables.
     pub table_slots: u32,
     /// Who may come in.
@@ -79,7 +82,7 @@ pub enum Event {
 ///
 /// # Errors
 /// The thread could not be started.
-pub fn spawn<E: Engine, S: Session, F: Fn() -> S + Send + 'static>(
+pub fn spawn<E: Engine, S: Session + 'static, F: Fn() -> S + Send + 'static>(
     core: usize,
     worker: Worker<F>,
 ) -> io::Result<JoinHandle<()>> {

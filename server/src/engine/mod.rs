@@ -5,6 +5,7 @@
 //! [`conn`](crate::conn).
 
 pub mod epoll;
+pub mod tokio_uring;
 pub mod uring;
 
 use std::io;
@@ -32,17 +33,21 @@ use crate::worker::Worker;
 ///   it cannot go on at all.
 pub trait Engine {
     /// Serves until told to stop.
-    fn run<S: Session, F: Fn() -> S>(worker: Worker<F>) -> Result<Stats, EngineError>;
+    fn run<S: Session + 'static, F: Fn() -> S + 'static>(
+        worker: Worker<F>,
+    ) -> Result<Stats, EngineError>;
 }
 
 /// The engines by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum EngineKind {
     /// io_uring: no file descriptor per connection, batches of operations
     Uring,
     /// epoll: readiness and non-blocking system calls, one file descriptor per connection
     Epoll,
+    /// the tokio-uring crate, for comparison: a task, a buffer and a file descriptor per connection
+    TokioUring,
 }
 
 impl EngineKind {
@@ -51,6 +56,7 @@ impl EngineKind {
         match self {
             EngineKind::Uring => "uring",
             EngineKind::Epoll => "epoll",
+            EngineKind::TokioUring => "tokio-uring",
         }
     }
 }

@@ -8,7 +8,7 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ring::{Completion, Config, Group, Op, Operation};
+use ring::{Completion, Config, Descriptors, Group, Op, Operation};
 use tracing::{debug, warn};
 use wire::Session;
 
@@ -78,6 +78,7 @@ impl<S: Session, F: Fn() -> S> Driver<S, F> {
             .set_nonblocking(false)
             .map_err(EngineError::system("making the listener blocking"))?;
         let group = Group::new(Config {
+            descriptors: worker.descriptors,
             table_slots: worker.table_slots,
             ..Config::default()
         })?;
@@ -186,7 +187,12 @@ impl<S: Session, F: Fn() -> S> Driver<S, F> {
         let may_try = self
             .next_ring_ms
             .is_none_or(|at| now_ms.wrapping_sub(at) as i32 >= 0);
-        if self.machines.len() < MAX_TABLES && may_try {
+        // Ordinary descriptors are one table, whatever the ring.
+        let most = match self.worker.descriptors {
+            Descriptors::Direct => MAX_TABLES,
+            Descriptors::Ordinary => 1,
+        };
+        if self.machines.len() < most && may_try {
             match self.group.add_ring() {
                 Ok(ring) => {
                     self.next_ring_ms = None;

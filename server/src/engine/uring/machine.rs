@@ -85,6 +85,9 @@ struct Slot<S> {
     reason: CloseReason,
 }
 
+/// All that userspace keeps of an idle connection, its share in the table's generations (2 bytes) aside.
+const _: () = assert!(size_of::<Slot<wire::Line>>() <= 32);
+
 /// The connections of one table.
 pub struct Machine<S> {
     table: Table,
