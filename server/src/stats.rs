@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 /// Why a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -47,8 +47,43 @@ impl std::fmt::Display for CloseReason {
     }
 }
 
+/// The shape of a histogram, in its unit.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Percentiles {
+    /// Values recorded.
+    pub count: u64,
+    /// Median.
+    pub p50: u64,
+    /// 90th percentile.
+    pub p90: u64,
+    /// 99th percentile.
+    pub p99: u64,
+    /// 99.9th percentile.
+    pub p999: u64,
+    /// Largest.
+    pub max: u64,
+}
+
+impl Percentiles {
+    /// Those of `histogram`; all 0 when it is empty.
+    pub fn of(histogram: &Histogram<u64>) -> Percentiles {
+        Percentiles {
+            count: histogram.len(),
+            p50: histogram.value_at_quantile(0.5),
+            p90: histogram.value_at_quantile(0.9),
+            p99: histogram.value_at_quantile(0.99),
+            p999: histogram.value_at_quantile(0.999),
+            max: histogram.max(),
+        }
+    }
+
+    fn serialize<S: Serializer>(histogram: &Histogram<u64>, to: S) -> Result<S::Ok, S::Error> {
+        Percentiles::of(histogram).serialize(to)
+    }
+}
+
 /// The counters of one worker, or of all.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Stats {
     /// Connections accepted and held.
     pub accepted: u64,
@@ -77,6 +112,7 @@ pub struct Stats {
     /// Published messages given to sessions.
     pub messages_published: u64,
     /// When heartbeats were said, against when they were due, in µs.
+    #[serde(serialize_with = "Percentiles::serialize")]
     pub heartbeat_lateness_us: Histogram<u64>,
     /// The most bytes that ever waited in a worker.
     pub pending_peak_bytes: u64,

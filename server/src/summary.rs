@@ -1,15 +1,13 @@
 //! What a server says when it has ended: text for people, JSON for programs.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
-use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use crate::config::{Protocol, Resolved};
 use crate::engine::EngineKind;
 use crate::server::Ended;
-use crate::stats::CloseReason;
+use crate::stats::{Percentiles, Stats};
 
 /// The whole run of a server.
 #[derive(Debug, Serialize)]
@@ -32,76 +30,15 @@ pub struct Summary {
     pub cause: &'static str,
     /// For how long it ran, in seconds.
     pub seconds: f64,
-    /// Connections accepted and held.
-    pub accepted: u64,
-    /// The most held at one time.
-    pub held_max: u64,
-    /// Closed at once because `--max-connections` were held.
-    pub refused_max_connections: u64,
-    /// Lost in a full table; 0 unless there is a bug.
-    pub dropped_table_full: u64,
-    /// Accepts put off for lack of files or memory.
-    pub accept_retries: u64,
-    /// Connections ended, by reason.
-    pub closed: BTreeMap<CloseReason, u64>,
-    /// Bytes received.
-    pub bytes_in: u64,
-    /// Bytes sent.
-    pub bytes_out: u64,
-    /// Receives that returned bytes.
-    pub receives: u64,
-    /// Sends.
-    pub sends: u64,
-    /// Sends cut short by a full window.
-    pub short_sends: u64,
-    /// Heartbeats said.
-    pub heartbeats_sent: u64,
-    /// Published messages given to sessions.
-    pub messages_published: u64,
-    /// How late they were said.
-    pub heartbeat_lateness_us: Percentiles,
-    /// The most bytes that ever waited in a worker.
-    pub pending_peak_bytes: u64,
-    /// What the rings did.
-    pub ring: Option<ring::Stats>,
-}
-
-/// The shape of a histogram, in its unit.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub struct Percentiles {
-    /// Values recorded.
-    pub count: u64,
-    /// Median.
-    pub p50: u64,
-    /// 90th percentile.
-    pub p90: u64,
-    /// 99th percentile.
-    pub p99: u64,
-    /// 99.9th percentile.
-    pub p999: u64,
-    /// Largest.
-    pub max: u64,
-}
-
-impl Percentiles {
-    /// Those of `histogram`; all 0 when it is empty.
-    pub fn of(histogram: &Histogram<u64>) -> Percentiles {
-        Percentiles {
-            count: histogram.len(),
-            p50: histogram.value_at_quantile(0.5),
-            p90: histogram.value_at_quantile(0.9),
-            p99: histogram.value_at_quantile(0.99),
-            p999: histogram.value_at_quantile(0.999),
-            max: histogram.max(),
-        }
-    }
+    /// What all workers counted.
+    #[serde(flatten)]
+    pub stats: Stats,
 }
 
 impl Summary {
     /// Of a run that has ended.
     pub fn new(resolved: &Resolved, listen: String, seconds: f64, ended: Ended) -> Summary {
         let config = &resolved.config;
-        let stats = ended.stats;
         Summary {
             engine: config.engine,
             protocol: resolved.protocol,
@@ -112,28 +49,14 @@ impl Summary {
             heartbeat_ms: config.heartbeat.map_or(0, |h| h.as_millis() as u64),
             cause: ended.cause,
             seconds,
-            accepted: stats.accepted,
-            held_max: stats.held_max,
-            refused_max_connections: stats.refused_max_connections,
-            dropped_table_full: stats.dropped_table_full,
-            accept_retries: stats.accept_retries,
-            heartbeat_lateness_us: Percentiles::of(&stats.heartbeat_lateness_us),
-            closed: stats.closed,
-            bytes_in: stats.bytes_in,
-            bytes_out: stats.bytes_out,
-            receives: stats.receives,
-            sends: stats.sends,
-            short_sends: stats.short_sends,
-            heartbeats_sent: stats.heartbeats_sent,
-            messages_published: stats.messages_published,
-            pending_peak_bytes: stats.pending_peak_bytes,
-            ring: stats.ring,
+            stats: ended.stats,
         }
     }
 }
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let stats = &self.stats;
         writeln!(
             f,
             "ended after {:.1} s ({}), engine {}",
@@ -144,22 +67,22 @@ impl fmt::Display for Summary {
         writeln!(
             f,
             "  connections  {} accepted, {} held at most",
-            self.accepted, self.held_max
+            stats.accepted, stats.held_max
         )?;
-        for (reason, count) in &self.closed {
+        for (reason, count) in &stats.closed {
             writeln!(f, "  closed       {count} {reason}")?;
         }
         writeln!(
             f,
             "  traffic      {} bytes in {} receives, {} bytes out {} sends, {} cut short",
-            self.bytes_in, self.receives, self.bytes_out, self.sends, self.short_sends
+            stats.bytes_in, stats.receives, stats.bytes_out, stats.sends, stats.short_sends
         )?;
-        if self.heartbeats_sent > 0 {
-            let late = &self.heartbeat_lateness_us;
+        if stats.heartbeats_sent > 0 {
+            let late = Percentiles::of(&stats.heartbeat_lateness_us);
             writeln!(
                 f,
                 "  heartbeats   {} sent, late by {:.1} ms in the median, {:.1} p99, {:.1} at most",
-                self.heartbeats_sent,
+                stats.heartbeats_sent,
                 late.p50 as f64 / 1e3,
                 late.p99 as f64 / 1e3,
                 late.max as f64 / 1e3
@@ -168,23 +91,23 @@ impl fmt::Display for Summary {
         for (what, count) in [
             (
                 "published    {} messages given to sessions",
-                self.messages_published,
+                stats.messages_published,
             ),
             (
                 "refused      {} over --max-connections",
-                self.refused_max_connections,
+                stats.refused_max_connections,
             ),
-            ("LOST         {} in a full table", self.dropped_table_full),
+            ("LOST         {} in a full table", stats.dropped_table_full),
             (
                 "accept       {} times put off for lack of files or memory",
-                self.accept_retries,
+                stats.accept_retries,
             ),
         ] {
             if count > 0 {
                 writeln!(f, "  {}", what.replace("{}", &count.to_string()))?;
             }
         }
-        if let Some(ring) = &self.ring {
+        if let Some(ring) = &stats.ring {
             write!(
                 f,
                 "  rings        {} tables, {} enters",

@@ -8,7 +8,7 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ring::{Completion, Config, Descriptors, Group, Op, Operation};
+use ring::{Completion, Config, Descriptors, Group, Op, Operation, RecvBuffers};
 use tracing::{debug, warn};
 use wire::Session;
 
@@ -228,7 +228,7 @@ impl<S: Session, F: Fn() -> S> Driver<S, F> {
         let table = completion.ring;
         match completion.token.op {
             op @ (Op::AcceptMulti | Op::AcceptOne) => {
-                self.accepted(table, op, completion.result, completion.more);
+                self.accepted(table, op, completion.result, completion.more)?;
             }
             Op::Watch => {
                 self.read_mailbox();
@@ -245,36 +245,37 @@ impl<S: Session, F: Fn() -> S> Driver<S, F> {
                 );
             }
             _ => {
-                let (buffers, arena) = self.group.memory();
-                let event = Event {
-                    token: completion.token,
-                    result: completion.result,
-                    more: completion.more,
-                    input: completion.buffer.map_or(&[], |id| buffers.bytes(id)),
-                    nonempty: completion.nonempty,
-                    span: completion.span,
-                    bytes: completion.bytes,
-                };
-                let held = self.machines[table].held();
-                let mut turn = Turn {
-                    number: self.turn,
-                    now_ms: (self.now_ns / 1_000_000) as u32,
-                    arena,
-                    ops: &mut self.ops,
-                    budget: &mut self.budget,
-                    stats: &mut self.stats,
-                };
-                self.machines[table].complete(event, &mut turn);
-                if let Some(buffer) = completion.buffer {
+                let Completion {
+                    token,
+                    result,
+                    more,
+                    nonempty,
+                    buffer,
+                    span,
+                    bytes,
+                    ..
+                } = completion;
+                self.with_turn(table, |machine, buffers, turn| {
+                    let event = Event {
+                        token,
+                        result,
+                        more,
+                        input: buffer.map_or(&[], |id| buffers.bytes(id)),
+                        nonempty,
+                        span,
+                        bytes,
+                    };
+                    machine.complete(event, turn);
+                })?;
+                if let Some(buffer) = buffer {
                     self.group.recycle(buffer);
                 }
-                self.left(held - self.machines[table].held());
             }
         }
-        self.queue(table)
+        Ok(())
     }
 
-    fn accepted(&mut self, table: usize, op: Op, result: i32, more: bool) {
+    fn accepted(&mut self, table: usize, op: Op, result: i32, more: bool) -> std::io::Result<()> {
         let room = self.machines[table].table().room();
         match self
             .acceptor
@@ -284,15 +285,16 @@ impl<S: Session, F: Fn() -> S> Driver<S, F> {
                 let admitted = self.worker.admission.enter();
                 let session = (self.worker.session)();
                 let held = self.machines[table].held();
-                self.with_turn(table, |machine, turn| match admitted {
+                self.with_turn(table, |machine, _, turn| match admitted {
                     true => machine.accepted(slot, session, turn),
                     false => {
                         turn.stats.refused_max_connections += 1;
                         machine.refuse(slot, turn);
                     }
-                });
-                if admitted {
-                    self.left(held + 1 - self.machines[table].held());
+                })?;
+                // Its session may have ended it in its first words.
+                if admitted && self.machines[table].held() == held {
+                    self.worker.admission.leave(1);
                 }
             }
             Accepted::Lost => self.stats.dropped_table_full += 1,
@@ -305,45 +307,43 @@ impl<S: Session, F: Fn() -> S> Driver<S, F> {
             }
             Accepted::Nothing => {}
         }
+        Ok(())
     }
 
     /// What had to wait for the end of a turn, and what is due.
     fn after_settling(&mut self) -> std::io::Result<()> {
+        let sweeps = self.now_ms().wrapping_sub(self.last_sweep_ms) >= SWEEP_MS;
         for table in 0..self.machines.len() {
-            let held = self.machines[table].held();
             if self.machines[table].has_deferred() {
-                self.with_turn(table, |machine, turn| machine.settled(turn));
+                self.with_turn(table, |machine, _, turn| machine.settled(turn))?;
             }
-            self.beat(table);
-            if self.now_ms().wrapping_sub(self.last_sweep_ms) >= SWEEP_MS
-                && self.machines[table].has_waiting_sends()
-            {
-                self.with_turn(table, |machine, turn| machine.sweep(turn));
+            self.beat(table)?;
+            if sweeps && self.machines[table].has_waiting_sends() {
+                self.with_turn(table, |machine, _, turn| machine.sweep(turn))?;
             }
-            self.left(held - self.machines[table].held());
-            self.queue(table)?;
         }
-        if self.now_ms().wrapping_sub(self.last_sweep_ms) >= SWEEP_MS {
+        if sweeps {
             self.last_sweep_ms = self.now_ms();
         }
         self.publish()
     }
 
-    fn beat(&mut self, table: usize) {
+    fn beat(&mut self, table: usize) -> std::io::Result<()> {
         if self.heartbeats.is_empty() {
-            return;
+            return Ok(());
         }
         let high_water = self.machines[table].table().high_water();
         for _ in 0..HEARTBEATS_PER_TURN {
             let Some((slot, late_ns)) = self.heartbeats[table].next(self.now_ns, high_water) else {
-                return;
+                break;
             };
-            self.with_turn(table, |machine, turn| {
+            self.with_turn(table, |machine, _, turn| {
                 if machine.tick(slot, turn) {
                     turn.stats.count_heartbeat(late_ns);
                 }
-            });
+            })?;
         }
+        Ok(())
     }
 
     /// Gives published messages to the sessions whose time has come.
@@ -364,13 +364,10 @@ impl<S: Session, F: Fn() -> S> Driver<S, F> {
                 return Ok(());
             };
             let message = Arc::clone(message);
-            let held = self.machines[table].held();
-            self.with_turn(table, |machine, turn| {
+            self.with_turn(table, |machine, _, turn| {
                 let given = machine.message(slot, &message.bytes, turn);
                 turn.stats.messages_published += u64::from(given);
-            });
-            self.left(held - self.machines[table].held());
-            self.queue(table)?;
+            })?;
         }
         Ok(())
     }
@@ -429,8 +426,15 @@ impl<S: Session, F: Fn() -> S> Driver<S, F> {
                 .all(|m| !m.has_deferred() && !m.has_waiting_sends())
     }
 
-    fn with_turn(&mut self, table: usize, act: impl FnOnce(&mut Machine<S>, &mut Turn<'_>)) {
-        let (_, arena) = self.group.memory();
+    /// Lets the machine of `table` act, queues what it asks for, and takes those who left off the count.
+    fn with_turn(
+        &mut self,
+        table: usize,
+        act: impl FnOnce(&mut Machine<S>, &RecvBuffers, &mut Turn<'_>),
+    ) -> std::io::Result<()> {
+        let machine = &mut self.machines[table];
+        let held = machine.held();
+        let (buffers, arena) = self.group.memory();
         let mut turn = Turn {
             number: self.turn,
             now_ms: (self.now_ns / 1_000_000) as u32,
@@ -439,23 +443,15 @@ impl<S: Session, F: Fn() -> S> Driver<S, F> {
             budget: &mut self.budget,
             stats: &mut self.stats,
         };
-        act(&mut self.machines[table], &mut turn);
-    }
-
-    /// Queues what the machine of `table` asked for.
-    fn queue(&mut self, table: usize) -> std::io::Result<()> {
-        let mut ops = std::mem::take(&mut self.ops);
-        for operation in ops.drain(..) {
+        act(machine, buffers, &mut turn);
+        let left = held.saturating_sub(machine.held());
+        if left > 0 {
+            self.worker.admission.leave(u64::from(left));
+        }
+        for operation in self.ops.drain(..) {
             self.group.push(table, operation)?;
         }
-        self.ops = ops;
         Ok(())
-    }
-
-    fn left(&self, count: u32) {
-        if count > 0 {
-            self.worker.admission.leave(u64::from(count));
-        }
     }
 
     fn now_ms(&self) -> u32 {
