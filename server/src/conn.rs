@@ -61,7 +61,8 @@ impl Budget {
         self.used_bytes
     }
 
-    fn take(&mut self, bytes: usize) -> Result<(), CloseReason> {
+    /// `bytes` more wait, where that is within the bound.
+    pub(crate) fn take(&mut self, bytes: usize) -> Result<(), CloseReason> {
         if self.used_bytes + bytes > self.limits.bytes_per_worker {
             return Err(CloseReason::WorkerMemory);
         }
@@ -70,7 +71,8 @@ impl Budget {
         Ok(())
     }
 
-    fn give_back(&mut self, bytes: usize) {
+    /// `bytes` wait no more.
+    pub(crate) fn give_back(&mut self, bytes: usize) {
         debug_assert!(bytes <= self.used_bytes);
         self.used_bytes -= bytes;
     }
@@ -378,13 +380,19 @@ fn closing(reason: CloseReason) -> Said {
 }
 
 fn said(out: &Out<'_>) -> Said {
-    let asked = out.closing().map(|close| match close {
-        Close::Done => CloseReason::Finished,
-        Close::TooLong => CloseReason::TooLong,
-    });
+    let asked = out.closing().map(CloseReason::from);
     Said {
         written: out.written(),
         close: asked.or(out.overflowed().then_some(CloseReason::SlowReader)),
+    }
+}
+
+impl From<Close> for CloseReason {
+    fn from(close: Close) -> CloseReason {
+        match close {
+            Close::Done => CloseReason::Finished,
+            Close::TooLong => CloseReason::TooLong,
+        }
     }
 }
 

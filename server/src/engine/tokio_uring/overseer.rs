@@ -1,0 +1,183 @@
+//! What comes to all connections of a worker in time: heartbeats, published messages, stalled writes, the end.
+//!
+//! Owns: the schedules, and the reading of the mailbox. Touches no socket; what it makes sessions say the
+//! [`hub`](super::hub) leaves for their tasks.
+//!
+//! Invariant: a turn calls at most [`SESSIONS_PER_TURN`] sessions for heartbeats and as many for messages, and the
+//! connections' tasks run between two turns. It is over at most [`END_BOUND_NS`] after the drain's time.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use wire::Session;
+
+use super::hub::{Hub, Shared};
+use crate::schedule::{Heartbeats, Walk};
+use crate::worker::{Command, Mailbox, Message, Worker};
+
+const SESSIONS_PER_TURN: usize = 1024;
+const STEP_NS: u64 = 1_000_000;
+const SWEEP_NS: u64 = 1_000_000_000;
+/// How long tasks may take to end once their sockets are shut down.
+const END_BOUND_NS: u64 = 5_000_000_000;
+
+/// Makes the mailbox something to wait for. Within a runtime only.
+// Deprecated for descriptors that may be closed meanwhile, in favour of an unsafe function; an owned one cannot.
+#[allow(deprecated)]
+pub(super) fn watch(mailbox: &Mailbox) -> io::Result<AsyncFd<OwnedFd>> {
+    let wake = mailbox.wake().as_fd().try_clone_to_owned()?;
+    AsyncFd::with_interest(wake, Interest::READABLE)
+}
+
+/// Does what comes to every connection, until the worker is to stop and all tasks have ended, or do not in time.
+pub(super) async fn oversee<S: Session, F: Fn() -> S>(
+    hub: &Shared<S, F>,
+    worker: &Worker<F>,
+    mailbox: &AsyncFd<OwnedFd>,
+) {
+    let mut overseer = Overseer::new(hub, worker);
+    loop {
+        let (now_ns, wake_ns) = overseer.turn();
+        if overseer.has_ended(now_ns) {
+            return;
+        }
+        if wake_ns <= now_ns {
+            tokio::task::yield_now().await;
+            continue;
+        }
+        let called = poll_fn(|cx| {
+            if let Poll::Ready(Ok(mut mail)) = mailbox.poll_read_ready(cx) {
+                mail.clear_ready();
+                overseer.read_mailbox();
+                return Poll::Ready(());
+            }
+            hub.borrow_mut().is_called(cx)
+        });
+        // Elapsed or called, the next turn sees to it.
+        let _ = tokio::time::timeout(Duration::from_nanos(wake_ns - now_ns), called).await;
+    }
+}
+
+struct Overseer<'a, S, F> {
+    hub: &'a RefCell<Hub<S, F>>,
+    worker: &'a Worker<F>,
+    heartbeats: Option<Heartbeats>,
+    /// Published messages on their way past the connections, oldest first, the first of them walking.
+    published: VecDeque<(Arc<Message>, Option<Walk>)>,
+    swept_ns: u64,
+    drain_until_ns: Option<u64>,
+}
+
+impl<'a, S: Session, F: Fn() -> S> Overseer<'a, S, F> {
+    fn new(hub: &'a RefCell<Hub<S, F>>, worker: &'a Worker<F>) -> Self {
+        let now_ns = hub.borrow().now_ns();
+        Overseer {
+            hub,
+            worker,
+            heartbeats: worker
+                .heartbeat
+                .map(|every| Heartbeats::new(every.as_nanos() as u64, worker.table_slots, now_ns)),
+            published: VecDeque::new(),
+            swept_ns: 0,
+            drain_until_ns: None,
+        }
+    }
+
+    /// Does what is due. Returns the time, and when to look again.
+    fn turn(&mut self) -> (u64, u64) {
+        let now_ns = self.hub.borrow().now_ns();
+        let busy = self.beat(now_ns) | self.publish(now_ns);
+        let mut hub = self.hub.borrow_mut();
+        if now_ns - self.swept_ns >= SWEEP_NS {
+            self.swept_ns = now_ns;
+            hub.sweep((now_ns / 1_000_000) as u32);
+        }
+        let mut wake_ns = self.swept_ns + SWEEP_NS;
+        if let Some(until_ns) = self.drain_until_ns {
+            let now = now_ns >= until_ns;
+            if now || self.published.is_empty() {
+                hub.drain(now);
+            }
+            wake_ns = wake_ns.min(until_ns.max(now_ns + STEP_NS));
+        }
+        if busy {
+            return (now_ns, now_ns);
+        }
+        if !self.published.is_empty() {
+            wake_ns = wake_ns.min(now_ns + STEP_NS);
+        }
+        if let Some(heartbeats) = &self.heartbeats
+            && hub.held() > 0
+            && let Some(due_ns) = heartbeats.next_due_ns(hub.high_water())
+        {
+            wake_ns = wake_ns.min(due_ns.max(now_ns + STEP_NS));
+        }
+        (now_ns, wake_ns)
+    }
+
+    /// Lets sessions say the heartbeats that are due. True where some are left for the next turn.
+    fn beat(&mut self, now_ns: u64) -> bool {
+        let Some(heartbeats) = &mut self.heartbeats else {
+            return false;
+        };
+        let mut hub = self.hub.borrow_mut();
+        for _ in 0..SESSIONS_PER_TURN {
+            let Some((slot, late_ns)) = heartbeats.next(now_ns, hub.high_water()) else {
+                return false;
+            };
+            hub.tick(slot, late_ns);
+        }
+        true
+    }
+
+    /// Gives published messages to the sessions whose time has come. True where some are left for the next turn.
+    fn publish(&mut self, now_ns: u64) -> bool {
+        let mut hub = self.hub.borrow_mut();
+        for _ in 0..SESSIONS_PER_TURN {
+            let Some((message, walk)) = self.published.front_mut() else {
+                return false;
+            };
+            let walk = walk.get_or_insert_with(|| {
+                Walk::new([hub.high_water()], message.over.as_nanos() as u64, now_ns)
+            });
+            if walk.is_done() {
+                self.published.pop_front();
+                continue;
+            }
+            let Some((_, slot)) = walk.next(now_ns) else {
+                return false;
+            };
+            hub.message(slot, &message.bytes);
+        }
+        true
+    }
+
+    fn read_mailbox(&mut self) {
+        let mut hub = self.hub.borrow_mut();
+        for command in self.worker.mailbox().take() {
+            match command {
+                Command::Stop if self.drain_until_ns.is_none() => {
+                    let timeout = self.worker.drain_timeout.as_nanos() as u64;
+                    self.drain_until_ns = Some(hub.now_ns() + timeout);
+                    hub.stop();
+                }
+                Command::Stop => {}
+                Command::Publish(message) => self.published.push_back((message, None)),
+            }
+        }
+    }
+
+    fn has_ended(&self, now_ns: u64) -> bool {
+        self.drain_until_ns.is_some_and(|until_ns| {
+            self.hub.borrow().is_idle() || now_ns >= until_ns + END_BOUND_NS
+        })
+    }
+}
