@@ -19,6 +19,6 @@ mod token;
 pub use buffers::{BufferId, RecvBuffers, SendArena, Span};
 pub use group::{Completion, Config, Descriptors, Group, Stats};
 pub use operation::Operation;
-pub use probe::{Capabilities, Unavailable, direct_descriptors_release, probe};
+pub use probe::{Unavailable, direct_descriptors_release, probe};
 pub use table::{Room, Table};
 pub use token::{Op, Token};

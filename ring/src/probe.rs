@@ -13,15 +13,6 @@ use thiserror::Error;
 use crate::group::{Config, Group};
 use crate::operation::Operation;
 
-/// What the kernel offers beyond the minimum.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Capabilities {
-    /// A wait for several completions may end early (Linux 6.12).
-    pub min_wait: bool,
-    /// A waiting ring does not count as iowait (Linux 6.15).
-    pub no_iowait: bool,
-}
-
 /// Why io_uring cannot be used here.
 #[derive(Debug, Error)]
 pub enum Unavailable {
@@ -55,7 +46,7 @@ pub enum Unavailable {
 ///
 /// # Errors
 /// The reason in words, with what to do.
-pub fn probe() -> Result<Capabilities, Unavailable> {
+pub fn probe() -> Result<(), Unavailable> {
     let ring: IoUring = IoUring::builder()
         .setup_defer_taskrun()
         .setup_single_issuer()
@@ -70,10 +61,7 @@ pub fn probe() -> Result<Capabilities, Unavailable> {
             missing: "sends without a completion (IOSQE_CQE_SKIP_SUCCESS)",
         });
     }
-    Ok(Capabilities {
-        min_wait: ring.params().is_feature_min_timeout(),
-        no_iowait: ring.params().is_feature_no_iowait(),
-    })
+    Ok(())
 }
 
 /// Whether closing a direct descriptor closes its socket while a request is parked on another slot.

@@ -312,14 +312,20 @@ pub fn resolve(args: impl Iterator<Item = OsString>) -> Result<Resolved, UsageEr
         }
     };
     process::raise_nofile()?;
-    let (engine, fallback) = match (flags.engine, ring::probe()) {
-        (EngineChoice::Epoll, _) => (EngineKind::Epoll, None),
-        (EngineChoice::TokioUring, Ok(_)) => (EngineKind::TokioUring, None),
-        (_, Ok(_)) => (EngineKind::Uring, None),
-        (EngineChoice::Uring | EngineChoice::TokioUring, Err(why)) => {
-            return Err(UsageError::NoUring(why));
+    let (engine, fallback) = match flags.engine {
+        EngineChoice::Epoll => (EngineKind::Epoll, None),
+        EngineChoice::TokioUring => {
+            ring::probe()?;
+            (EngineKind::TokioUring, None)
         }
-        (EngineChoice::Auto, Err(why)) => (EngineKind::Epoll, Some(why)),
+        EngineChoice::Uring => {
+            ring::probe()?;
+            (EngineKind::Uring, None)
+        }
+        EngineChoice::Auto => match ring::probe() {
+            Ok(()) => (EngineKind::Uring, None),
+            Err(why) => (EngineKind::Epoll, Some(why)),
+        },
     };
     let releases = || matches!(ring::direct_descriptors_release(), Ok(true));
     let (descriptors, leaks) = match (engine, flags.descriptors) {

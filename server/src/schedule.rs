@@ -4,6 +4,14 @@
 //! that any number of connections, filled into slots from 0 upwards, is spread evenly over the interval (the van
 //! der Corput sequence). A cursor runs through the phases once an interval and names the slots as they come due.
 
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::worker::Message;
+
+/// How far apart wake-ups for what is due are at least.
+pub const STEP_NS: u64 = 1_000_000;
+
 /// Names the slots of one table whose heartbeat is due.
 #[derive(Debug)]
 pub struct Heartbeats {
@@ -127,6 +135,54 @@ impl Walk {
     /// All slots have been passed.
     pub fn is_done(&self) -> bool {
         self.passed >= self.total
+    }
+}
+
+/// Published messages on their way past the slots, oldest first, one after the other.
+#[derive(Debug, Default)]
+pub struct Published {
+    /// The first of them walks.
+    queue: VecDeque<(Arc<Message>, Option<Walk>)>,
+}
+
+impl Published {
+    /// One message more, behind the others.
+    pub fn push(&mut self, message: Arc<Message>) {
+        self.queue.push_back((message, None));
+    }
+
+    /// No message is on its way.
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// The next message, table and slot that are due at `now_ns`. None when nothing is. A message passes the slots
+    /// that `high_waters` gives for each table when its turn comes.
+    pub fn next<T: IntoIterator<Item = u32>>(
+        &mut self,
+        now_ns: u64,
+        high_waters: impl Fn() -> T,
+    ) -> Option<(Arc<Message>, usize, u32)> {
+        loop {
+            let (message, walk) = self.queue.front_mut()?;
+            let walk = walk.get_or_insert_with(|| {
+                Walk::new(high_waters(), message.over.as_nanos() as u64, now_ns)
+            });
+            if !walk.is_done() {
+                let (table, slot) = walk.next(now_ns)?;
+                return Some((Arc::clone(message), table, slot));
+            }
+            self.queue.pop_front();
+        }
+    }
+
+    /// When to look again. None when no message is on its way.
+    pub fn next_due_ns(&self, now_ns: u64) -> Option<u64> {
+        let (message, _) = self.queue.front()?;
+        Some(match message.over.is_zero() {
+            true => now_ns,
+            false => now_ns + STEP_NS,
+        })
     }
 }
 

@@ -8,11 +8,8 @@
 //! Invariant: a connection with output that waits asks for room only, one without asks for input only. An event for a
 //! descriptor that was closed and given out again within one batch is harmless: the call says EAGAIN.
 
-use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::sync::Arc;
-use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -21,10 +18,10 @@ use tracing::warn;
 use wire::{Out, Session};
 
 use crate::conn::{Budget, Conn, Said};
-use crate::engine::{Engine, EngineError};
-use crate::schedule::{Heartbeats, Walk};
+use crate::engine::{Engine, EngineError, HEARTBEATS_PER_TURN, IDLE, PUBLISHED_PER_TURN, SWEEP_MS};
+use crate::schedule::{Heartbeats, Published, STEP_NS};
 use crate::stats::{CloseReason, Stats};
-use crate::worker::{Clock, Command, Message, Worker};
+use crate::worker::{Clock, Command, Worker};
 
 /// The engine of [`EngineKind::Epoll`](crate::EngineKind::Epoll).
 pub struct EpollEngine;
@@ -32,11 +29,6 @@ pub struct EpollEngine;
 const EVENTS: usize = 512;
 const ACCEPTS_PER_EVENT: usize = 256;
 const RECV_BYTES: usize = 32 * 1024;
-const IDLE: Duration = Duration::from_millis(500);
-const HEARTBEAT_STEP_NS: u64 = 1_000_000;
-const HEARTBEATS_PER_TURN: usize = 256;
-const PUBLISHED_PER_TURN: usize = 1024;
-const SWEEP_MS: u32 = 1_000;
 const ACCEPT_PAUSE_MS: u32 = 50;
 
 const SEND_FLAGS: MsgFlags = MsgFlags::MSG_DONTWAIT.union(MsgFlags::MSG_NOSIGNAL);
@@ -74,8 +66,7 @@ struct Loop<S, F> {
     connections: Vec<Option<Connection<S>>>,
     held: u32,
     heartbeats: Option<Heartbeats>,
-    /// Published messages on their way past the connections, oldest first, the first of them walking.
-    published: VecDeque<(Arc<Message>, Option<Walk>)>,
+    published: Published,
     budget: Budget,
     stats: Stats,
     now_ns: u64,
@@ -108,7 +99,7 @@ impl<S: Session, F: Fn() -> S> Loop<S, F> {
             heartbeats: worker
                 .heartbeat
                 .map(|every| Heartbeats::new(every.as_nanos() as u64, slots, clock.now_ns())),
-            published: VecDeque::new(),
+            published: Published::default(),
             budget: Budget::new(worker.limits),
             stats: Stats::new(),
             now_ns: clock.now_ns(),
@@ -406,18 +397,8 @@ impl<S: Session, F: Fn() -> S> Loop<S, F> {
     /// Gives published messages to the sessions whose time has come.
     fn publish(&mut self) {
         for _ in 0..PUBLISHED_PER_TURN {
-            let Some((message, walk)) = self.published.front_mut() else {
-                return;
-            };
-            let walk = walk.get_or_insert_with(|| {
-                let over_ns = message.over.as_nanos() as u64;
-                Walk::new([self.connections.len() as u32], over_ns, self.now_ns)
-            });
-            if walk.is_done() {
-                self.published.pop_front();
-                continue;
-            }
-            let Some((_, fd)) = walk.next(self.now_ns) else {
+            let high_waters = || [self.connections.len() as u32];
+            let Some((message, _, fd)) = self.published.next(self.now_ns, high_waters) else {
                 return;
             };
             let Some(connection) = &mut self.connections[fd as usize] else {
@@ -461,7 +442,7 @@ impl<S: Session, F: Fn() -> S> Loop<S, F> {
                     self.drain_until_ns = Some(self.now_ns + timeout);
                 }
                 Command::Stop => {}
-                Command::Publish(message) => self.published.push_back((message, None)),
+                Command::Publish(message) => self.published.push(message),
             }
         }
     }
@@ -476,19 +457,14 @@ impl<S: Session, F: Fn() -> S> Loop<S, F> {
     fn timeout(&self) -> EpollTimeout {
         let now_ns = self.clock.now_ns();
         let mut wake_ns = now_ns + IDLE.as_nanos() as u64;
-        if let Some((message, _)) = self.published.front() {
-            let step_ns = if message.over.is_zero() {
-                0
-            } else {
-                HEARTBEAT_STEP_NS
-            };
-            wake_ns = now_ns + step_ns;
+        if let Some(due) = self.published.next_due_ns(now_ns) {
+            wake_ns = due;
         }
         if self.held > 0
             && let Some(heartbeats) = &self.heartbeats
             && let Some(due) = heartbeats.next_due_ns(self.connections.len() as u32)
         {
-            wake_ns = wake_ns.min(due.max(self.now_ns + HEARTBEAT_STEP_NS));
+            wake_ns = wake_ns.min(due.max(self.now_ns + STEP_NS));
         }
         if let Some(at) = self.accept_at_ms {
             wake_ns = wake_ns.min(u64::from(at) * 1_000_000);

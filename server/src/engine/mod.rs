@@ -9,6 +9,7 @@ pub mod tokio_uring;
 pub mod uring;
 
 use std::io;
+use std::time::Duration;
 
 use clap::ValueEnum;
 use serde::Serialize;
@@ -17,6 +18,15 @@ use wire::Session;
 
 use crate::stats::Stats;
 use crate::worker::Worker;
+
+/// The longest a loop sleeps with nothing due.
+const IDLE: Duration = Duration::from_millis(500);
+/// Heartbeats (of a table, where there are tables) and published messages said in one turn; then what has come has
+/// its turn again.
+const HEARTBEATS_PER_TURN: usize = 256;
+const PUBLISHED_PER_TURN: usize = 1024;
+/// How often stalled peers are looked for.
+const SWEEP_MS: u32 = 1_000;
 
 /// What carries a worker's connections.
 ///

@@ -7,11 +7,9 @@
 //! connections' tasks run between two turns. It is over at most [`END_BOUND_NS`] after the drain's time.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -20,11 +18,10 @@ use tokio::io::unix::AsyncFd;
 use wire::Session;
 
 use super::hub::{Hub, Shared};
-use crate::schedule::{Heartbeats, Walk};
-use crate::worker::{Command, Mailbox, Message, Worker};
+use crate::schedule::{Heartbeats, Published, STEP_NS};
+use crate::worker::{Command, Mailbox, Worker};
 
 const SESSIONS_PER_TURN: usize = 1024;
-const STEP_NS: u64 = 1_000_000;
 const SWEEP_NS: u64 = 1_000_000_000;
 /// How long tasks may take to end once their sockets are shut down.
 const END_BOUND_NS: u64 = 5_000_000_000;
@@ -70,8 +67,7 @@ struct Overseer<'a, S, F> {
     hub: &'a RefCell<Hub<S, F>>,
     worker: &'a Worker<F>,
     heartbeats: Option<Heartbeats>,
-    /// Published messages on their way past the connections, oldest first, the first of them walking.
-    published: VecDeque<(Arc<Message>, Option<Walk>)>,
+    published: Published,
     swept_ns: u64,
     drain_until_ns: Option<u64>,
 }
@@ -85,7 +81,7 @@ impl<'a, S: Session, F: Fn() -> S> Overseer<'a, S, F> {
             heartbeats: worker
                 .heartbeat
                 .map(|every| Heartbeats::new(every.as_nanos() as u64, worker.table_slots, now_ns)),
-            published: VecDeque::new(),
+            published: Published::default(),
             swept_ns: 0,
             drain_until_ns: None,
         }
@@ -111,8 +107,8 @@ impl<'a, S: Session, F: Fn() -> S> Overseer<'a, S, F> {
         if busy {
             return (now_ns, now_ns);
         }
-        if !self.published.is_empty() {
-            wake_ns = wake_ns.min(now_ns + STEP_NS);
+        if let Some(due_ns) = self.published.next_due_ns(now_ns) {
+            wake_ns = wake_ns.min(due_ns);
         }
         if let Some(heartbeats) = &self.heartbeats
             && hub.held() > 0
@@ -142,17 +138,8 @@ impl<'a, S: Session, F: Fn() -> S> Overseer<'a, S, F> {
     fn publish(&mut self, now_ns: u64) -> bool {
         let mut hub = self.hub.borrow_mut();
         for _ in 0..SESSIONS_PER_TURN {
-            let Some((message, walk)) = self.published.front_mut() else {
-                return false;
-            };
-            let walk = walk.get_or_insert_with(|| {
-                Walk::new([hub.high_water()], message.over.as_nanos() as u64, now_ns)
-            });
-            if walk.is_done() {
-                self.published.pop_front();
-                continue;
-            }
-            let Some((_, slot)) = walk.next(now_ns) else {
+            let high_waters = || [hub.high_water()];
+            let Some((message, _, slot)) = self.published.next(now_ns, high_waters) else {
                 return false;
             };
             hub.message(slot, &message.bytes);
@@ -170,7 +157,7 @@ impl<'a, S: Session, F: Fn() -> S> Overseer<'a, S, F> {
                     hub.stop();
                 }
                 Command::Stop => {}
-                Command::Publish(message) => self.published.push_back((message, None)),
+                Command::Publish(message) => self.published.push(message),
             }
         }
     }

@@ -3,9 +3,7 @@
 //! Owns: the worker's ring group, one machine per table, the acceptor and the heartbeats. One thread drives
 //! all tables of a core. Decides nothing about a connection: that is the machine's.
 
-use std::collections::VecDeque;
 use std::os::fd::AsRawFd;
-use std::sync::Arc;
 use std::time::Duration;
 
 use ring::{Completion, Config, Descriptors, Group, Op, Operation, RecvBuffers};
@@ -15,23 +13,14 @@ use wire::Session;
 use crate::conn::Budget;
 use crate::engine::uring::acceptor::{Accepted, Acceptor, Step};
 use crate::engine::uring::machine::{Event, Machine, Turn};
-use crate::engine::{Engine, EngineError};
-use crate::schedule::{Heartbeats, Walk};
+use crate::engine::{Engine, EngineError, HEARTBEATS_PER_TURN, IDLE, PUBLISHED_PER_TURN, SWEEP_MS};
+use crate::schedule::{Heartbeats, Published, STEP_NS};
 use crate::stats::{CloseReason, Stats};
-use crate::worker::{Clock, Command, Message, Worker};
+use crate::worker::{Clock, Command, Worker};
 
 /// The engine of [`EngineKind::Uring`](crate::EngineKind::Uring).
 pub struct Uring;
 
-/// The longest a loop sleeps with nothing due.
-const IDLE: Duration = Duration::from_millis(500);
-/// How far apart wake-ups for heartbeats are at least.
-const HEARTBEAT_STEP_NS: u64 = 1_000_000;
-/// Heartbeats of a table and published messages said in one turn; then completions have their turn again.
-const HEARTBEATS_PER_TURN: usize = 256;
-const PUBLISHED_PER_TURN: usize = 1024;
-/// How often stalled peers are looked for.
-const SWEEP_MS: u32 = 1_000;
 /// How long after the kernel gave no further ring it is asked again.
 const RING_PAUSE_MS: u32 = 1_000;
 /// Tables of one worker.
@@ -52,8 +41,7 @@ struct Driver<S, F> {
     group: Group,
     machines: Vec<Machine<S>>,
     heartbeats: Vec<Heartbeats>,
-    /// Published messages on their way past the slots, oldest first, the first of them walking.
-    published: VecDeque<(Arc<Message>, Option<Walk>)>,
+    published: Published,
     acceptor: Acceptor,
     budget: Budget,
     stats: Stats,
@@ -89,7 +77,7 @@ impl<S: Session, F: Fn() -> S> Driver<S, F> {
             stats: Stats::new(),
             machines: Vec::new(),
             heartbeats: Vec::new(),
-            published: VecDeque::new(),
+            published: Published::default(),
             turn: 2,
             now_ns: clock.now_ns(),
             last_sweep_ms: 0,
@@ -349,21 +337,10 @@ impl<S: Session, F: Fn() -> S> Driver<S, F> {
     /// Gives published messages to the sessions whose time has come.
     fn publish(&mut self) -> std::io::Result<()> {
         for _ in 0..PUBLISHED_PER_TURN {
-            let Some((message, walk)) = self.published.front_mut() else {
-                return Ok(());
+            let high_waters = || self.machines.iter().map(|m| m.table().high_water());
+            let Some((message, table, slot)) = self.published.next(self.now_ns, high_waters) else {
+                break;
             };
-            let walk = walk.get_or_insert_with(|| {
-                let high_waters = self.machines.iter().map(|m| m.table().high_water());
-                Walk::new(high_waters, message.over.as_nanos() as u64, self.now_ns)
-            });
-            if walk.is_done() {
-                self.published.pop_front();
-                continue;
-            }
-            let Some((table, slot)) = walk.next(self.now_ns) else {
-                return Ok(());
-            };
-            let message = Arc::clone(message);
             self.with_turn(table, |machine, _, turn| {
                 let given = machine.message(slot, &message.bytes, turn);
                 turn.stats.messages_published += u64::from(given);
@@ -378,19 +355,14 @@ impl<S: Session, F: Fn() -> S> Driver<S, F> {
         }
         let now_ns = self.clock.now_ns();
         let mut wake_ns = now_ns + IDLE.as_nanos() as u64;
-        if let Some((message, _)) = self.published.front() {
-            let step_ns = if message.over.is_zero() {
-                0
-            } else {
-                HEARTBEAT_STEP_NS
-            };
-            wake_ns = now_ns + step_ns;
+        if let Some(due) = self.published.next_due_ns(now_ns) {
+            wake_ns = due;
         }
         for (heartbeats, machine) in self.heartbeats.iter().zip(&self.machines) {
             if machine.held() > 0
                 && let Some(due) = heartbeats.next_due_ns(machine.table().high_water())
             {
-                wake_ns = wake_ns.min(due.max(self.now_ns + HEARTBEAT_STEP_NS));
+                wake_ns = wake_ns.min(due.max(self.now_ns + STEP_NS));
             }
         }
         if let Some(at) = self.acceptor.retry_at_ms() {
@@ -411,7 +383,7 @@ impl<S: Session, F: Fn() -> S> Driver<S, F> {
                     self.drain_until_ns = Some(self.now_ns + timeout);
                 }
                 Command::Stop => {}
-                Command::Publish(message) => self.published.push_back((message, None)),
+                Command::Publish(message) => self.published.push(message),
             }
         }
     }
