@@ -62,7 +62,8 @@ impl Worker<'_> {
     pub(super) fn end_messages(&mut self) {
         let now = self.shared.start.elapsed();
         if let Some(open) = &mut self.open_loop {
-            while open.schedule.next(now).is_some() {
+            while let Some(due) = open.schedule.next(now) {
+                record(&mut self.report.send_lateness, now - due.intended);
                 self.counts.owed += 1;
             }
             self.report.messages_due = open.schedule.due();
