@@ -34,6 +34,8 @@ for_each_engine!(
     a_port_is_shared_only_when_asked,
     ipv6_works_too,
     a_broadcast_reaches_everybody_once_and_in_order,
+    the_silent_go_in_time_and_the_talking_stay,
+    a_peer_that_takes_nothing_goes_by_the_write_timeout,
 );
 
 fn server(engine: &str, flags: &[&str]) -> Server {
@@ -295,4 +297,62 @@ fn a_broadcast_reaches_everybody_once_and_in_order(engine: &str) {
     let (status, said) = server.stop(Duration::from_secs(10));
     assert!(status.success() && !path.exists());
     assert!(said.contains("900 messages given"), "{said}");
+}
+
+/// What the server says by itself does not count, nor does it help to read it.
+fn the_silent_go_in_time_and_the_talking_stay(engine: &str) {
+    let flags = ["--idle-timeout", "1s", "--heartbeat", "100ms"];
+    let server = server(engine, &flags);
+    let started = Instant::now();
+    let mut silent: Vec<_> = (0..20).map(|_| server.connect()).collect();
+    let mut talking: Vec<_> = (0..20).map(|_| server.connect()).collect();
+    let readers: Vec<_> = silent
+        .drain(..)
+        .map(|mut stream| {
+            std::thread::spawn(move || {
+                let said = read_all(&mut stream);
+                (started.elapsed(), said)
+            })
+        })
+        .collect();
+    let over = started + Duration::from_millis(2_500);
+    while Instant::now() < over {
+        for stream in &mut talking {
+            stream.write_all(b"here\n").unwrap();
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    for reader in readers {
+        let (after, said) = reader.join().unwrap();
+        assert!(after >= Duration::from_secs(1), "closed after {after:?}");
+        assert!(after < Duration::from_secs(6), "closed after {after:?}");
+        assert!(said.starts_with(GREETING) && said.ends_with(b"ok\n"));
+    }
+    for stream in &mut talking {
+        stream.write_all(b"quit\n").unwrap();
+        assert!(read_all(stream).starts_with(GREETING));
+    }
+    let (_, said) = server.stop(Duration::from_secs(10));
+    assert!(said.contains("20 for sending nothing"), "{said}");
+    assert!(said.contains("20 after quit"), "{said}");
+}
+
+fn a_peer_that_takes_nothing_goes_by_the_write_timeout(engine: &str) {
+    let flags = ["--protocol", "echo", "--write-timeout", "500ms"];
+    let server = server(engine, &flags);
+    let mut reader = server.connect();
+    let mut deaf = server.connect();
+    let started = Instant::now();
+    // Until the server reads no more, and then until it has closed.
+    while deaf.write(&[1; 1 << 16]).is_ok() {}
+    let after = started.elapsed();
+    assert!(
+        after >= Duration::from_millis(500),
+        "closed after {after:?}"
+    );
+    assert!(after < Duration::from_secs(15), "closed after {after:?}");
+    reader.write_all(b"still here").unwrap();
+    assert_eq!(read(&mut reader, 10), b"still here");
+    let (_, said) = server.stop(Duration::from_secs(10));
+    assert!(said.contains("1 for reading nothing"), "{said}");
 }

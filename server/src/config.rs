@@ -15,6 +15,7 @@ use thiserror::Error;
 use crate::conn::Limits;
 use crate::control::Control;
 use crate::engine::EngineKind;
+use crate::timeouts::Timeouts;
 
 /// Everything a server needs to start.
 #[derive(Clone, Debug)]
@@ -35,6 +36,8 @@ pub struct Config {
     pub backlog: u32,
     /// Bounds on waiting bytes.
     pub limits: Limits,
+    /// Bounds on a peer's silence.
+    pub timeouts: Timeouts,
     /// For how long output may still be sent after the stop.
     pub drain_timeout: Duration,
     /// What an io_uring connection costs: an entry of a table, or a file descriptor.
@@ -59,6 +62,7 @@ impl Config {
             reuse_port: false,
             backlog: 4096,
             limits: Limits::default(),
+            timeouts: Timeouts::default(),
             drain_timeout: Duration::from_secs(5),
             descriptors: Descriptors::Direct,
             table_slots: nofile.min(u64::from(Self::MAX_TABLE_SLOTS)) as u32,
@@ -148,6 +152,12 @@ pub struct Flags {
     /// Hold at most this many connections; more are accepted, closed and counted
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), help_heading = "How it serves")]
     pub max_connections: Option<u64>,
+    /// Close a connection from which nothing was received for this long [default: none]
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "0", hide_default_value = true, help_heading = "How it serves")]
+    pub idle_timeout: Duration,
+    /// Close a connection whose peer took nothing of what waits for it for this long; 0 = never
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "60s", help_heading = "How it serves")]
+    pub write_timeout: Duration,
     /// Take commands from a unix socket here: `broadcast TEXT`, `broadcast over 5s TEXT`
     #[arg(long, value_name = "PATH", help_heading = "What it broadcasts")]
     pub control: Option<PathBuf>,
@@ -214,9 +224,9 @@ pub enum UsageError {
     /// A heartbeat for a protocol without.
     #[error("--heartbeat goes with --protocol line: echo says nothing of its own")]
     HeartbeatWithEcho,
-    /// A heartbeat nobody can keep.
-    #[error("--heartbeat must be at least 10ms (or 0 for none)")]
-    HeartbeatTooShort,
+    /// A time nobody can keep.
+    #[error("{0} must be at least 10ms (or 0 for none)")]
+    TooShort(&'static str),
     /// A core outside the affinity mask.
     #[error(
         "core {core} is not in this process's affinity mask {mask:?}: choose from those (see `taskset -p $$`)"
@@ -287,8 +297,18 @@ pub fn resolve(args: impl Iterator<Item = OsString>) -> Result<Resolved, UsageEr
             Some(every.unwrap_or(Duration::from_secs(10))).filter(|e| !e.is_zero())
         }
     };
-    if heartbeat.is_some_and(|every| every < Duration::from_millis(10)) {
-        return Err(UsageError::HeartbeatTooShort);
+    let timeouts = Timeouts {
+        idle: Some(flags.idle_timeout).filter(|t| !t.is_zero()),
+        write: Some(flags.write_timeout).filter(|t| !t.is_zero()),
+    };
+    for (flag, time) in [
+        ("--heartbeat", heartbeat),
+        ("--idle-timeout", timeouts.idle),
+        ("--write-timeout", timeouts.write),
+    ] {
+        if time.is_some_and(|time| time < Duration::from_millis(10)) {
+            return Err(UsageError::TooShort(flag));
+        }
     }
     let mask = process::affinity()?;
     let cores = match flags.cores {
@@ -338,6 +358,7 @@ pub fn resolve(args: impl Iterator<Item = OsString>) -> Result<Resolved, UsageEr
         config: Config {
             descriptors,
             heartbeat,
+            timeouts,
             max_connections: flags.max_connections,
             reuse_port: flags.reuse_port,
             ..Config::new(flags.listen, engine, cores)
@@ -370,6 +391,8 @@ mod tests {
     fn bad_usage_is_refused_with_the_reason() {
         assert!(refused("--protocol echo --heartbeat 5s").contains("--protocol line"));
         assert!(refused("--heartbeat 1ms").contains("at least 10ms"));
+        assert!(refused("--idle-timeout 1ms").contains("--idle-timeout"));
+        assert!(refused("--write-timeout soon").contains("500ms"));
         assert!(refused("--cores 4096").contains("affinity mask"));
         assert!(refused("--cores 0,x").contains("not a core"));
         assert!(refused("--listen nowhere").contains("--listen"));

@@ -110,6 +110,7 @@ where
             session: session.clone(),
             heartbeat: config.heartbeat,
             limits: config.limits,
+            timeouts: config.timeouts,
             drain_timeout: config.drain_timeout,
             descriptors: config.descriptors,
             table_slots: config.table_slots,

@@ -25,8 +25,6 @@ const IDLE: Duration = Duration::from_millis(500);
 /// its turn again.
 const HEARTBEATS_PER_TURN: usize = 256;
 const PUBLISHED_PER_TURN: usize = 1024;
-/// How often stalled peers are looked for.
-const SWEEP_MS: u32 = 1_000;
 
 /// What carries a worker's connections.
 ///
@@ -36,6 +34,7 @@ const SWEEP_MS: u32 = 1_000;
 /// - It accepts from `worker.listener`, admits each connection through `worker.admission`, gives it a session of
 ///   `worker.session`, and calls that session as [`Session`] says.
 /// - It reads `worker.mailbox()` whenever the mailbox's descriptor is readable.
+/// - It sweeps its connections as [`timeouts`](crate::timeouts) says, and closes those that break the rules.
 /// - It gives a published message to every session once, in the order of publishing, within the message's time.
 /// - Told to stop, it stops accepting, sends what waits for at most `worker.drain_timeout`, closes
 ///   everything and returns. It waits for nothing without a bound.

@@ -13,9 +13,10 @@ use wire::Session;
 use crate::conn::Budget;
 use crate::engine::uring::acceptor::{Accepted, Acceptor, Step};
 use crate::engine::uring::machine::{Event, Machine, Turn};
-use crate::engine::{Engine, EngineError, HEARTBEATS_PER_TURN, IDLE, PUBLISHED_PER_TURN, SWEEP_MS};
+use crate::engine::{Engine, EngineError, HEARTBEATS_PER_TURN, IDLE, PUBLISHED_PER_TURN};
 use crate::schedule::{Heartbeats, Published, STEP_NS};
 use crate::stats::{CloseReason, Stats};
+use crate::timeouts::{Sweep, Tick};
 use crate::worker::{Clock, Command, Worker};
 
 /// The engine of [`EngineKind::Uring`](crate::EngineKind::Uring).
@@ -48,7 +49,9 @@ struct Driver<S, F> {
     /// Settlings so far. Starts above 1, so that no slot seems to have sent just now.
     turn: u32,
     now_ns: u64,
-    last_sweep_ms: u32,
+    sweep: Sweep,
+    /// The sweep's tick at `now_ns`.
+    tick: Tick,
     ops: Vec<Operation>,
     /// When draining ends.
     drain_until_ns: Option<u64>,
@@ -80,7 +83,8 @@ impl<S: Session, F: Fn() -> S> Driver<S, F> {
             published: Published::default(),
             turn: 2,
             now_ns: clock.now_ns(),
-            last_sweep_ms: 0,
+            sweep: Sweep::new(worker.timeouts, clock.now_ns()),
+            tick: Tick::default(),
             ops: Vec::new(),
             drain_until_ns: None,
             quiet_turns: 0,
@@ -106,6 +110,7 @@ impl<S: Session, F: Fn() -> S> Driver<S, F> {
             let timeout = self.timeout();
             self.group.submit_and_wait(timeout).map_err(&broken)?;
             self.now_ns = self.clock.now_ns();
+            self.tick = self.sweep.tick(self.now_ns);
             loop {
                 self.group.drain(&mut completions);
                 for completion in completions.drain(..) {
@@ -300,20 +305,25 @@ impl<S: Session, F: Fn() -> S> Driver<S, F> {
 
     /// What had to wait for the end of a turn, and what is due.
     fn after_settling(&mut self) -> std::io::Result<()> {
-        let sweeps = self.now_ms().wrapping_sub(self.last_sweep_ms) >= SWEEP_MS;
         for table in 0..self.machines.len() {
             if self.machines[table].has_deferred() {
                 self.with_turn(table, |machine, _, turn| machine.settled(turn))?;
             }
             self.beat(table)?;
-            if sweeps && self.machines[table].has_waiting_sends() {
-                self.with_turn(table, |machine, _, turn| machine.sweep(turn))?;
-            }
         }
-        if sweeps {
-            self.last_sweep_ms = self.now_ms();
-        }
+        self.sweep()?;
         self.publish()
+    }
+
+    /// Terminates connections whose peers said or took nothing for too long.
+    fn sweep(&mut self) -> std::io::Result<()> {
+        let waits = || self.machines.iter().any(Machine::has_waiting_sends);
+        let high_waters = || self.machines.iter().map(|m| m.table().high_water());
+        let Some((table, slots)) = self.sweep.next(self.now_ns, waits, high_waters) else {
+            return Ok(());
+        };
+        let rules = self.sweep.rules(self.now_ns);
+        self.with_turn(table, |machine, _, turn| machine.sweep(slots, rules, turn))
     }
 
     fn beat(&mut self, table: usize) -> std::io::Result<()> {
@@ -357,6 +367,10 @@ impl<S: Session, F: Fn() -> S> Driver<S, F> {
         let mut wake_ns = now_ns + IDLE.as_nanos() as u64;
         if let Some(due) = self.published.next_due_ns(now_ns) {
             wake_ns = due;
+        }
+        let waits = || self.machines.iter().any(Machine::has_waiting_sends);
+        if let Some(due) = self.sweep.next_due_ns(waits) {
+            wake_ns = wake_ns.min(due);
         }
         for (heartbeats, machine) in self.heartbeats.iter().zip(&self.machines) {
             if machine.held() > 0
@@ -410,6 +424,7 @@ impl<S: Session, F: Fn() -> S> Driver<S, F> {
         let mut turn = Turn {
             number: self.turn,
             now_ms: (self.now_ns / 1_000_000) as u32,
+            tick: self.tick,
             arena,
             ops: &mut self.ops,
             budget: &mut self.budget,

@@ -11,12 +11,15 @@
 //! the unsent rest of a send that was cut short goes in front of it. Waiting output is sent by one `SendWait` at
 //! a time, and while there is some, nothing is received.
 
+use std::ops::Range;
+
 use nix::libc;
 use ring::{Op, Operation, SendArena, Span, Table, Token};
 use wire::Session;
 
 use crate::conn::{Budget, Conn, Said};
 use crate::stats::{CloseReason, Stats};
+use crate::timeouts::{Rules, Tick};
 
 /// What a machine may use while it handles something: one turn of the driver's loop.
 pub struct Turn<'a> {
@@ -24,6 +27,8 @@ pub struct Turn<'a> {
     pub number: u32,
     /// Milliseconds on the worker's clock.
     pub now_ms: u32,
+    /// What a connection remembers that is heard now.
+    pub tick: Tick,
     /// Where to write what is sent at once.
     pub arena: &'a mut SendArena,
     /// Operations to queue, in order.
@@ -83,6 +88,8 @@ struct Slot<S> {
     flags: u8,
     /// Why a finishing connection finishes.
     reason: CloseReason,
+    /// When something was last received.
+    heard: Tick,
 }
 
 /// All that userspace keeps of an idle connection, its share in the table's generations (2 bytes) aside.
@@ -137,6 +144,7 @@ impl<S: Session> Machine<S> {
         turn.stats.accepted += 1;
         let this = &mut self.slots[slot as usize];
         this.sent_in = turn.number.wrapping_sub(2);
+        this.heard = turn.tick;
         this.flags |= flag::POLL;
         let conn = this.conn.insert(Conn::new(session));
         let said = conn.open(turn.arena.reserve());
@@ -197,18 +205,20 @@ impl<S: Session> Machine<S> {
         }
     }
 
-    /// Terminates connections whose peers took nothing for too long.
-    pub fn sweep(&mut self, turn: &mut Turn<'_>) {
-        let timeout = turn.budget.limits().write_timeout_ms;
-        for slot in 0..self.slots.len() as u32 {
-            let this = &self.slots[slot as usize];
-            if this.flags & flag::SEND_WAIT == 0 {
-                continue;
-            }
-            if let Some(conn) = &this.conn
-                && conn.stalled_ms(turn.now_ms) > timeout
+    /// Terminates those of `slots` whose peers said or took nothing for too long.
+    pub fn sweep(&mut self, slots: Range<u32>, rules: Rules, turn: &mut Turn<'_>) {
+        for slot in slots {
+            let Some(this) = self.slots.get(slot as usize) else {
+                return;
+            };
+            let Some(conn) = &this.conn else { continue };
+            let stalled_ms = conn.stalled_ms(turn.now_ms);
+            // One that finishes with nothing waiting is about to close, for its own reason.
+            let closes = this.flags & flag::FINISHING != 0 && stalled_ms.is_none();
+            if let Some(reason) = rules.verdict(this.heard, stalled_ms)
+                && !closes
             {
-                self.terminate(slot, CloseReason::WriteTimeout, turn);
+                self.terminate(slot, reason, turn);
             }
         }
     }
@@ -267,6 +277,7 @@ impl<S: Session> Machine<S> {
         if nonempty || this.flags & flag::HUNG_UP != 0 {
             this.flags |= flag::READABLE;
         }
+        this.heard = turn.tick;
         turn.stats.receives += 1;
         turn.stats.bytes_in += input.len() as u64;
         let said = conn.receive(input, turn.arena.reserve(), turn.budget);
@@ -470,6 +481,7 @@ impl<S: Session> Machine<S> {
                 sent_in: 0,
                 flags: 0,
                 reason: CloseReason::Failed,
+                heard: Tick::default(),
             });
         }
         debug_assert_eq!(self.slots[slot as usize].flags & !flag::DEFERRED, 0);
