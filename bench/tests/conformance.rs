@@ -8,6 +8,7 @@ use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
 use common::{GREETING, Server, eventually, has_engine, read, read_all, run, text, throng};
+use nix::sys::signal::Signal;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -29,6 +30,7 @@ for_each_engine!(
     a_peer_that_never_reads_hurts_nobody_else,
     a_line_over_the_limit_closes_and_is_counted,
     connections_over_the_maximum_are_closed_and_counted,
+    those_over_the_maximum_are_told_so,
     sigterm_drains_and_sums_up,
     a_closed_lifeline_ends_the_server,
     a_port_is_shared_only_when_asked,
@@ -203,6 +205,38 @@ fn connections_over_the_maximum_are_closed_and_counted(engine: &str) {
     assert!(said.contains("over --max-connections"), "{said}");
 }
 
+/// Then comes the end, and no reset: also for those who have said something already, which nobody will read.
+fn those_over_the_maximum_are_told_so(engine: &str) {
+    let flags = ["--max-connections", "1", "--refusal", "busy, try later"];
+    let server = server(engine, &[&flags[..], &["--heartbeat", "0"]].concat());
+    let mut held = server.connect();
+    assert_eq!(read(&mut held, GREETING.len()), GREETING);
+    for text in [&b""[..], &[b'x'; 3000]] {
+        // What they say is there before the server looks.
+        server.signal(Signal::SIGSTOP);
+        let mut over: Vec<_> = (0..50).map(|_| server.connect()).collect();
+        for stream in &mut over {
+            stream.write_all(text).unwrap();
+        }
+        server.signal(Signal::SIGCONT);
+        for stream in &mut over {
+            let mut told = Vec::new();
+            stream.read_to_end(&mut told).expect("a reset");
+            assert_eq!(told, b"busy, try later\n");
+        }
+    }
+    for _ in 0..50 {
+        let mut talking = server.connect();
+        // It may have been closed already.
+        let _ = talking.write_all(&[b'x'; 3000]);
+        assert_eq!(read_all(&mut talking), b"busy, try later\n");
+    }
+    held.write_all(b"hello\n").unwrap();
+    assert_eq!(read(&mut held, 6), b"hello\n");
+    let (_, said) = server.stop(Duration::from_secs(10));
+    assert!(said.contains("150 over --max-connections"), "{said}");
+}
+
 fn sigterm_drains_and_sums_up(engine: &str) {
     let json = tempfile::NamedTempFile::new().unwrap();
     let path = json.path().to_str().unwrap();
@@ -288,7 +322,7 @@ fn a_broadcast_reaches_everybody_once_and_in_order(engine: &str) {
         assert_eq!(read(stream, 15), b"slowly\nat once\n");
     }
     assert!(started.elapsed() >= Duration::from_millis(400), "not paced");
-    server.signal(nix::sys::signal::Signal::SIGUSR1);
+    server.signal(Signal::SIGUSR1);
     for stream in &mut streams {
         assert_eq!(read(stream, 14), b"from a signal\n");
         stream.write_all(b"quit\n").unwrap();

@@ -133,6 +133,9 @@ impl Stats {
     }
 }
 
+/// More than a receive buffer holds.
+const MAX_DISCARD_BYTES: u32 = 1 << 30;
+
 /// Builds an entry on the socket in a slot, whatever a slot is here.
 macro_rules! on_socket {
     ($group:expr, $slot:expr, |$socket:ident| $entry:expr) => {
@@ -331,6 +334,18 @@ impl Group {
             Operation::Cancel { token } => named(
                 opcode::AsyncCancel::new(token.encode()).build(),
                 Token::new(Op::Cancel, token.slot, token.generation),
+            )
+            .flags(squeue::Flags::SKIP_SUCCESS),
+            // TCP copies nothing with MSG_TRUNC (tcp(7)), so there need be nothing to copy to.
+            Operation::Discard { slot, generation } => named(
+                on_socket!(self, slot, |socket| opcode::Recv::new(
+                    socket,
+                    std::ptr::null_mut(),
+                    MAX_DISCARD_BYTES
+                )
+                .flags(libc::MSG_DONTWAIT | libc::MSG_TRUNC)
+                .build()),
+                Token::new(Op::Discard, slot, generation),
             )
             .flags(squeue::Flags::SKIP_SUCCESS),
             Operation::Close { slot, generation } => named(

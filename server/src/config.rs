@@ -30,6 +30,9 @@ pub struct Config {
     pub heartbeat: Option<Duration>,
     /// Connections held at one time, over all workers; more are accepted and closed.
     pub max_connections: Option<u64>,
+    /// What those are told, as far as their sockets take it at once; nothing where it is empty. Cut off after
+    /// [`Config::MAX_REFUSAL_BYTES`].
+    pub refusal: Vec<u8>,
     /// Share the port with other processes.
     pub reuse_port: bool,
     /// Accepted connections the kernel keeps for each worker.
@@ -49,6 +52,8 @@ pub struct Config {
 impl Config {
     /// The largest table the kernel allows (IORING_MAX_FIXED_FILES).
     pub const MAX_TABLE_SLOTS: u32 = 1 << 20;
+    /// The longest refusal: it fits the buffer of any new socket.
+    pub const MAX_REFUSAL_BYTES: usize = 1024;
 
     /// A configuration with everything else at its default.
     pub fn new(listen: SocketAddr, engine: EngineKind, cores: Vec<usize>) -> Config {
@@ -59,6 +64,7 @@ impl Config {
             cores,
             heartbeat: None,
             max_connections: None,
+            refusal: Vec::new(),
             reuse_port: false,
             backlog: 4096,
             limits: Limits::default(),
@@ -152,6 +158,14 @@ pub struct Flags {
     /// Hold at most this many connections; more are accepted, closed and counted
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), help_heading = "How it serves")]
     pub max_connections: Option<u64>,
+    /// What those are told before they are closed, followed by a line end [default: nothing]
+    #[arg(
+        long,
+        value_name = "TEXT",
+        requires = "max_connections",
+        help_heading = "How it serves"
+    )]
+    pub refusal: Option<String>,
     /// Close a connection from which nothing was received for this long [default: none]
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "0", hide_default_value = true, help_heading = "How it serves")]
     pub idle_timeout: Duration,
@@ -227,6 +241,9 @@ pub enum UsageError {
     /// A time nobody can keep.
     #[error("{0} must be at least 10ms (or 0 for none)")]
     TooShort(&'static str),
+    /// A refusal that a new socket might not take at once.
+    #[error("--refusal has {0} bytes: at most {most} go out without waiting", most = Config::MAX_REFUSAL_BYTES - 1)]
+    RefusalTooLong(usize),
     /// A core outside the affinity mask.
     #[error(
         "core {core} is not in this process's affinity mask {mask:?}: choose from those (see `taskset -p $$`)"
@@ -310,6 +327,12 @@ pub fn resolve(args: impl Iterator<Item = OsString>) -> Result<Resolved, UsageEr
             return Err(UsageError::TooShort(flag));
         }
     }
+    let refusal = flags
+        .refusal
+        .map_or(Vec::new(), |text| format!("{text}\n").into_bytes());
+    if refusal.len() > Config::MAX_REFUSAL_BYTES {
+        return Err(UsageError::RefusalTooLong(refusal.len() - 1));
+    }
     let mask = process::affinity()?;
     let cores = match flags.cores {
         Cores::All => mask,
@@ -360,6 +383,7 @@ pub fn resolve(args: impl Iterator<Item = OsString>) -> Result<Resolved, UsageEr
             heartbeat,
             timeouts,
             max_connections: flags.max_connections,
+            refusal,
             reuse_port: flags.reuse_port,
             ..Config::new(flags.listen, engine, cores)
         },
@@ -397,6 +421,9 @@ mod tests {
         assert!(refused("--cores 0,x").contains("not a core"));
         assert!(refused("--listen nowhere").contains("--listen"));
         assert!(refused("--max-connections 0").contains("--max-connections"));
+        assert!(refused("--refusal busy").contains("--max-connections"));
+        let long = format!("--max-connections 1 --refusal {}", "x".repeat(1024));
+        assert!(refused(&long).contains("at most 1023"));
         assert!(refused("--json /nonexistent/x.json").contains("cannot be written"));
         assert!(refused("--engine kqueue").contains("uring"));
     }

@@ -46,6 +46,8 @@ pub struct Worker<F> {
     pub table_slots: u32,
     /// Who may come in.
     pub admission: Arc<Admission>,
+    /// What those are told who may not; nothing where it is empty.
+    pub refusal: Arc<[u8]>,
     /// How others reach all workers, and this one.
     pub publisher: Publisher,
     /// Where `ready` is said.

@@ -18,7 +18,9 @@ use tracing::warn;
 use wire::{Out, Session};
 
 use crate::conn::{Budget, Conn, Said};
-use crate::engine::{Engine, EngineError, HEARTBEATS_PER_TURN, IDLE, PUBLISHED_PER_TURN};
+use crate::engine::{
+    Engine, EngineError, HEARTBEATS_PER_TURN, IDLE, PUBLISHED_PER_TURN, turn_away,
+};
 use crate::schedule::{Heartbeats, Published, STEP_NS};
 use crate::stats::{CloseReason, Stats};
 use crate::timeouts::{Sweep, Tick};
@@ -193,7 +195,7 @@ impl<S: Session, F: Fn() -> S> Loop<S, F> {
     fn accepted(&mut self, fd: OwnedFd) {
         if !self.worker.admission.enter() {
             self.stats.refused_max_connections += 1;
-            return;
+            return turn_away(fd.as_raw_fd(), &self.worker.refusal);
         }
         let raw = fd.as_raw_fd();
         if let Err(errno) = self.epoll.add(&fd, EpollEvent::new(INPUT, raw as u64)) {

@@ -11,6 +11,7 @@ use std::cell::RefCell;
 use std::io;
 use std::net::Shutdown;
 use std::ops::Range;
+use std::os::fd::AsRawFd;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
@@ -20,6 +21,7 @@ use tracing::warn;
 use wire::{Out, Session};
 
 use crate::conn::Budget;
+use crate::engine::turn_away;
 use crate::stats::{CloseReason, Stats};
 use crate::timeouts::{Rules, Sweep, Tick};
 use crate::worker::{Clock, Worker};
@@ -127,10 +129,11 @@ impl<S: Session, F: Fn() -> S> Hub<S, F> {
         self.stopping
     }
 
-    /// Takes a connection in and lets it greet. None where it is refused.
+    /// Takes a connection in and lets it greet. None where it is refused and told so.
     pub(super) fn open(&mut self, stream: &Rc<TcpStream>) -> Option<u32> {
         if !self.worker.admission.enter() {
             self.stats.refused_max_connections += 1;
+            turn_away(stream.as_raw_fd(), &self.worker.refusal);
             return None;
         }
         self.stats.accepted += 1;

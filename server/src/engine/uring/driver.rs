@@ -4,6 +4,7 @@
 //! all tables of a core. Decides nothing about a connection: that is the machine's.
 
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ring::{Completion, Config, Descriptors, Group, Op, Operation, RecvBuffers};
@@ -275,18 +276,19 @@ impl<S: Session, F: Fn() -> S> Driver<S, F> {
             .completed(op, result, more, room, self.now_ms())
         {
             Accepted::Connection(slot) => {
-                let admitted = self.worker.admission.enter();
+                if !self.worker.admission.enter() {
+                    self.stats.refused_max_connections += 1;
+                    let line = Arc::clone(&self.worker.refusal);
+                    return self
+                        .with_turn(table, |machine, _, turn| machine.refuse(slot, &line, turn));
+                }
                 let session = (self.worker.session)();
                 let held = self.machines[table].held();
-                self.with_turn(table, |machine, _, turn| match admitted {
-                    true => machine.accepted(slot, session, turn),
-                    false => {
-                        turn.stats.refused_max_connections += 1;
-                        machine.refuse(slot, turn);
-                    }
+                self.with_turn(table, |machine, _, turn| {
+                    machine.accepted(slot, session, turn);
                 })?;
                 // Its session may have ended it in its first words.
-                if admitted && self.machines[table].held() == held {
+                if self.machines[table].held() == held {
                     self.worker.admission.leave(1);
                 }
             }

@@ -152,10 +152,24 @@ impl<S: Session> Machine<S> {
         turn.ops.push(Operation::Poll { slot, generation });
     }
 
-    /// The kernel put a connection into `slot` that is not wanted.
-    pub fn refuse(&mut self, slot: u32, turn: &mut Turn<'_>) {
+    /// The kernel put a connection into `slot` that is not wanted: it is told `line`, where that is not empty, and
+    /// closed.
+    pub fn refuse(&mut self, slot: u32, line: &[u8], turn: &mut Turn<'_>) {
         let generation = self.occupy(slot);
         self.table.close(slot);
+        if !line.is_empty() {
+            turn.arena.reserve()[..line.len()].copy_from_slice(line);
+            let span = turn.arena.commit(line.len());
+            // None of them waits, so they are done in this order; whatever they say finds nobody.
+            turn.ops.extend([
+                Operation::Send {
+                    slot,
+                    generation,
+                    span,
+                },
+                Operation::Discard { slot, generation },
+            ]);
+        }
         turn.ops.push(Operation::Close { slot, generation });
     }
 

@@ -434,7 +434,7 @@ fn a_late_completion_finds_nobody() {
         stats: &mut stats,
     };
     let mut machine: Machine<Echo> = Machine::new(SLOTS, 0);
-    machine.refuse(0, &mut turn);
+    machine.refuse(0, b"", &mut turn);
     machine.accepted(0, Echo, &mut turn);
     for op in [Op::Poll, Op::Recv, Op::Send] {
         let late = plain(Token::new(op, 0, 0), -libc::ECONNRESET);
