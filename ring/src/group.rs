@@ -44,6 +44,10 @@ pub enum Descriptors {
 pub struct Config {
     /// Submission queue entries of each ring.
     pub sq_entries: u32,
+    /// Completion queue entries of each ring, at least `sq_entries`. What does not fit waits in the kernel, which
+    /// costs time and is counted ([`Stats::overflows`]). None: one for each slot of a table, within 4096 and 65,536,
+    /// the most the kernel allows.
+    pub cq_entries: Option<u32>,
     /// What a slot is.
     pub descriptors: Descriptors,
     /// Slots of each ring's table: at most RLIMIT_NOFILE and at most 1 << 20.
@@ -64,6 +68,7 @@ impl Default for Config {
     fn default() -> Self {
         Config {
             sq_entries: 1024,
+            cq_entries: None,
             descriptors: Descriptors::Direct,
             table_slots: 1024,
             recv_buffers: 256,
@@ -492,14 +497,12 @@ impl Group {
     }
 
     fn ring(&self, role: Role) -> Result<Ring, Unavailable> {
+        // Every connection of a table may have something to say at once.
+        let slots = self.config.table_slots.next_power_of_two();
         Ring::new(
             role,
             self.config.sq_entries,
-            // Every connection of a table may have something to say at once; the kernel allows no more.
-            self.config
-                .table_slots
-                .next_power_of_two()
-                .clamp(4096, 65_536),
+            self.config.cq_entries.unwrap_or(slots.clamp(4096, 65_536)),
             match self.config.descriptors {
                 Descriptors::Direct => self.config.table_slots,
                 Descriptors::Ordinary => 0,

@@ -30,11 +30,24 @@ const MAX_TABLES: usize = 256;
 
 impl Engine for Uring {
     fn run<S: Session, F: Fn() -> S>(worker: Worker<F>) -> Result<Stats, EngineError> {
-        let mut driver = Driver::new(worker)?;
-        driver.worker.ready();
-        driver.serve()?;
-        Ok(driver.end())
+        let config = Config {
+            descriptors: worker.descriptors,
+            table_slots: worker.table_slots,
+            ..Config::default()
+        };
+        run_on(config, worker)
     }
+}
+
+/// Serves on rings as `config` has them.
+pub(super) fn run_on<S: Session, F: Fn() -> S>(
+    config: Config,
+    worker: Worker<F>,
+) -> Result<Stats, EngineError> {
+    let mut driver = Driver::new(Group::new(config)?, worker)?;
+    driver.worker.ready();
+    driver.serve()?;
+    Ok(driver.end())
 }
 
 struct Driver<S, F> {
@@ -63,17 +76,12 @@ struct Driver<S, F> {
 }
 
 impl<S: Session, F: Fn() -> S> Driver<S, F> {
-    fn new(worker: Worker<F>) -> Result<Self, EngineError> {
+    fn new(group: Group, worker: Worker<F>) -> Result<Self, EngineError> {
         // The ring waits for connections only where the descriptor does not ask for an answer at once.
         worker
             .listener
             .set_nonblocking(false)
             .map_err(EngineError::system("making the listener blocking"))?;
-        let group = Group::new(Config {
-            descriptors: worker.descriptors,
-            table_slots: worker.table_slots,
-            ..Config::default()
-        })?;
         let clock = Clock::new();
         let mut driver = Driver {
             acceptor: Acceptor::new(worker.listener.as_raw_fd()),

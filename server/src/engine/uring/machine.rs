@@ -238,7 +238,6 @@ impl<S: Session> Machine<S> {
     }
 
     fn polled(&mut self, slot: u32, result: i32, more: bool, turn: &mut Turn<'_>) {
-        let generation = self.table.generation(slot);
         let this = &mut self.slots[slot as usize];
         if !more {
             this.flags &= !flag::POLL;
@@ -248,10 +247,6 @@ impl<S: Session> Machine<S> {
         }
         if result < 0 {
             return self.terminate(slot, CloseReason::Failed, turn);
-        }
-        if !more {
-            this.flags |= flag::POLL;
-            turn.ops.push(Operation::Poll { slot, generation });
         }
         if result & GONE != 0 {
             return self.terminate(slot, CloseReason::Reset, turn);
@@ -433,17 +428,24 @@ impl<S: Session> Machine<S> {
         self.receive_if_ready(slot, turn);
     }
 
-    /// Receives, if there may be input, no receive is under way, and nothing waits that comes first.
+    /// Receives, if there may be input, no receive is under way, and nothing waits that comes first. Where there is none, a
+    /// poll that has ended is armed again: not before, as it would end at once for the same input, and where completions
+    /// overflow that goes round for ever.
     fn receive_if_ready(&mut self, slot: u32, turn: &mut Turn<'_>) {
         let generation = self.table.generation(slot);
         let this = &mut self.slots[slot as usize];
         let Some(conn) = &this.conn else { return };
-        let busy = flag::RECV | flag::FINISHING | flag::CLOSING;
-        if this.flags & flag::READABLE == 0
-            || this.flags & busy != 0
-            || conn.has_output()
-            || conn.wants_to_digest()
-        {
+        if this.flags & (flag::RECV | flag::FINISHING | flag::CLOSING) != 0 {
+            return;
+        }
+        if this.flags & flag::READABLE == 0 {
+            if this.flags & flag::POLL == 0 {
+                this.flags |= flag::POLL;
+                turn.ops.push(Operation::Poll { slot, generation });
+            }
+            return;
+        }
+        if conn.has_output() || conn.wants_to_digest() {
             return;
         }
         this.flags = this.flags & !flag::READABLE | flag::RECV;

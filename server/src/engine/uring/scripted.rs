@@ -83,7 +83,8 @@ impl Script {
                 let token = Token::new(Op::Poll, slot, generation);
                 assert!(!self.polls.contains(&token), "polled twice");
                 self.polls.push(token);
-                if !self.peer(slot).inbound.is_empty() || self.peer(slot).finished {
+                let peer = self.peer(slot);
+                if !peer.inbound.is_empty() || peer.finished || peer.reset {
                     self.wake(slot);
                 }
             }
