@@ -56,7 +56,7 @@ struct Forwarded {
 
 #[derive(Debug, Args)]
 struct CompareArgs {
-    /// Engines to compare: uring (direct descriptors), epoll (the baseline)
+    /// Engines to compare: uring (direct descriptors), epoll (the baseline), tokio-uring
     #[arg(
         long,
         value_delimiter = ',',

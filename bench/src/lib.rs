@@ -6,6 +6,7 @@
 //! | [`scenario`] | what is run, as data |
 //! | [`compare`] | the order of a run, and what becomes of a failure |
 //! | [`hold`], [`echo`] | the two scenarios |
+//! | [`rounds`], [`exchange`] | measured in random order, and one measurement |
 //! | [`runner`], [`servers`], [`load`] | the processes: started, pinned, followed, ended; none is left behind |
 //! | [`sample`] | what is read from the host and the processes |
 //! | [`stop`], [`lock`] | the bounds of a run: Ctrl-C, the clock, one heavy run for each machine |
@@ -20,11 +21,13 @@
 pub mod cli;
 pub mod compare;
 pub mod echo;
+pub mod exchange;
 pub mod hold;
 pub mod load;
 pub mod lock;
 pub mod report;
 pub mod result;
+pub mod rounds;
 pub mod runner;
 pub mod sample;
 pub mod scenario;
