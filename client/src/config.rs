@@ -52,6 +52,8 @@ pub struct Config {
     pub heartbeat: Duration,
     /// Connections that exchange messages while held.
     pub active: u64,
+    /// Messages per second over all workers, sent by a schedule; none: each connection sends when it is answered.
+    pub message_rate: Option<f64>,
     /// Size of a message in bytes.
     pub message_bytes: u32,
     /// The CPUs of the workers.
@@ -100,11 +102,16 @@ const EXAMPLES: &str = "\
 Examples:
   throng-client 127.0.0.1:7000 --connections 100000 --source 127.1.0.0/16 --hold 30s
   throng-client 127.0.0.1:7000 --connections 10000 --active 500 --hold 10s --json result.json
+  throng-client 127.0.0.1:7000 --connections 100000 --active 10000 --message-rate 5000 --hold 1m
   throng-client 127.0.0.1:7000 127.0.0.1:7001 --connections 500000 --rate 20000 --samples -
 
 Each connection is bound to a source address and port before it connects, so one address carries \
 about 64,000 connections to a target. All connections are closed with a reset (SO_LINGER 0), so that \
 none is left in TIME_WAIT.
+
+With --message-rate messages are sent by a schedule (open loop), whatever the server does. One that \
+finds its connection still waiting for the last echo is owed, and sent as soon as that has come; its \
+latency counts from when it was to be sent. What the client itself was late by is shown apart.
 
 Exit code: 0 all connections were established, none was lost and every byte was right; 1 anything \
 short of that; 2 bad usage, before anything started.";
@@ -146,7 +153,7 @@ struct Flags {
     /// Interval of the server's heartbeats, 0: none [default: 10s; with --protocol echo 0]
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, help_heading = "While held")]
     heartbeat: Option<Duration>,
-    /// Connections that exchange messages, each waiting for its echo before the next
+    /// Connections that exchange messages, each waiting for its echo before the next; evenly among all
     #[arg(
         long,
         default_value_t = 0,
@@ -154,6 +161,9 @@ struct Flags {
         help_heading = "While held"
     )]
     active: u64,
+    /// Messages per second over all active connections, each at its own even interval [default: as fast as echoes come]
+    #[arg(long, value_name = "PER_SECOND", requires = "active", value_parser = parse_message_rate, allow_negative_numbers = true, help_heading = "While held")]
+    message_rate: Option<f64>,
     /// Size of a message; with --protocol line its line end counts
     #[arg(long, default_value_t = 64, value_name = "N", requires = "active", value_parser = clap::value_parser!(u32).range(1..=MAX_MESSAGE_BYTES), help_heading = "While held")]
     message_bytes: u32,
@@ -234,6 +244,11 @@ impl Flags {
                 self.active, self.connections
             ));
         }
+        if self.message_rate.is_some() && self.active == 0 {
+            return Err(
+                "--message-rate: no connection sends; say how many do with --active".into(),
+            );
+        }
         Ok(Config {
             targets,
             connections: self.connections,
@@ -245,6 +260,7 @@ impl Flags {
             protocol: self.protocol,
             heartbeat,
             active: self.active,
+            message_rate: self.message_rate,
             message_bytes: self.message_bytes,
             cores: resolve_cores(&self.cores)?,
             json: self.json,
@@ -334,6 +350,13 @@ fn parse_rate(text: &str) -> Result<f64, String> {
     }
 }
 
+fn parse_message_rate(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(rate) if (0.001..=1e7).contains(&rate) => Ok(rate),
+        _ => Err("it is a number of messages per second from 0.001 to 10 million".into()),
+    }
+}
+
 fn within(flag: &str, value: Duration, least: Duration, most: Duration) -> Result<(), String> {
     if (least..=most).contains(&value) {
         return Ok(());
@@ -409,6 +432,24 @@ mod tests {
                 "--message-bytes",
             ),
             ("127.0.0.1:7000 --message-bytes 64", "--active"),
+            ("127.0.0.1:7000 --message-rate 100", "--active"),
+            ("127.0.0.1:7000 --active 0 --message-rate 100", "--active"),
+            (
+                "127.0.0.1:7000 --active 1 --message-rate 0",
+                "--message-rate",
+            ),
+            (
+                "127.0.0.1:7000 --active 1 --message-rate -5",
+                "--message-rate",
+            ),
+            (
+                "127.0.0.1:7000 --active 1 --message-rate 1e8",
+                "--message-rate",
+            ),
+            (
+                "127.0.0.1:7000 --active 1 --message-rate inf",
+                "--message-rate",
+            ),
             ("127.0.0.1:7000 --cores 9999", "CPU 9999"),
             ("127.0.0.1:7000 --cores 0,x", "\"x\""),
             ("127.0.0.1:7000 --cores 0,0", "twice"),

@@ -34,9 +34,11 @@ pub(crate) struct Conn {
     pub(crate) since_us: u32,
     /// Number of the message under way, or of the next one.
     pub(crate) message: u32,
+    /// Its place among those that send by a schedule.
+    pub(crate) member: u32,
 }
 
-const _: () = assert!(size_of::<Conn>() <= 40);
+const _: () = assert!(size_of::<Conn>() <= 32);
 
 /// What is in flight on a connection, and what is due of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -62,7 +64,6 @@ impl Flags {
     /// The server has finished sending, or the connection is gone: receive until a receive says so. The end may
     /// come with the last bytes, and is then announced only once.
     pub(crate) const HUNG_UP: Flags = Flags(1 << 8);
-
     /// A byte has come.
     pub(crate) const HEARD: Flags = Flags(1 << 9);
 
@@ -94,7 +95,14 @@ impl Conn {
             last_heartbeat_ms: 0,
             since_us: 0,
             message: 0,
+            member: 0,
         }
+    }
+
+    /// A message may be sent on it: it is greeted, and the message before was sent and answered.
+    pub(crate) fn is_free(&self) -> bool {
+        let is_busy = self.flags.has(Flags::AWAITS) || self.flags.has(Flags::SEND_WAIT);
+        self.phase == Phase::Held && self.verifier.is_greeted() && !is_busy
     }
 
     /// Nothing is in flight on it: its slot may be closed.

@@ -56,7 +56,7 @@ pub(crate) struct Mailbox {
     counters: [AtomicU64; FIELDS],
 }
 
-const FIELDS: usize = 11;
+const FIELDS: usize = 12;
 
 /// A reading of one worker's counters, or the sum of all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -76,6 +76,8 @@ pub(crate) struct Counts {
     pub(crate) refused: u64,
     /// Messages under way.
     pub(crate) outstanding: u64,
+    /// Messages whose time has come by the schedule, and which are not sent.
+    pub(crate) owed: u64,
     /// Workers that have nothing left to connect.
     pub(crate) ramped: u64,
 }
@@ -98,6 +100,7 @@ impl Counts {
             self.bytes_received,
             self.refused,
             self.outstanding,
+            self.owed,
             self.ramped,
         ]
     }
@@ -114,6 +117,7 @@ impl Counts {
             bytes_received,
             refused,
             outstanding,
+            owed,
             ramped,
         ] = values;
         Counts {
@@ -127,6 +131,7 @@ impl Counts {
             bytes_received,
             refused,
             outstanding,
+            owed,
             ramped,
         }
     }

@@ -6,6 +6,7 @@
 //! | [`config`] | flags to a validated [`config::Config`] |
 //! | [`source`] | which source address and port connects to which target (pure) |
 //! | [`pace`] | how many connects may start now (pure) |
+//! | [`schedule`] | when each message is to be sent, in open loop (pure) |
 //! | [`verify`] | what a connection must hear (pure) |
 //! | `conn` | what is remembered of one connection |
 //! | `dial` | bound sockets, and what to do when a port is taken |
@@ -25,6 +26,7 @@ mod display;
 pub mod pace;
 mod run;
 mod samples;
+pub mod schedule;
 pub mod source;
 pub mod summary;
 pub mod verify;

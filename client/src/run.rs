@@ -169,7 +169,8 @@ struct Conductor<'a, 'scope> {
 impl Conductor<'_, '_> {
     fn conduct(&mut self) -> anyhow::Result<Course> {
         let mut ended = self.ramp()?;
-        let (mut active, mut messages_in_active) = (Duration::ZERO, 0);
+        let (mut active_from, mut active, mut messages_in_active) =
+            (Duration::ZERO, Duration::ZERO, 0);
         if ended.is_none() {
             let phase = if self.config.active > 0 {
                 Phase::Active
@@ -180,6 +181,7 @@ impl Conductor<'_, '_> {
             self.enter(phase)?;
             ended = self.until(start + self.config.hold, |_| false)?;
             if phase == Phase::Active {
+                active_from = start;
                 active = self.now() - start;
                 messages_in_active = self.shared.counts().messages;
             }
@@ -189,6 +191,7 @@ impl Conductor<'_, '_> {
         Ok(Course {
             ended: ended.unwrap_or(Ended::Complete),
             counts: self.shared.counts(),
+            active_from,
             active,
             messages_in_active,
             peak_rss_bytes: peak_rss_bytes().unwrap_or(0),
@@ -425,6 +428,7 @@ mod tests {
         let course = Course {
             ended: Ended::Complete,
             counts: Counts::default(),
+            active_from: Duration::ZERO,
             active: Duration::ZERO,
             messages_in_active: 0,
             peak_rss_bytes: 0,

@@ -31,12 +31,17 @@ pub(crate) struct Report {
     pub(crate) greetings_missing: u64,
     pub(crate) heartbeats_missing: u64,
     pub(crate) active: u64,
+    /// Messages whose time has come by the schedule.
+    pub(crate) messages_due: u64,
     pub(crate) messages_mismatched: u64,
     pub(crate) messages_unanswered: u64,
     /// All in microseconds.
     pub(crate) connect_latency: Histogram<u64>,
     pub(crate) heartbeat_lateness: Histogram<u64>,
     pub(crate) message_latency: Histogram<u64>,
+    /// In open loop, where `message_latency` counts from the intended time.
+    pub(crate) latency_from_send: Histogram<u64>,
+    pub(crate) send_lateness: Histogram<u64>,
     pub(crate) ring: ring::Stats,
 }
 
@@ -58,11 +63,14 @@ impl Report {
             greetings_missing: 0,
             heartbeats_missing: 0,
             active: 0,
+            messages_due: 0,
             messages_mismatched: 0,
             messages_unanswered: 0,
             connect_latency: histogram()?,
             heartbeat_lateness: histogram()?,
             message_latency: histogram()?,
+            latency_from_send: histogram()?,
+            send_lateness: histogram()?,
             ring: ring::Stats::default(),
         })
     }
@@ -87,11 +95,14 @@ impl Report {
         self.greetings_missing += other.greetings_missing;
         self.heartbeats_missing += other.heartbeats_missing;
         self.active += other.active;
+        self.messages_due += other.messages_due;
         self.messages_mismatched += other.messages_mismatched;
         self.messages_unanswered += other.messages_unanswered;
         self.connect_latency.add(other.connect_latency)?;
         self.heartbeat_lateness.add(other.heartbeat_lateness)?;
         self.message_latency.add(other.message_latency)?;
+        self.latency_from_send.add(other.latency_from_send)?;
+        self.send_lateness.add(other.send_lateness)?;
         self.ring = self.ring.merged(other.ring);
         Ok(())
     }
@@ -146,7 +157,8 @@ impl Ended {
 pub(crate) struct Course {
     pub(crate) ended: Ended,
     pub(crate) counts: Counts,
-    /// How long messages were exchanged, and how many were completed in that time.
+    /// When messages began to be exchanged, for how long they were, and how many were completed in that time.
+    pub(crate) active_from: Duration,
     pub(crate) active: Duration,
     pub(crate) messages_in_active: u64,
     pub(crate) peak_rss_bytes: u64,
@@ -161,6 +173,7 @@ pub struct Percentiles {
     pub p90: u64,
     pub p99: u64,
     pub p999: u64,
+    pub p9999: u64,
     pub max: u64,
 }
 
@@ -172,6 +185,7 @@ impl Percentiles {
             p90: histogram.value_at_quantile(0.9),
             p99: histogram.value_at_quantile(0.99),
             p999: histogram.value_at_quantile(0.999),
+            p9999: histogram.value_at_quantile(0.9999),
             max: histogram.max(),
         }
     }
@@ -201,12 +215,50 @@ pub struct Messages {
     pub mismatched: u64,
     /// Messages whose echo had not come within the grace at the end.
     pub unanswered: u64,
+    /// When that began, from the start of the run on: the `t_ms` of samples counts from there too.
+    pub began_seconds: f64,
     /// How long they were exchanged.
     pub seconds: f64,
     /// Messages completed in that time, by it.
     pub per_second: f64,
-    /// From the send to the end of the echo.
+    /// To the end of the echo: in closed loop from the send, in open loop from when it was to be sent.
     pub latency_us: Percentiles,
+    /// What there is to say of an open loop; none in a closed one.
+    pub open_loop: Option<OpenLoop>,
+}
+
+/// Messages sent by a schedule.
+#[derive(Clone, Debug, Serialize)]
+pub struct OpenLoop {
+    /// Messages per second asked for.
+    pub asked_per_second: f64,
+    /// Messages whose time has come.
+    pub due: u64,
+    /// Those of them that were sent.
+    pub sent: u64,
+    /// Those that never were: their connection still waited for an echo, or was lost, or the client was late.
+    pub owed: u64,
+    /// Less than 99 % of those due were completed: the rate was not kept.
+    pub is_short: bool,
+    /// From the send, whenever that was, to the end of the echo.
+    pub latency_from_send_us: Percentiles,
+    /// How late the client itself came to each message that was due, sent or owed: a starved client, not a slow server.
+    pub client_lateness_us: Percentiles,
+}
+
+impl OpenLoop {
+    fn new(asked_per_second: f64, report: &Report, counts: Counts) -> OpenLoop {
+        let due = report.messages_due;
+        OpenLoop {
+            asked_per_second,
+            due,
+            sent: due - counts.owed,
+            owed: counts.owed,
+            is_short: counts.messages * 100 < due * 99,
+            latency_from_send_us: Percentiles::of(&report.latency_from_send),
+            client_lateness_us: Percentiles::of(&report.send_lateness),
+        }
+    }
 }
 
 /// A run's result.
@@ -290,9 +342,13 @@ impl Summary {
                 completed: counts.messages,
                 mismatched: report.messages_mismatched,
                 unanswered: report.messages_unanswered,
+                began_seconds: course.active_from.as_secs_f64(),
                 seconds: course.active.as_secs_f64(),
                 per_second: per_second(course.messages_in_active, course.active),
                 latency_us: Percentiles::of(&report.message_latency),
+                open_loop: config
+                    .message_rate
+                    .map(|asked| OpenLoop::new(asked, report, counts)),
             },
             bytes_received: counts.bytes_received,
             peak_rss_bytes: course.peak_rss_bytes,

@@ -25,6 +25,7 @@ use crate::dial::Dialler;
 use crate::pace::Pace;
 use crate::source::Plan;
 use crate::summary::Report;
+use messages::OpenLoop;
 
 /// The most connects and first messages started in one turn: small, so that none waits long for the others of its
 /// batch to be submitted.
@@ -76,6 +77,9 @@ struct Worker<'a> {
     starters: Vec<u32>,
     phase: counters::Phase,
     active: u64,
+    /// Messages per second, where they are sent by a schedule.
+    message_rate: Option<f64>,
+    open_loop: Option<OpenLoop>,
     now: Duration,
     next_timeouts: Duration,
     counts: Counts,
@@ -89,6 +93,9 @@ impl<'a> Worker<'a> {
         let share = |total: u64| total / workers + u64::from(number < total % workers);
         let dialler = Dialler::new(job.plan, job.shared, number, workers, config.connections);
         let connections = dialler.remaining();
+        let active = share(config.active);
+        // By active connections, so that the interval is the same on all workers.
+        let message_rate = |rate| rate * active as f64 / config.active as f64;
         let slots = u64::from(job.table_slots).min(connections).max(1);
         let mut group = Group::new(ring::Config {
             table_slots: slots as u32,
@@ -128,7 +135,9 @@ impl<'a> Worker<'a> {
             retries: Vec::new(),
             starters: Vec::new(),
             phase: counters::Phase::Ramp,
-            active: share(config.active),
+            active,
+            message_rate: config.message_rate.map(message_rate),
+            open_loop: None,
             now: Duration::ZERO,
             next_timeouts: Duration::ZERO,
             counts: Counts::default(),
@@ -153,7 +162,7 @@ impl<'a> Worker<'a> {
             self.follow(self.shared.phase());
             match self.phase {
                 counters::Phase::Ramp => self.connect_more()?,
-                counters::Phase::Active => self.start_messages()?,
+                counters::Phase::Active => self.send_messages()?,
                 counters::Phase::Hold | counters::Phase::Close => {}
                 counters::Phase::Done => return Ok(self.finish()),
             }
@@ -175,22 +184,26 @@ impl<'a> Worker<'a> {
             true => self.pace.wait(self.connecting).unwrap_or(LONGEST_WAIT),
             false => LONGEST_WAIT,
         };
-        timeouts.min(connects).min(LONGEST_WAIT)
+        let messages = match &self.open_loop {
+            // Not `self.now`: the turn took a while.
+            Some(open) if self.phase == counters::Phase::Active => {
+                open.schedule.wait(self.shared.start.elapsed())
+            }
+            _ => LONGEST_WAIT,
+        };
+        timeouts.min(connects).min(messages).min(LONGEST_WAIT)
     }
 
     fn follow(&mut self, phase: counters::Phase) {
         if phase == self.phase {
             return;
         }
-        self.phase = phase;
+        let before = std::mem::replace(&mut self.phase, phase);
         if phase == counters::Phase::Active {
-            let held: Vec<u32> = (0..self.conns.len() as u32)
-                .filter(|c| self.conns[*c as usize].phase == Phase::Held)
-                .collect();
-            let wanted = (self.active as usize).min(held.len());
-            // Spread over all of them, so that active connections are no neighbours in memory.
-            self.starters = (0..wanted).map(|n| held[n * held.len() / wanted]).collect();
-            self.report.active += wanted as u64;
+            self.begin_messages();
+        }
+        if before == counters::Phase::Active {
+            self.end_messages();
         }
     }
 

@@ -12,7 +12,6 @@ use ring::{Completion, Op, Operation};
 
 use super::Worker;
 use crate::conn::{Flags, Phase};
-use crate::counters;
 use crate::verify::Wrong;
 
 /// What a poll says when the server has finished sending, or the connection is gone.
@@ -94,20 +93,15 @@ impl Worker<'_> {
             self.heartbeats(c, heard.heartbeats);
         }
         if heard.message {
-            self.answered(c)?;
-        }
-        if heard.greeting
-            && self.conns[c as usize].flags.has(Flags::ACTIVE)
-            && self.phase == counters::Phase::Active
-        {
-            self.send(c)?;
+            self.answered(c);
         }
         match heard.wrong {
-            None => Ok(()),
             Some(wrong) => {
                 self.report.messages_mismatched += u64::from(wrong == Wrong::Message);
                 self.lose(c, Cause::Wrong(wrong))
             }
+            None if heard.message || heard.greeting => self.go_on(c),
+            None => Ok(()),
         }
     }
 
