@@ -2,17 +2,20 @@
 
 use std::ffi::OsString;
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use kernel_tuning::process::{Nofile, affinity, raise_nofile};
+use serde::Serialize;
 
 use crate::compare::compare;
-use crate::report::{json, text};
+use crate::floor::{self, FloorArgs};
+use crate::report::{self, json, text};
+use crate::run::About;
 use crate::scenario::{EchoPlan, Engine, HoldPlan, Placement, Plan};
-use crate::screen::Screen;
+use crate::screen::{Paint, Screen};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -22,6 +25,14 @@ Examples:
   throng-bench compare --rounds 0 --engines uring     only the hold, of one engine
   throng-bench server --help                          the server it starts
   throng-bench client --help                          the client it starts
+
+Exit codes: 0 all was measured, 1 something failed or was interrupted, 2 bad usage.";
+
+const FLOOR_EXAMPLES: &str = "\
+Examples:
+  throng-bench floor                                  floor, uring and epoll, 15 rounds
+  throng-bench floor --active 500 --idle 0,100000     is the cost flat in idle connections?
+  throng-bench floor --engines uring --table-slots 1000
 
 Exit codes: 0 all was measured, 1 something failed or was interrupted, 2 bad usage.";
 
@@ -40,6 +51,15 @@ enum Command {
     /// Compare the engines (this is what happens without a command)
     #[command(after_help = EXAMPLES)]
     Compare(CompareArgs),
+    /// Hold the engines against what the TCP stack alone costs for the same messages
+    #[command(after_help = FLOOR_EXAMPLES)]
+    Floor(FloorArgs),
+    /// The floor's own server
+    #[command(hide = true, disable_help_flag = true)]
+    FloorServer(Forwarded),
+    /// The floor's own client
+    #[command(hide = true, disable_help_flag = true)]
+    FloorClient(Forwarded),
     /// Run the server, as throng-server does
     #[command(disable_help_flag = true)]
     Server(Forwarded),
@@ -132,6 +152,18 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     match cli.command {
         Some(Command::Server(rest)) => server::cli::main(named("throng-bench server", rest)),
         Some(Command::Client(rest)) => client::cli::main(named("throng-bench client", rest)),
+        Some(Command::Floor(floor)) => {
+            let path = floor.report.clone();
+            measure(
+                &path,
+                floor.plan(),
+                &args,
+                floor::run,
+                report::floor::results,
+            )
+        }
+        Some(Command::FloorServer(rest)) => floor::ends::server(named("floor-server", rest)),
+        Some(Command::FloorClient(rest)) => floor::ends::client(named("floor-client", rest)),
         Some(Command::Compare(compare)) => run(compare, &args),
         None => run(cli.compare, &args),
     }
@@ -167,6 +199,42 @@ fn run(args: CompareArgs, command_line: &[OsString]) -> ExitCode {
         ExitCode::SUCCESS
     } else {
         ExitCode::from(1)
+    }
+}
+
+/// Runs one of the measurements that have a report of their own: `run` it, say its `results`, write it.
+fn measure<Plan, Report: Serialize + AsRef<About>>(
+    path: &Path,
+    plan: Result<Plan, String>,
+    command_line: &[OsString],
+    run: fn(Plan, Vec<String>, &Screen) -> Result<Report, String>,
+    results: fn(&Report, Paint) -> String,
+) -> ExitCode {
+    let refuse = |reason: &str, code: u8| {
+        eprintln!("error: {reason}");
+        ExitCode::from(code)
+    };
+    let plan = match plan.and_then(|plan| json::check_writable(path).map(|()| plan)) {
+        Ok(plan) => plan,
+        Err(reason) => return refuse(&reason, 2),
+    };
+    let command_line = command_line
+        .iter()
+        .map(|arg| arg.to_string_lossy().into_owned())
+        .collect();
+    let screen = Screen::new();
+    let report = match run(plan, command_line, &screen) {
+        Ok(report) => report,
+        Err(reason) => return refuse(&reason, 1),
+    };
+    screen.line(&results(&report, screen.paint));
+    if let Err(reason) = json::write(&report, path) {
+        return refuse(&reason, 1);
+    }
+    screen.line(&format!("report: {}", path.display()));
+    match report.as_ref().failures.is_empty() {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::from(1),
     }
 }
 

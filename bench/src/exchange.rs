@@ -6,13 +6,17 @@
 use std::time::Duration;
 
 use kernel_tuning::host::{MachineBusy, Sockstat};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::load::{CpuMark, Progress, Stage, drive_role, flag_ms};
 use crate::result::{CpuSpan, Failure};
+use crate::rounds::pair_ratios;
 use crate::runner::Child;
 use crate::sample::sockets_settle;
+use crate::scenario::Engine;
 use crate::servers::Servers;
+use crate::stats::Spread;
 
 /// What is to be measured.
 #[derive(Debug)]
@@ -34,7 +38,7 @@ pub struct Exchange<'a> {
 }
 
 /// The times of a measurement.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Times {
     /// How long messages are exchanged, the warm-up included.
     pub exchange_ms: u64,
@@ -45,7 +49,7 @@ pub struct Times {
 }
 
 /// What came of it.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Exchanged {
     /// The sockets of the measurement before were gone when this one began.
     pub settled: bool,
@@ -57,6 +61,107 @@ pub struct Exchanged {
     pub machine: MachineBusy,
     /// The client's own summary.
     pub client: Value,
+}
+
+impl Exchanged {
+    /// What was counted, a second.
+    pub fn per_second(&self) -> f64 {
+        self.count as f64 * 1_000.0 / self.cpu.elapsed_ms.max(1) as f64
+    }
+
+    /// The server side's CPU time for each that was counted, in microseconds.
+    pub fn server_cpu_us(&self) -> f64 {
+        self.cpu.server_ns() as f64 / 1_000.0 / self.count.max(1) as f64
+    }
+
+    /// A figure of the client's summary, by its JSON pointer.
+    pub fn client_figure(&self, pointer: &str) -> Option<f64> {
+        self.client.pointer(pointer)?.as_f64()
+    }
+}
+
+/// One measurement of a run with rounds: of which case (such as counts or a rate), and of whom.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Measured<Case> {
+    /// The round, from one.
+    pub round: usize,
+    /// What was measured.
+    #[serde(flatten)]
+    pub case: Case,
+    /// The engine; `None`: the floor.
+    pub engine: Option<Engine>,
+    /// The engines whose servers were up at the same time; only within these are figures of one moment.
+    pub beside: Vec<Engine>,
+    /// Server processes on one port.
+    pub processes: usize,
+    /// The figures.
+    #[serde(flatten)]
+    pub exchanged: Exchanged,
+    /// The summary of a server that was there for this measurement alone, else `null`.
+    pub server: Value,
+}
+
+impl<Case: PartialEq> Measured<Case> {
+    /// Whether only the round tells the two apart.
+    pub fn is_of_the_same(&self, other: &Self) -> bool {
+        self.case == other.case && self.engine == other.engine && self.beside == other.beside
+    }
+}
+
+/// One engine's figures over the rounds of a case.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Figures {
+    /// The engine; `None`: the floor.
+    pub engine: Option<Engine>,
+    /// Server processes on one port.
+    pub processes: usize,
+    /// What was counted, a second.
+    pub per_second: Spread,
+    /// The server side's CPU time for each, in microseconds.
+    pub cpu_us: Spread,
+    /// Cores the server side kept busy.
+    pub server_cores: Spread,
+    /// Cores the client side kept busy.
+    pub client_cores: Spread,
+}
+
+/// The figures of measurements that only the round tells apart; `None` of no measurement.
+pub fn figures<'a, Case: 'a>(alike: impl Iterator<Item = &'a Measured<Case>>) -> Option<Figures> {
+    let alike: Vec<_> = alike.collect();
+    let first = alike.first()?;
+    let spread = |figure: fn(&Exchanged) -> f64| {
+        Spread::of(alike.iter().map(|measured| figure(&measured.exchanged)))
+    };
+    Some(Figures {
+        engine: first.engine,
+        processes: first.processes,
+        per_second: spread(Exchanged::per_second)?,
+        cpu_us: spread(Exchanged::server_cpu_us)?,
+        server_cores: spread(|exchanged| exchanged.cpu.server_cores())?,
+        client_cores: spread(|exchanged| exchanged.cpu.client_cores())?,
+    })
+}
+
+/// The quotients of two engines' figures (`None`: the floor) of the same case, round and moment.
+pub fn pair_ratios_of<Case: PartialEq>(
+    measured: &[Measured<Case>],
+    rounds: usize,
+    case: &Case,
+    [above, below]: [Option<Engine>; 2],
+    figure: impl Fn(&Exchanged) -> Option<f64>,
+) -> Option<Spread> {
+    // The floor is measured in every block; an engine in one.
+    let beside_both = |one: &&Measured<Case>| {
+        let mut engines = [above, below].into_iter().flatten();
+        engines.all(|engine| one.beside.contains(&engine))
+    };
+    let of = |engine, round| {
+        let mut same = measured
+            .iter()
+            .filter(|one| one.engine == engine && one.round == round && one.case == *case);
+        figure(&same.find(beside_both)?.exchanged)
+    };
+    pair_ratios(rounds, |round| of(above, round), |round| of(below, round))
 }
 
 /// What is read at each sample of the client.

@@ -6,7 +6,10 @@
 //! | [`scenario`] | what is run, as data |
 //! | [`compare`] | the order of a run, and what becomes of a failure |
 //! | [`hold`], [`echo`] | the two scenarios |
+//! | [`floor`] | what the TCP stack alone costs, and each engine as a multiple of it |
 //! | [`rounds`], [`exchange`] | measured in random order, and one measurement |
+//! | [`beside`] | servers with idle connections, kept up over all rounds |
+//! | [`run`], [`usage`] | what surrounds every run, and checks of its flags |
 //! | [`runner`], [`servers`], [`load`] | the processes: started, pinned, followed, ended; none is left behind |
 //! | [`sample`] | what is read from the host and the processes |
 //! | [`stop`], [`lock`] | the bounds of a run: Ctrl-C, the clock, one heavy run for each machine |
@@ -18,16 +21,19 @@
 
 #![forbid(unsafe_code)]
 
+pub mod beside;
 pub mod cli;
 pub mod compare;
 pub mod echo;
 pub mod exchange;
+pub mod floor;
 pub mod hold;
 pub mod load;
 pub mod lock;
 pub mod report;
 pub mod result;
 pub mod rounds;
+pub mod run;
 pub mod runner;
 pub mod sample;
 pub mod scenario;
@@ -35,4 +41,5 @@ pub mod screen;
 pub mod servers;
 pub mod stats;
 pub mod stop;
+pub mod usage;
 pub mod warning;

@@ -1,7 +1,9 @@
 //! A result as text for the terminal and as JSON. Reads [`crate::result`] and nothing else.
 
+pub mod floor;
 pub mod format;
 pub mod json;
+pub mod rounds;
 pub mod side_by_side;
 pub mod table;
 pub mod text;

@@ -21,15 +21,10 @@ pub fn verdicts(report: &Report) -> Vec<String> {
     said
 }
 
-/// What the servers' CPU time is made of.
-pub fn softirq_note(report: &Report) -> Option<String> {
-    report.has_softirq().then(|| {
-        "CPU time is that of the processes and of ksoftirqd on their cores: loopback receives a message in a softirq of \
-         its sender, charged to the sender, and what a softirq does not finish is left to ksoftirqd, a kernel thread \
-         charged to no process."
-            .to_owned()
-    })
-}
+/// What the servers' CPU time is made of, where all of it could be read.
+pub const SOFTIRQ_NOTE: &str = "CPU time is that of the processes and of ksoftirqd on their cores: loopback receives a message in a softirq of its \
+     sender, charged to the sender, and what a softirq does not finish is left to ksoftirqd, a kernel thread charged to \
+     no process.";
 
 /// Why the epoll baseline has several processes, when it has.
 pub fn processes_note(report: &Report) -> Option<String> {
