@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Parser, ValueEnum};
+use clap::{ArgGroup, Parser, ValueEnum};
 use ipnet::IpNet;
 use kernel_tuning::{host, process};
 use ring::SendArena;
@@ -54,6 +54,8 @@ pub struct Config {
     pub active: u64,
     /// Messages per second over all workers, sent by a schedule; none: each connection sends when it is answered.
     pub message_rate: Option<f64>,
+    /// Connections that are closed and made again while held.
+    pub churn: u64,
     /// Size of a message in bytes.
     pub message_bytes: u32,
     /// The CPUs of the workers.
@@ -103,6 +105,7 @@ Examples:
   throng-client 127.0.0.1:7000 --connections 100000 --source 127.1.0.0/16 --hold 30s
   throng-client 127.0.0.1:7000 --connections 10000 --active 500 --hold 10s --json result.json
   throng-client 127.0.0.1:7000 --connections 100000 --active 10000 --message-rate 5000 --hold 1m
+  throng-client 127.0.0.1:7000 --connections 100000 --churn 200 --hold 30s
   throng-client 127.0.0.1:7000 127.0.0.1:7001 --connections 500000 --rate 20000 --samples -
 
 Each connection is bound to a source address and port before it connects, so one address carries \
@@ -113,6 +116,10 @@ With --message-rate messages are sent by a schedule (open loop), whatever the se
 finds its connection still waiting for the last echo is owed, and sent as soon as that has come; its \
 latency counts from when it was to be sent. What the client itself was late by is shown apart.
 
+A connection of --churn connects, is greeted where the protocol greets, exchanges one message and \
+closes with a reset, again and again from the same address and port. One that comes to nothing is \
+counted as lost and not tried again.
+
 Exit code: 0 all connections were established, none was lost and every byte was right; 1 anything \
 short of that; 2 bad usage, before anything started.";
 
@@ -121,7 +128,8 @@ short of that; 2 bad usage, before anything started.";
     name = "throng-client",
     version,
     about = "Opens, holds, exercises and checks very many TCP connections",
-    after_help = EXAMPLES
+    after_help = EXAMPLES,
+    group = ArgGroup::new("exchange").args(["active", "churn"]).multiple(true)
 )]
 struct Flags {
     /// Where to connect to, as HOST:PORT; several share the connections evenly
@@ -164,8 +172,16 @@ struct Flags {
     /// Messages per second over all active connections, each at its own even interval [default: as fast as echoes come]
     #[arg(long, value_name = "PER_SECOND", requires = "active", value_parser = parse_message_rate, allow_negative_numbers = true, help_heading = "While held")]
     message_rate: Option<f64>,
+    /// Further connections that are closed and made again all the time, with one message each time
+    #[arg(
+        long,
+        default_value_t = 0,
+        value_name = "N",
+        help_heading = "While held"
+    )]
+    churn: u64,
     /// Size of a message; with --protocol line its line end counts
-    #[arg(long, default_value_t = 64, value_name = "N", requires = "active", value_parser = clap::value_parser!(u32).range(1..=MAX_MESSAGE_BYTES), help_heading = "While held")]
+    #[arg(long, default_value_t = 64, value_name = "N", requires = "exchange", value_parser = clap::value_parser!(u32).range(1..=MAX_MESSAGE_BYTES), help_heading = "While held")]
     message_bytes: u32,
 
     /// CPUs to run on, one worker each: a list such as 0,1, or all [default: the affinity mask]
@@ -244,6 +260,14 @@ impl Flags {
                 self.active, self.connections
             ));
         }
+        if self.active.saturating_add(self.churn) > self.connections {
+            return Err(format!(
+                "--churn {}: with {} active ones there are {} connections left to churn; raise --connections or lower --churn",
+                self.churn,
+                self.active,
+                self.connections - self.active
+            ));
+        }
         if self.message_rate.is_some() && self.active == 0 {
             return Err(
                 "--message-rate: no connection sends; say how many do with --active".into(),
@@ -261,6 +285,7 @@ impl Flags {
             heartbeat,
             active: self.active,
             message_rate: self.message_rate,
+            churn: self.churn,
             message_bytes: self.message_bytes,
             cores: resolve_cores(&self.cores)?,
             json: self.json,
@@ -433,6 +458,11 @@ mod tests {
             ),
             ("127.0.0.1:7000 --message-bytes 64", "--active"),
             ("127.0.0.1:7000 --message-rate 100", "--active"),
+            ("127.0.0.1:7000 --churn 1001", "--churn 1001"),
+            (
+                "127.0.0.1:7000 --connections 10 --active 6 --churn 5",
+                "4 connections left",
+            ),
             ("127.0.0.1:7000 --active 0 --message-rate 100", "--active"),
             (
                 "127.0.0.1:7000 --active 1 --message-rate 0",

@@ -56,7 +56,7 @@ pub(crate) struct Mailbox {
     counters: [AtomicU64; FIELDS],
 }
 
-const FIELDS: usize = 12;
+const FIELDS: usize = 13;
 
 /// A reading of one worker's counters, or the sum of all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -74,16 +74,18 @@ pub(crate) struct Counts {
     pub(crate) bytes_received: u64,
     /// Connects that met nobody listening.
     pub(crate) refused: u64,
-    /// Messages under way.
+    /// Messages and churn cycles under way.
     pub(crate) outstanding: u64,
     /// Messages whose time has come by the schedule, and which are not sent.
     pub(crate) owed: u64,
+    /// Churn cycles completed.
+    pub(crate) cycles: u64,
     /// Workers that have nothing left to connect.
     pub(crate) ramped: u64,
 }
 
 impl Counts {
-    /// Connections established now.
+    /// Connections established now. Those that churn count as such, unless they are lost.
     pub(crate) fn live(&self) -> u64 {
         self.established - self.lost.min(self.established)
     }
@@ -101,6 +103,7 @@ impl Counts {
             self.refused,
             self.outstanding,
             self.owed,
+            self.cycles,
             self.ramped,
         ]
     }
@@ -118,6 +121,7 @@ impl Counts {
             refused,
             outstanding,
             owed,
+            cycles,
             ramped,
         ] = values;
         Counts {
@@ -132,6 +136,7 @@ impl Counts {
             refused,
             outstanding,
             owed,
+            cycles,
             ramped,
         }
     }

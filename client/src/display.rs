@@ -88,6 +88,7 @@ fn figures(counts: &Counts) -> String {
         (counts.heartbeats_late, "late"),
         (counts.messages, "messages"),
         (counts.owed, "owed"),
+        (counts.cycles, "cycles"),
     ] {
         if count > 0 {
             // Writing to a String cannot fail.
@@ -190,6 +191,24 @@ pub(crate) fn summary(summary: &Summary, has_colour: bool) -> String {
         lines.push(("open loop", text));
         lines.push(("from the send", latency(&open.latency_from_send_us)));
         lines.push(("client late by", latency(&open.client_lateness_us)));
+    }
+    if let Some(churn) = &summary.churn {
+        let failed = match churn.failed.is_empty() {
+            true => "none failed".into(),
+            false => format!("failed: {}", by_cause(&churn.failed)),
+        };
+        let text = format!(
+            "{} cycles on {} connections in {:.2} s from {:.2} s on ({} per second), {failed}, {} unfinished; a cycle {}",
+            HumanCount(churn.cycles),
+            HumanCount(churn.connections),
+            churn.seconds,
+            churn.began_seconds,
+            rate(churn.per_second),
+            HumanCount(churn.unfinished),
+            latency(&churn.cycle_us)
+        );
+        lines.push(("churn", text));
+        lines.push(("its connects", latency(&churn.connect_us)));
     }
     lines.push(("received", HumanBytes(summary.bytes_received).to_string()));
     lines.push((

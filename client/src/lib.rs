@@ -8,6 +8,7 @@
 //! | [`pace`] | how many connects may start now (pure) |
 //! | [`schedule`] | when each message is to be sent, in open loop (pure) |
 //! | [`verify`] | what a connection must hear (pure) |
+//! | `churn` | which connections churn, and from where each connects (pure) |
 //! | `conn` | what is remembered of one connection |
 //! | `dial` | bound sockets, and what to do when a port is taken |
 //! | `worker` | one pinned thread: its rings and its connections |
@@ -17,6 +18,7 @@
 //! | `display`, `samples` | what a person and a program see of it |
 #![forbid(unsafe_code)]
 
+mod churn;
 pub mod cli;
 pub mod config;
 mod conn;

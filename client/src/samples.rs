@@ -21,6 +21,7 @@ struct Sample {
     heartbeats_late: u64,
     messages: u64,
     owed: u64,
+    cycles: u64,
     bytes_received: u64,
 }
 
@@ -46,6 +47,7 @@ impl Samples {
             heartbeats_late: counts.heartbeats_late,
             messages: counts.messages,
             owed: counts.owed,
+            cycles: counts.cycles,
             bytes_received: counts.bytes_received,
         };
         let mut line = serde_json::to_vec(&sample)?;

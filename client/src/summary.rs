@@ -26,6 +26,11 @@ pub(crate) struct Report {
     /// A source address that is not one of this host.
     pub(crate) unbound: Option<IpAddr>,
     pub(crate) lost: BTreeMap<String, u64>,
+    /// Connections that churned.
+    pub(crate) churning: u64,
+    pub(crate) cycles_unfinished: u64,
+    /// Cycles without a connection, by step and errno.
+    pub(crate) churn_failed: BTreeMap<(Step, i32), u64>,
     pub(crate) collisions: u64,
     pub(crate) greetings_verified: u64,
     pub(crate) greetings_missing: u64,
@@ -42,6 +47,9 @@ pub(crate) struct Report {
     /// In open loop, where `message_latency` counts from the intended time.
     pub(crate) latency_from_send: Histogram<u64>,
     pub(crate) send_lateness: Histogram<u64>,
+    /// From the start of a connect to the end of the echo; and of that the connect.
+    pub(crate) cycle: Histogram<u64>,
+    pub(crate) cycle_connect: Histogram<u64>,
     pub(crate) ring: ring::Stats,
 }
 
@@ -58,6 +66,9 @@ impl Report {
             failed: BTreeMap::new(),
             unbound: None,
             lost: BTreeMap::new(),
+            churning: 0,
+            cycles_unfinished: 0,
+            churn_failed: BTreeMap::new(),
             collisions: 0,
             greetings_verified: 0,
             greetings_missing: 0,
@@ -71,6 +82,8 @@ impl Report {
             message_latency: histogram()?,
             latency_from_send: histogram()?,
             send_lateness: histogram()?,
+            cycle: histogram()?,
+            cycle_connect: histogram()?,
             ring: ring::Stats::default(),
         })
     }
@@ -90,6 +103,11 @@ impl Report {
         for (cause, count) in other.lost {
             *self.lost.entry(cause).or_default() += count;
         }
+        self.churning += other.churning;
+        self.cycles_unfinished += other.cycles_unfinished;
+        for (failure, count) in other.churn_failed {
+            *self.churn_failed.entry(failure).or_default() += count;
+        }
         self.collisions += other.collisions;
         self.greetings_verified += other.greetings_verified;
         self.greetings_missing += other.greetings_missing;
@@ -103,6 +121,8 @@ impl Report {
         self.message_latency.add(other.message_latency)?;
         self.latency_from_send.add(other.latency_from_send)?;
         self.send_lateness.add(other.send_lateness)?;
+        self.cycle.add(other.cycle)?;
+        self.cycle_connect.add(other.cycle_connect)?;
         self.ring = self.ring.merged(other.ring);
         Ok(())
     }
@@ -157,10 +177,11 @@ impl Ended {
 pub(crate) struct Course {
     pub(crate) ended: Ended,
     pub(crate) counts: Counts,
-    /// When messages began to be exchanged, for how long they were, and how many were completed in that time.
-    pub(crate) active_from: Duration,
-    pub(crate) active: Duration,
-    pub(crate) messages_in_active: u64,
+    /// When the hold began, in which messages are exchanged and connections churn, how long it lasted, and the counts at
+    /// its end.
+    pub(crate) hold_from: Duration,
+    pub(crate) hold: Duration,
+    pub(crate) at_hold_end: Counts,
     pub(crate) peak_rss_bytes: u64,
 }
 
@@ -215,9 +236,9 @@ pub struct Messages {
     pub mismatched: u64,
     /// Messages whose echo had not come within the grace at the end.
     pub unanswered: u64,
-    /// When that began, from the start of the run on: the `t_ms` of samples counts from there too.
+    /// When the hold began in which they were, from the start of the run on: the `t_ms` of samples counts from there too.
     pub began_seconds: f64,
-    /// How long they were exchanged.
+    /// How long it lasted.
     pub seconds: f64,
     /// Messages completed in that time, by it.
     pub per_second: f64,
@@ -261,6 +282,45 @@ impl OpenLoop {
     }
 }
 
+/// Connections closed with a reset and made again from the same address and port, with one message each time.
+#[derive(Clone, Debug, Serialize)]
+pub struct Churn {
+    /// Connections that took part.
+    pub connections: u64,
+    /// Cycles completed: connect, greeting, message, echo.
+    pub cycles: u64,
+    /// Cycles without a connection, by errno. Each ended the churn of its connection, which is one of those lost.
+    pub failed: BTreeMap<String, u64>,
+    /// Cycles whose echo had not come within the grace at the end.
+    pub unfinished: u64,
+    /// When it began, from the start of the run on.
+    pub began_seconds: f64,
+    /// How long it went on.
+    pub seconds: f64,
+    /// Cycles completed in that time, by it.
+    pub per_second: f64,
+    /// From the start of the connect to the end of the echo.
+    pub cycle_us: Percentiles,
+    /// The connect alone.
+    pub connect_us: Percentiles,
+}
+
+impl Churn {
+    fn new(report: &Report, course: &Course) -> Churn {
+        Churn {
+            connections: report.churning,
+            cycles: course.counts.cycles,
+            failed: by_errno(&report.churn_failed),
+            unfinished: report.cycles_unfinished,
+            began_seconds: course.hold_from.as_secs_f64(),
+            seconds: course.hold.as_secs_f64(),
+            per_second: per_second(course.at_hold_end.cycles, course.hold),
+            cycle_us: Percentiles::of(&report.cycle),
+            connect_us: Percentiles::of(&report.cycle_connect),
+        }
+    }
+}
+
 /// A run's result.
 #[derive(Clone, Debug, Serialize)]
 pub struct Summary {
@@ -292,6 +352,8 @@ pub struct Summary {
     pub heartbeats: Heartbeats,
     /// Messages.
     pub messages: Messages,
+    /// Connections closed and made again; none where that was not asked for.
+    pub churn: Option<Churn>,
     /// Bytes received on all connections.
     pub bytes_received: u64,
     /// The most resident memory this process had (VmHWM).
@@ -314,15 +376,11 @@ impl Summary {
         };
         let targets: Vec<String> = config.targets.iter().map(ToString::to_string).collect();
         let counts = course.counts;
-        let mut failed = BTreeMap::new();
-        for ((_, errno), count) in &report.failed {
-            *failed.entry(errno_name(*errno)).or_default() += count;
-        }
         Summary {
             target: targets.join(","),
             connections_wanted: config.connections,
             established: report.established_max,
-            failed,
+            failed: by_errno(&report.failed),
             lost_while_held: counts.lost,
             lost_by_cause: report.lost.clone(),
             ports_in_use: report.collisions,
@@ -342,14 +400,15 @@ impl Summary {
                 completed: counts.messages,
                 mismatched: report.messages_mismatched,
                 unanswered: report.messages_unanswered,
-                began_seconds: course.active_from.as_secs_f64(),
-                seconds: course.active.as_secs_f64(),
-                per_second: per_second(course.messages_in_active, course.active),
+                began_seconds: course.hold_from.as_secs_f64(),
+                seconds: course.hold.as_secs_f64(),
+                per_second: per_second(course.at_hold_end.messages, course.hold),
                 latency_us: Percentiles::of(&report.message_latency),
                 open_loop: config
                     .message_rate
                     .map(|asked| OpenLoop::new(asked, report, counts)),
             },
+            churn: (config.churn > 0).then(|| Churn::new(report, course)),
             bytes_received: counts.bytes_received,
             peak_rss_bytes: course.peak_rss_bytes,
             ring: report.ring,
@@ -368,6 +427,10 @@ impl Summary {
             && self.heartbeats.missing == 0
             && self.messages.mismatched == 0
             && self.messages.unanswered == 0
+            && self
+                .churn
+                .as_ref()
+                .is_none_or(|churn| churn.unfinished == 0)
     }
 }
 
@@ -377,6 +440,14 @@ pub(crate) fn errno_name(errno: i32) -> String {
         Errno::UnknownErrno => format!("errno {errno}"),
         known => format!("{known:?}"),
     }
+}
+
+fn by_errno(failed: &BTreeMap<(Step, i32), u64>) -> BTreeMap<String, u64> {
+    let mut sum = BTreeMap::new();
+    for ((_, errno), count) in failed {
+        *sum.entry(errno_name(*errno)).or_default() += count;
+    }
+    sum
 }
 
 fn per_second(count: u64, time: Duration) -> f64 {

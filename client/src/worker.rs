@@ -2,22 +2,27 @@
 //!
 //! Owns: a group of rings and the connections in their tables. Connection `c` lives in slot `c % slots` of table
 //! `c / slots`, so no descriptor and no lookup is spent on it. Its life: bound socket, installed → `Connect` →
-//! parked on a multishot `Poll` ⇄ `Recv` on readiness → lost (cancel, join, close), or reset when the group is dropped.
+//! parked on a multishot `Poll` ⇄ `Recv` on readiness → lost (cancel, join, close), closed and made again where it churns,
+//! or reset when the group is dropped.
 //! Invariants: at most one receive and one waiting send of a connection are in flight; what is counted is published
 //! once a turn.
 
+mod churn;
 mod connect;
 mod hold;
 mod messages;
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use hdrhistogram::Histogram;
 use nix::errno::Errno;
 use ring::{Completion, Group, Op, Operation, Token};
 
+use crate::churn::Churners;
 use crate::config::Config;
 use crate::conn::{Conn, Flags, Phase};
 use crate::counters::{self, Counts, Mailbox, Shared};
@@ -73,8 +78,12 @@ struct Worker<'a> {
     in_flight: Vec<u32>,
     /// Indices whose port was taken.
     retries: Vec<u32>,
-    /// Indices that are to send their first message.
+    /// Indices that are to send their first message, or to begin their first cycle.
     starters: Vec<u32>,
+    churners: Churners,
+    /// Indices to connect again whose close is queued, and those whose close is done.
+    closing: Vec<u32>,
+    closed: VecDeque<u32>,
     phase: counters::Phase,
     active: u64,
     /// Messages per second, where they are sent by a schedule.
@@ -134,6 +143,10 @@ impl<'a> Worker<'a> {
             in_flight: Vec::new(),
             retries: Vec::new(),
             starters: Vec::new(),
+            // Of both together, so that no worker has more of them than connections.
+            churners: Churners::new(share(config.active + config.churn) - active, connections),
+            closing: Vec::new(),
+            closed: VecDeque::new(),
             phase: counters::Phase::Ramp,
             active,
             message_rate: config.message_rate.map(message_rate),
@@ -149,6 +162,7 @@ impl<'a> Worker<'a> {
         let mut completions = Vec::new();
         loop {
             self.group.submit_and_wait(self.wait())?;
+            self.closes_submitted();
             loop {
                 self.now = self.shared.start.elapsed();
                 self.group.drain(&mut completions);
@@ -162,8 +176,11 @@ impl<'a> Worker<'a> {
             self.follow(self.shared.phase());
             match self.phase {
                 counters::Phase::Ramp => self.connect_more()?,
-                counters::Phase::Active => self.send_messages()?,
-                counters::Phase::Hold | counters::Phase::Close => {}
+                counters::Phase::Hold | counters::Phase::Active => {
+                    self.send_messages()?;
+                    self.reconnect()?;
+                }
+                counters::Phase::Close => {}
                 counters::Phase::Done => return Ok(self.finish()),
             }
             self.cancel_overdue()?;
@@ -173,7 +190,8 @@ impl<'a> Worker<'a> {
 
     /// How long nothing needs to be done unless something completes.
     fn wait(&self) -> Duration {
-        if !self.starters.is_empty() && self.phase == counters::Phase::Active {
+        let has_work = !self.starters.is_empty() || self.has_more_to_reconnect();
+        if has_work && self.is_exchanging() {
             return Duration::ZERO;
         }
         let timeouts = match self.in_flight.is_empty() {
@@ -186,9 +204,7 @@ impl<'a> Worker<'a> {
         };
         let messages = match &self.open_loop {
             // Not `self.now`: the turn took a while.
-            Some(open) if self.phase == counters::Phase::Active => {
-                open.schedule.wait(self.shared.start.elapsed())
-            }
+            Some(open) if self.is_exchanging() => open.schedule.wait(self.shared.start.elapsed()),
             _ => LONGEST_WAIT,
         };
         timeouts.min(connects).min(messages).min(LONGEST_WAIT)
@@ -198,11 +214,13 @@ impl<'a> Worker<'a> {
         if phase == self.phase {
             return;
         }
-        let before = std::mem::replace(&mut self.phase, phase);
-        if phase == counters::Phase::Active {
+        let was_exchanging = self.is_exchanging();
+        self.phase = phase;
+        if self.is_exchanging() {
+            // Messages last: theirs is a schedule that begins now, and their starters come first.
+            self.begin_churn();
             self.begin_messages();
-        }
-        if before == counters::Phase::Active {
+        } else if was_exchanging {
             self.end_messages();
         }
     }
@@ -254,6 +272,11 @@ impl<'a> Worker<'a> {
         }
     }
 
+    /// Whether messages and cycles may start.
+    fn is_exchanging(&self) -> bool {
+        matches!(self.phase, counters::Phase::Hold | counters::Phase::Active)
+    }
+
     /// The last look at what is held. Dropping the group resets every connection.
     fn finish(mut self) -> Report {
         let now_ms = self.now.as_millis() as u32;
@@ -262,9 +285,13 @@ impl<'a> Worker<'a> {
             let silence_ms = now_ms.wrapping_sub(conn.last_heartbeat_ms);
             self.report.heartbeats_missing +=
                 u64::from(patience_ms > 0 && silence_ms > patience_ms);
-            self.report.greetings_missing += u64::from(!conn.verifier.is_greeted());
+            // A cycle that has not come to its greeting is unfinished.
+            let is_cycling = conn.flags.has(Flags::CYCLING);
+            self.report.greetings_missing += u64::from(!conn.verifier.is_greeted() && !is_cycling);
         }
-        self.report.messages_unanswered = self.counts.outstanding;
+        let is_cycling = |conn: &&Conn| conn.flags.has(Flags::CYCLING);
+        self.report.cycles_unfinished = self.conns.iter().filter(is_cycling).count() as u64;
+        self.report.messages_unanswered = self.counts.outstanding - self.report.cycles_unfinished;
         self.report.collisions = self.dialler.collisions;
         self.report.ring = self.group.stats();
         self.mailbox.publish(self.counts);
@@ -299,6 +326,10 @@ impl<'a> Worker<'a> {
         let token = Token::new(op, slot, generation);
         self.group.push(ring, Operation::Cancel { token })
     }
+}
+
+fn record(histogram: &mut Histogram<u64>, time: Duration) {
+    histogram.saturating_record(time.as_micros() as u64);
 }
 
 /// Wakes the worker when there is a new phase.

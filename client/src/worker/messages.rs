@@ -8,14 +8,12 @@
 use std::io;
 use std::time::Duration;
 
-use hdrhistogram::Histogram;
 use nix::libc;
 use ring::{Completion, Operation};
 
 use super::hold::Cause;
-use super::{BATCH, Worker};
+use super::{BATCH, Worker, record};
 use crate::conn::{Flags, Phase};
-use crate::counters;
 use crate::schedule::Schedule;
 use crate::verify::Payload;
 
@@ -27,17 +25,23 @@ pub(super) struct OpenLoop {
 }
 
 impl Worker<'_> {
-    /// Chooses the active connections among those held.
+    /// Chooses the active connections among those held that do not churn.
     pub(super) fn begin_messages(&mut self) {
+        if self.active == 0 {
+            return;
+        }
         let held: Vec<u32> = (0..self.conns.len() as u32)
-            .filter(|c| self.conns[*c as usize].phase == Phase::Held)
+            .filter(|c| {
+                let conn = &self.conns[*c as usize];
+                conn.phase == Phase::Held && !conn.flags.has(Flags::CHURNS)
+            })
             .collect();
         let wanted = (self.active as usize).min(held.len());
         // Spread over all of them, so that active connections are no neighbours in memory.
         let active: Vec<u32> = (0..wanted).map(|n| held[n * held.len() / wanted]).collect();
         self.report.active += wanted as u64;
         match self.message_rate {
-            None => self.starters = active,
+            None => self.starters.extend(active),
             Some(rate) if wanted > 0 => {
                 for (member, c) in (0..).zip(&active) {
                     let conn = &mut self.conns[*c as usize];
@@ -58,18 +62,23 @@ impl Worker<'_> {
     pub(super) fn end_messages(&mut self) {
         let now = self.shared.start.elapsed();
         if let Some(open) = &mut self.open_loop {
-            while open.schedule.next(now).is_some() {
+            while let Some(due) = open.schedule.next(now) {
+                record(&mut self.report.send_lateness, now - due.intended);
                 self.counts.owed += 1;
             }
             self.report.messages_due = open.schedule.due();
         }
     }
 
-    /// Starts what is to start now: in closed loop each connection's first message, in open loop what has fallen due.
+    /// Starts what is to start now: in closed loop each connection's first message, in open loop what has fallen due;
+    /// and first cycles.
     pub(super) fn send_messages(&mut self) -> io::Result<()> {
         for _ in 0..BATCH {
             let Some(c) = self.starters.pop() else { break };
-            self.conns[c as usize].flags.set(Flags::ACTIVE);
+            let conn = &mut self.conns[c as usize];
+            if !conn.flags.has(Flags::CHURNS) {
+                conn.flags.set(Flags::ACTIVE);
+            }
             self.go_on(c)?;
         }
         for _ in 0..BATCH {
@@ -91,11 +100,16 @@ impl Worker<'_> {
         Ok(())
     }
 
-    /// Sends the next message of an active connection, if that is due and the connection is free.
+    /// What follows on a connection once it is free: on an active one its next message, if that is due.
     pub(super) fn go_on(&mut self, c: u32) -> io::Result<()> {
         let conn = &self.conns[c as usize];
-        let is_active = conn.flags.has(Flags::ACTIVE) && self.phase == counters::Phase::Active;
-        if !is_active || !conn.is_free() {
+        if !conn.is_free() {
+            return Ok(());
+        }
+        if conn.flags.has(Flags::CHURNS) {
+            return self.churn_on(c);
+        }
+        if !conn.flags.has(Flags::ACTIVE) || !self.is_exchanging() {
             return Ok(());
         }
         if let Some(open) = &self.open_loop {
@@ -125,8 +139,11 @@ impl Worker<'_> {
         let span = arena.commit(len);
         let conn = &mut self.conns[c as usize];
         conn.flags.set(Flags::AWAITS);
-        conn.since_us = self.shared.start.elapsed().as_micros() as u32;
-        self.counts.outstanding += 1;
+        // A cycle is timed, and under way, since its connect.
+        if !conn.flags.has(Flags::CYCLING) {
+            conn.since_us = self.shared.start.elapsed().as_micros() as u32;
+            self.counts.outstanding += 1;
+        }
         let generation = conn.generation;
         let (ring, slot) = self.place(c);
         self.group.push(
@@ -207,8 +224,4 @@ impl Worker<'_> {
         };
         self.group.push(ring, operation)
     }
-}
-
-fn record(histogram: &mut Histogram<u64>, time: Duration) {
-    histogram.saturating_record(time.as_micros() as u64);
 }
