@@ -18,8 +18,10 @@ use kernel_tuning::host::Sockstat;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::exchange::{Exchanged, Measured};
 use crate::load::{Progress, Stage};
 use crate::result::Failure;
+use crate::rounds::in_random_order;
 use crate::run::Run;
 use crate::runner::{Child, Next};
 use crate::sample::{memory_is_short, settle};
@@ -143,6 +145,94 @@ impl Block {
     }
 }
 
+/// Who is measured in a round.
+#[derive(Debug)]
+pub enum Contender<'a> {
+    /// The floor, which has its own server.
+    Floor,
+    /// An engine.
+    Engine(&'a mut Beside),
+}
+
+/// What is measured in a block.
+#[derive(Debug)]
+pub struct Rounds<'a, Case> {
+    /// How many rounds.
+    pub count: usize,
+    /// What is measured in each.
+    pub cases: &'a [Case],
+    /// The floor is measured too.
+    pub has_floor: bool,
+}
+
+impl Block {
+    /// Measures all `rounds`. `measure` gives the figures of one contender in one case, and the summary of a server that
+    /// was there for it alone; `line` says what came of a case in one round. A failure costs its one measurement.
+    pub fn measure<Case: Copy>(
+        &mut self,
+        run: &mut Run,
+        screen: &Screen,
+        rounds: &Rounds<'_, Case>,
+        mut measure: impl FnMut(
+            &Stage,
+            &Case,
+            &Sockstat,
+            &mut Contender<'_>,
+        ) -> Result<(Exchanged, Value), Failure>,
+        line: impl Fn(&[Measured<Case>]) -> String,
+    ) -> Vec<Measured<Case>> {
+        let beside = self.engines();
+        let mut contenders: Vec<Contender<'_>> =
+            self.up.iter_mut().map(Contender::Engine).collect();
+        contenders.extend(rounds.has_floor.then_some(Contender::Floor));
+        let (mut all, mut failures) = (Vec::new(), Vec::new());
+        let (stage, base) = (&run.stage, &self.base);
+        in_random_order(
+            rounds.count,
+            rounds.cases,
+            &mut contenders,
+            &stage.stop,
+            |round, case, contender| {
+                let (engine, processes) = match contender {
+                    Contender::Floor => (None, 1),
+                    Contender::Engine(beside) => (Some(beside.engine), beside.servers.count()),
+                };
+                let name = engine.map_or("the floor", Engine::name);
+                screen.doing(format!("{name}, round {round} of {}", rounds.count));
+                match measure(stage, case, base, contender) {
+                    Ok((exchanged, server)) => Some(Measured {
+                        round,
+                        case: *case,
+                        engine,
+                        beside: beside.clone(),
+                        processes,
+                        exchanged,
+                        server,
+                    }),
+                    Err(failure) => {
+                        screen.failure(&failure);
+                        failures.push(failure);
+                        None
+                    }
+                }
+            },
+            |mut measured, contenders| {
+                if !measured.is_empty() {
+                    measured.sort_by_key(|one| one.engine);
+                    screen.line(&line(&measured));
+                }
+                all.extend(measured);
+                contenders.retain_mut(|contender| match contender {
+                    Contender::Floor => true,
+                    Contender::Engine(beside) => beside.is_up(),
+                });
+            },
+        );
+        run.about.failures.extend(failures);
+        all
+    }
+}
+
 /// A block that could not be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Skipped {
@@ -164,7 +254,7 @@ pub struct Ended {
 }
 
 /// Sets up a block for each of `wanted`, hands it to `measure`, and takes it down; all engines are in one block where
-/// they hold no more than `most_together` idle connections in sum, and else each has its own.
+/// they hold no more than `most_together` idle connections in sum and the memory carries them, and else each has its own.
 pub fn in_blocks(
     run: &mut Run,
     screen: &Screen,
@@ -175,7 +265,8 @@ pub fn in_blocks(
 ) -> Ended {
     let mut ended = Ended::default();
     for wanted in wanted {
-        for engines in blocks(engines, wanted.idle, most_together) {
+        let carried = run.fits.saturating_sub(wanted.newcomers);
+        for engines in blocks(engines, wanted.idle, most_together.min(carried)) {
             if run.stage.stop.cause().is_some() {
                 return ended;
             }

@@ -16,6 +16,7 @@ use crate::report::{self, json, text};
 use crate::run::About;
 use crate::scenario::{EchoPlan, Engine, HoldPlan, Placement, Plan};
 use crate::screen::{Paint, Screen};
+use crate::tail::{self, TailArgs};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -33,6 +34,14 @@ Examples:
   throng-bench floor                                  floor, uring and epoll, 15 rounds
   throng-bench floor --active 500 --idle 0,100000     is the cost flat in idle connections?
   throng-bench floor --engines uring --table-slots 1000
+
+Exit codes: 0 all was measured, 1 something failed or was interrupted, 2 bad usage.";
+
+const TAIL_EXAMPLES: &str = "\
+Examples:
+  throng-bench tail                                   three engines, beside 0, 100,000 and 1,000,000 idle
+  throng-bench tail --idle 0 --load 50 --rounds 15    one case, more rounds
+  throng-bench tail --engines uring,epoll --idle 0,100000
 
 Exit codes: 0 all was measured, 1 something failed or was interrupted, 2 bad usage.";
 
@@ -54,6 +63,9 @@ enum Command {
     /// Hold the engines against what the TCP stack alone costs for the same messages
     #[command(after_help = FLOOR_EXAMPLES)]
     Floor(FloorArgs),
+    /// Latency in open loop, at a share of saturation, beside idle connections
+    #[command(after_help = TAIL_EXAMPLES)]
+    Tail(TailArgs),
     /// The floor's own server
     #[command(hide = true, disable_help_flag = true)]
     FloorServer(Forwarded),
@@ -161,6 +173,10 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
                 floor::run,
                 report::floor::results,
             )
+        }
+        Some(Command::Tail(tail)) => {
+            let path = tail.report.clone();
+            measure(&path, tail.plan(), &args, tail::run, report::tail::results)
         }
         Some(Command::FloorServer(rest)) => floor::ends::server(named("floor-server", rest)),
         Some(Command::FloorClient(rest)) => floor::ends::client(named("floor-client", rest)),

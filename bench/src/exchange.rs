@@ -218,7 +218,8 @@ pub fn measure(
         &during,
         time_limit,
         |progress, client, servers| {
-            if progress.phase != "active" {
+            // `hold` is the phase of connections that come and go.
+            if !matches!(progress.phase.as_str(), "active" | "hold") {
                 return;
             }
             let began_ms = *began_ms.get_or_insert(progress.t_ms);

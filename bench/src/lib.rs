@@ -7,6 +7,7 @@
 //! | [`compare`] | the order of a run, and what becomes of a failure |
 //! | [`hold`], [`echo`] | the two scenarios |
 //! | [`floor`] | what the TCP stack alone costs, and each engine as a multiple of it |
+//! | [`tail`] | latency in open loop beside idle connections |
 //! | [`rounds`], [`exchange`] | measured in random order, and one measurement |
 //! | [`beside`] | servers with idle connections, kept up over all rounds |
 //! | [`run`], [`usage`] | what surrounds every run, and checks of its flags |
@@ -41,5 +42,6 @@ pub mod screen;
 pub mod servers;
 pub mod stats;
 pub mod stop;
+pub mod tail;
 pub mod usage;
 pub mod warning;

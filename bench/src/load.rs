@@ -64,6 +64,9 @@ pub struct Progress {
     pub established: u64,
     /// Messages that came back.
     pub messages: u64,
+    /// Connections that came, exchanged a message and went.
+    #[serde(default)]
+    pub cycles: u64,
 }
 
 /// How a client ended.

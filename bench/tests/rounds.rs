@@ -17,7 +17,7 @@ fn measured(subcommand: &str, flags: &[&str]) -> (String, Value) {
     let output = run(throng(subcommand, &flags), Duration::from_secs(300));
     let said = text(&output);
     assert_eq!(output.status.code(), Some(0), "{said}");
-    let report = serde_json::from_slice(&std::fs::read(report).unwrap()).unwrap();
+    let report: Value = serde_json::from_slice(&std::fs::read(report).unwrap()).unwrap();
     assert_eq!(report["failures"].as_array().unwrap().len(), 0);
     assert_no_child_is_left();
     (said, report)
@@ -71,6 +71,40 @@ fn the_floor_is_measured_beside_the_engines_and_they_are_multiples_of_it() {
     assert!(uring["held_max"].as_u64().unwrap() >= 114, "{uring}");
     assert!(
         said.contains("× floor") && said.contains("uring, 64 active: "),
+        "{said}"
+    );
+}
+
+#[test]
+fn the_tail_is_measured_at_one_rate_for_all_engines_beside_idle_connections() {
+    if !has_engine(
+        "uring",
+        "the_tail_is_measured_at_one_rate_for_all_engines_beside_idle_connections",
+    ) {
+        return;
+    }
+    let flags = ["--engines", "uring,epoll,tokio-uring", "--active", "20"];
+    let more = ["--idle", "0,50", "--load", "10", "--rounds", "1"];
+    let (said, report) = measured(
+        "tail",
+        &[&flags[..], &more[..], &["--exchange", "700ms"]].concat(),
+    );
+    assert_eq!(report["closed_loop"].as_array().unwrap().len(), 9);
+    assert_ne!(report["saturation"]["engine"], "tokio-uring");
+    let summary = report["summary"].as_array().unwrap();
+    assert_eq!(summary.len(), 6);
+    let asked = &summary[0]["asked_per_second"];
+    for row in summary {
+        assert_eq!(&row["asked_per_second"], asked);
+        let [p50, p99, p999] = ["p50_us", "p99_us", "p999_us"].map(|name| {
+            let median = row[name]["median"].as_f64();
+            median.unwrap()
+        });
+        assert!(0.0 < p50 && p50 <= p99 && p99 <= p999, "{row}");
+        assert!(row["client_lateness_p99_us"]["median"].as_f64().is_some());
+    }
+    assert!(
+        said.contains("client late p99") && said.contains("50 idle, 10 % load"),
         "{said}"
     );
 }

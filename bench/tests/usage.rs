@@ -115,6 +115,10 @@ fn bad_usage_of_the_measurements_in_rounds_is_refused() {
     refused("floor", &["--exchange", "1ms"], &["--exchange"]);
     refused("floor", &["--table-slots", "3"], &["--table-slots"]);
     refused("floor", &["--report", "/proc/nowhere/r.json"], &["report"]);
+    refused("tail", &["--load", "0"], &["--load 0"]);
+    refused("tail", &["--idle", "5,5"], &["--idle", "twice"]);
+    refused("tail", &["--engines", "kqueue"], &["tokio-uring"]);
+    refused("tail", &["--active", "0"], &["--active 0"]);
 }
 
 #[test]
@@ -124,6 +128,7 @@ fn help_shows_examples() {
         ("client", "throng-client 127.0.0.1:7000"),
         ("compare", "throng-bench compare"),
         ("floor", "throng-bench floor"),
+        ("tail", "throng-bench tail"),
     ] {
         let output = run(throng(subcommand, &["--help"]), BOUND);
         assert_eq!(output.status.code(), Some(0));

@@ -17,14 +17,13 @@ use kernel_tuning::host::Sockstat;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::beside::{Beside, Block, Skipped, Wanted, in_blocks};
+use crate::beside::{Beside, Contender, Rounds, Skipped, Wanted, in_blocks};
 use crate::echo::client_args;
 use crate::exchange::{
     self, Exchange, Exchanged, Figures, Measured, Times, figures, pair_ratios_of,
 };
 use crate::load::Stage;
 use crate::result::Failure;
-use crate::rounds::in_random_order;
 use crate::run::{About, Run};
 use crate::scenario::{Engine, NEWCOMER_SOURCE, Placement};
 use crate::screen::Screen;
@@ -248,7 +247,27 @@ pub fn run(plan: Plan, command_line: Vec<String>, screen: &Screen) -> Result<Rep
     let wanted: Vec<Wanted> = plan.idle.iter().map(|idle| plan.wanted(*idle)).collect();
     let mut measured = Vec::new();
     let ended = in_blocks(&mut run, screen, &plan.engines, &wanted, 0, |run, block| {
-        measured.extend(rounds(run, &plan, block, screen));
+        let idle = block.wanted.idle;
+        let case = |active: &u64| Case {
+            idle,
+            active: *active,
+        };
+        let cases: Vec<Case> = plan.active.iter().map(case).collect();
+        let rounds = Rounds {
+            count: plan.rounds,
+            cases: &cases,
+            has_floor: true,
+        };
+        measured.extend(block.measure(
+            run,
+            screen,
+            &rounds,
+            |stage, case, base, contender| match contender {
+                Contender::Floor => of_floor(stage, &plan, *case, base),
+                Contender::Engine(beside) => of_engine(stage, &plan, *case, base, beside),
+            },
+            |measured| crate::report::floor::round_line(measured, plan.rounds),
+        ));
     });
     let mut report = Report {
         about: run.end(screen),
@@ -261,77 +280,6 @@ pub fn run(plan: Plan, command_line: Vec<String>, screen: &Screen) -> Result<Rep
     };
     report.conclude();
     Ok(report)
-}
-
-/// Who is measured in a round.
-enum Contender<'a> {
-    Floor,
-    Engine(&'a mut Beside),
-}
-
-fn rounds(run: &mut Run, plan: &Plan, block: &mut Block, screen: &Screen) -> Vec<Measured<Case>> {
-    let idle = block.wanted.idle;
-    let cases: Vec<Case> = plan
-        .active
-        .iter()
-        .map(|active| Case {
-            idle,
-            active: *active,
-        })
-        .collect();
-    let engines = block.engines();
-    let mut contenders: Vec<Contender<'_>> = block.up.iter_mut().map(Contender::Engine).collect();
-    contenders.push(Contender::Floor);
-    let (mut all, mut failures) = (Vec::new(), Vec::new());
-    let (stage, base) = (&run.stage, &block.base);
-    in_random_order(
-        plan.rounds,
-        &cases,
-        &mut contenders,
-        &stage.stop,
-        |round, case, contender| {
-            let (engine, processes, outcome) = match contender {
-                Contender::Floor => (None, 1, of_floor(stage, plan, *case, base)),
-                Contender::Engine(beside) => (
-                    Some(beside.engine),
-                    beside.servers.count(),
-                    of_engine(stage, plan, *case, base, beside),
-                ),
-            };
-            screen.doing(format!(
-                "{} active beside {idle} idle, round {round} of {}",
-                case.active, plan.rounds
-            ));
-            match outcome {
-                Ok((exchanged, server)) => Some(Measured {
-                    round,
-                    case: *case,
-                    engine,
-                    beside: engines.clone(),
-                    processes,
-                    exchanged,
-                    server,
-                }),
-                Err(failure) => {
-                    screen.failure(&failure);
-                    failures.push(failure);
-                    None
-                }
-            }
-        },
-        |measured, contenders| {
-            if !measured.is_empty() {
-                screen.line(&crate::report::floor::round_line(&measured, plan.rounds));
-            }
-            all.extend(measured);
-            contenders.retain_mut(|contender| match contender {
-                Contender::Floor => true,
-                Contender::Engine(beside) => beside.is_up(),
-            });
-        },
-    );
-    run.about.failures.extend(failures);
-    all
 }
 
 fn of_engine(

@@ -43,9 +43,7 @@ pub fn round_line(measured: &[Measured<Case>], rounds: usize) -> String {
     let Some(first) = measured.first() else {
         return String::new();
     };
-    let mut ordered: Vec<_> = measured.iter().collect();
-    ordered.sort_by_key(|one| one.engine);
-    let figures: Vec<String> = ordered
+    let figures: Vec<String> = measured
         .iter()
         .map(|one| {
             let us = one.exchanged.server_cpu_us();

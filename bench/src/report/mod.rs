@@ -6,5 +6,6 @@ pub mod json;
 pub mod rounds;
 pub mod side_by_side;
 pub mod table;
+pub mod tail;
 pub mod text;
 pub mod verdict;
