@@ -10,6 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use kernel_tuning::process::{Nofile, affinity, raise_nofile};
 use serde::Serialize;
 
+use crate::churn::{self, ChurnArgs};
 use crate::compare::compare;
 use crate::floor::{self, FloorArgs};
 use crate::report::{self, json, text};
@@ -45,6 +46,13 @@ Examples:
 
 Exit codes: 0 all was measured, 1 something failed or was interrupted, 2 bad usage.";
 
+const CHURN_EXAMPLES: &str = "\
+Examples:
+  throng-bench churn                                  uring and epoll, 64 at a time, 15 rounds
+  throng-bench churn --churn 1000 --rounds 7
+
+Exit codes: 0 all was measured, 1 something failed or was interrupted, 2 bad usage.";
+
 /// Compares io_uring with epoll on this machine: 100,000 held connections, then echo rounds.
 #[derive(Debug, Parser)]
 #[command(name = "throng-bench", version, after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
@@ -66,6 +74,9 @@ enum Command {
     /// Latency in open loop, at a share of saturation, beside idle connections
     #[command(after_help = TAIL_EXAMPLES)]
     Tail(TailArgs),
+    /// Connections that come, exchange a message and go
+    #[command(after_help = CHURN_EXAMPLES)]
+    Churn(ChurnArgs),
     /// The floor's own server
     #[command(hide = true, disable_help_flag = true)]
     FloorServer(Forwarded),
@@ -177,6 +188,16 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(Command::Tail(tail)) => {
             let path = tail.report.clone();
             measure(&path, tail.plan(), &args, tail::run, report::tail::results)
+        }
+        Some(Command::Churn(churn)) => {
+            let path = churn.report.clone();
+            measure(
+                &path,
+                churn.plan(),
+                &args,
+                churn::run,
+                report::churn::results,
+            )
         }
         Some(Command::FloorServer(rest)) => floor::ends::server(named("floor-server", rest)),
         Some(Command::FloorClient(rest)) => floor::ends::client(named("floor-client", rest)),

@@ -8,6 +8,7 @@
 //! | [`hold`], [`echo`] | the two scenarios |
 //! | [`floor`] | what the TCP stack alone costs, and each engine as a multiple of it |
 //! | [`tail`] | latency in open loop beside idle connections |
+//! | [`churn`] | what a connection costs that comes, exchanges a message and goes |
 //! | [`rounds`], [`exchange`] | measured in random order, and one measurement |
 //! | [`beside`] | servers with idle connections, kept up over all rounds |
 //! | [`run`], [`usage`] | what surrounds every run, and checks of its flags |
@@ -23,6 +24,7 @@
 #![forbid(unsafe_code)]
 
 pub mod beside;
+pub mod churn;
 pub mod cli;
 pub mod compare;
 pub mod echo;

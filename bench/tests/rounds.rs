@@ -108,3 +108,25 @@ fn the_tail_is_measured_at_one_rate_for_all_engines_beside_idle_connections() {
         "{said}"
     );
 }
+
+#[test]
+fn churn_is_counted_in_cycles_and_compared_with_epoll() {
+    if !has_engine(
+        "uring",
+        "churn_is_counted_in_cycles_and_compared_with_epoll",
+    ) {
+        return;
+    }
+    let flags = ["--churn", "8", "--rounds", "2", "--exchange", "700ms"];
+    let (said, report) = measured("churn", &flags);
+    assert_eq!(figures(&report).len(), 4);
+    for one in figures(&report) {
+        assert!(one["count"].as_u64().unwrap() > 0, "{one}");
+    }
+    let uring = &report["summary"][0];
+    assert_eq!(uring["cpu_of_epoll"]["count"], 2);
+    assert!(
+        said.contains("uring of epoll's in the same round"),
+        "{said}"
+    );
+}

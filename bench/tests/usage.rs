@@ -119,6 +119,8 @@ fn bad_usage_of_the_measurements_in_rounds_is_refused() {
     refused("tail", &["--idle", "5,5"], &["--idle", "twice"]);
     refused("tail", &["--engines", "kqueue"], &["tokio-uring"]);
     refused("tail", &["--active", "0"], &["--active 0"]);
+    refused("churn", &["--churn", "0"], &["--churn 0"]);
+    refused("churn", &["--exchange", "2h"], &["--exchange"]);
 }
 
 #[test]
@@ -129,6 +131,7 @@ fn help_shows_examples() {
         ("compare", "throng-bench compare"),
         ("floor", "throng-bench floor"),
         ("tail", "throng-bench tail"),
+        ("churn", "throng-bench churn"),
     ] {
         let output = run(throng(subcommand, &["--help"]), BOUND);
         assert_eq!(output.status.code(), Some(0));

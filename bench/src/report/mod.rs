@@ -1,5 +1,6 @@
 //! A result as text for the terminal and as JSON. Reads [`crate::result`] and nothing else.
 
+pub mod churn;
 pub mod floor;
 pub mod format;
 pub mod json;
