@@ -2,11 +2,12 @@
 //!
 //! `throng-bench floor-server` accepts its connections, and then, for each socket of a plain array in turn, receives a
 //! message and sends it back. `throng-bench floor-client` takes the flags of `throng-client` and writes its progress
-//! lines. It sends a message on every socket, waits for the answer on the last one, and then receives all and sends all
-//! again. So one message is outstanding on every socket, as with the engines, and the server, which has both to receive
-//! and to send while the client only sends, always lags behind: its receives find a message waiting but for one a turn,
-//! and it never pays for waking a client that waits. With each end receiving and sending in lockstep, the faster one
-//! would sleep and be woken at every message, and that is scheduling, not the TCP stack.
+//! lines. It keeps one message outstanding on every socket, as the engines' client does, and works in groups of
+//! [`GROUP`]: it waits for the answer on a group's last socket, receives all of the group, and sends all of it again. So
+//! each end sleeps once in a group at most, and the server's receives find a message waiting. Were each socket received
+//! from and sent to in turn, the faster end would sleep and be woken at nearly every message, and that is scheduling, not
+//! the TCP stack. Were all sockets received from before the first is sent to, a message would be out of every cache before
+//! the server gets to it, and late enough for delayed acknowledgements; the engines have neither.
 //!
 //! Both ends have the socket options of the engines' ends (TCP_NODELAY on both; the client's linger 0 and explicit source
 //! addresses). The server sends a message when it has the whole of it. A message fits in a socket's buffers
@@ -34,6 +35,9 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 /// The send buffer that Linux gives a TCP socket by default (tcp(7), `tcp_wmem`).
 pub const MOST_MESSAGE_BYTES: u64 = 16_384;
+
+/// Sockets of a group, as many as a ring waits for in one turn.
+const GROUP: usize = 64;
 
 #[derive(Debug, Parser)]
 #[command(name = "throng-bench floor-server")]
@@ -206,17 +210,30 @@ fn connected(source: SocketAddr, target: SocketAddr) -> io::Result<TcpStream> {
 
 fn exchange(sockets: &mut [TcpStream], config: &Config) -> io::Result<Summary> {
     let began = Instant::now();
-    let mut message = vec![0; config.message_bytes as usize];
-    let mut answer = message.clone();
-    let (mut turn, mut completed, mut next_sample) = (0_u64, 0, Duration::ZERO);
+    let mut talk = Talk {
+        message: vec![0; config.message_bytes as usize],
+        answer: vec![0; config.message_bytes as usize],
+    };
+    let (mut turn, mut completed, mut next_sample) = (0, 0, Duration::ZERO);
+    tell(Duration::ZERO, sockets.len(), 0)?;
+    talk.send(0, sockets, turn)?;
     loop {
+        let is_last = began.elapsed() >= config.hold;
+        for (group, members) in sockets.chunks_mut(GROUP).enumerate() {
+            let first = group * GROUP;
+            talk.receive(first, members, turn)?;
+            if !is_last {
+                talk.send(first, members, turn + 1)?;
+            }
+        }
+        completed += sockets.len() as u64;
+        turn += 1;
         let now = began.elapsed();
-        if now >= next_sample || now >= config.hold {
-            // Between turns nothing is outstanding: time, messages and CPU time fit together.
+        if now >= next_sample || is_last {
             next_sample = now + config.sample_interval;
             tell(now, sockets.len(), completed)?;
         }
-        if now >= config.hold {
+        if is_last {
             let seconds = now.as_secs_f64();
             let messages = Messages {
                 active: sockets.len(),
@@ -226,21 +243,36 @@ fn exchange(sockets: &mut [TcpStream], config: &Config) -> io::Result<Summary> {
             };
             return Ok(Summary { messages });
         }
-        for (number, socket) in sockets.iter_mut().enumerate() {
-            mark(&mut message, number, turn);
-            socket.write_all(&message)?;
+    }
+}
+
+/// What the client says and hears, each socket and turn in other words.
+struct Talk {
+    message: Vec<u8>,
+    answer: Vec<u8>,
+}
+
+impl Talk {
+    /// To sockets of which `first` is the number of the first.
+    fn send(&mut self, first: usize, sockets: &mut [TcpStream], turn: u64) -> io::Result<()> {
+        for (number, socket) in (first..).zip(sockets) {
+            mark(&mut self.message, number, turn);
+            socket.write_all(&self.message)?;
         }
-        // The last one first: when its answer has come, all have.
+        Ok(())
+    }
+
+    /// The last one first: when its answer has come, all have.
+    fn receive(&mut self, first: usize, sockets: &mut [TcpStream], turn: u64) -> io::Result<()> {
         let last = sockets.len() - 1;
-        for number in std::iter::once(last).chain(0..last) {
-            sockets[number].read_exact(&mut answer)?;
-            mark(&mut message, number, turn);
-            if answer != message {
+        for index in std::iter::once(last).chain(0..last) {
+            sockets[index].read_exact(&mut self.answer)?;
+            mark(&mut self.message, first + index, turn);
+            if self.answer != self.message {
                 return Err(io::Error::other("wrong bytes in an echo"));
             }
         }
-        completed += sockets.len() as u64;
-        turn += 1;
+        Ok(())
     }
 }
 
