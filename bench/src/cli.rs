@@ -2,17 +2,22 @@
 
 use std::ffi::OsString;
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use kernel_tuning::process::{Nofile, affinity, raise_nofile};
+use serde::Serialize;
 
+use crate::churn::{self, ChurnArgs};
 use crate::compare::compare;
-use crate::report::{json, text};
+use crate::floor::{self, FloorArgs};
+use crate::report::{self, json, text};
+use crate::run::About;
 use crate::scenario::{EchoPlan, Engine, HoldPlan, Placement, Plan};
-use crate::screen::Screen;
+use crate::screen::{Paint, Screen};
+use crate::tail::{self, TailArgs};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -22,6 +27,29 @@ Examples:
   throng-bench compare --rounds 0 --engines uring     only the hold, of one engine
   throng-bench server --help                          the server it starts
   throng-bench client --help                          the client it starts
+
+Exit codes: 0 all was measured, 1 something failed or was interrupted, 2 bad usage.";
+
+const FLOOR_EXAMPLES: &str = "\
+Examples:
+  throng-bench floor                                  floor, uring and epoll, 15 rounds
+  throng-bench floor --active 500 --idle 0,100000     is the cost flat in idle connections?
+  throng-bench floor --engines uring --table-slots 1000
+
+Exit codes: 0 all was measured, 1 something failed or was interrupted, 2 bad usage.";
+
+const TAIL_EXAMPLES: &str = "\
+Examples:
+  throng-bench tail                                   three engines, beside 0, 100,000 and 1,000,000 idle
+  throng-bench tail --idle 0 --load 50 --rounds 15    one case, more rounds
+  throng-bench tail --engines uring,epoll --idle 0,100000
+
+Exit codes: 0 all was measured, 1 something failed or was interrupted, 2 bad usage.";
+
+const CHURN_EXAMPLES: &str = "\
+Examples:
+  throng-bench churn                                  uring and epoll, 64 at a time, 15 rounds
+  throng-bench churn --churn 1000 --rounds 7
 
 Exit codes: 0 all was measured, 1 something failed or was interrupted, 2 bad usage.";
 
@@ -40,6 +68,21 @@ enum Command {
     /// Compare the engines (this is what happens without a command)
     #[command(after_help = EXAMPLES)]
     Compare(CompareArgs),
+    /// Hold the engines against what the TCP stack alone costs for the same messages
+    #[command(after_help = FLOOR_EXAMPLES)]
+    Floor(FloorArgs),
+    /// Latency in open loop, at a share of saturation, beside idle connections
+    #[command(after_help = TAIL_EXAMPLES)]
+    Tail(TailArgs),
+    /// Connections that come, exchange a message and go
+    #[command(after_help = CHURN_EXAMPLES)]
+    Churn(ChurnArgs),
+    /// The floor's own server
+    #[command(hide = true, disable_help_flag = true)]
+    FloorServer(Forwarded),
+    /// The floor's own client
+    #[command(hide = true, disable_help_flag = true)]
+    FloorClient(Forwarded),
     /// Run the server, as throng-server does
     #[command(disable_help_flag = true)]
     Server(Forwarded),
@@ -56,7 +99,7 @@ struct Forwarded {
 
 #[derive(Debug, Args)]
 struct CompareArgs {
-    /// Engines to compare: uring (direct descriptors), epoll (the baseline)
+    /// Engines to compare: uring (direct descriptors), epoll (the baseline), tokio-uring
     #[arg(
         long,
         value_delimiter = ',',
@@ -132,6 +175,32 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     match cli.command {
         Some(Command::Server(rest)) => server::cli::main(named("throng-bench server", rest)),
         Some(Command::Client(rest)) => client::cli::main(named("throng-bench client", rest)),
+        Some(Command::Floor(floor)) => {
+            let path = floor.report.clone();
+            measure(
+                &path,
+                floor.plan(),
+                &args,
+                floor::run,
+                report::floor::results,
+            )
+        }
+        Some(Command::Tail(tail)) => {
+            let path = tail.report.clone();
+            measure(&path, tail.plan(), &args, tail::run, report::tail::results)
+        }
+        Some(Command::Churn(churn)) => {
+            let path = churn.report.clone();
+            measure(
+                &path,
+                churn.plan(),
+                &args,
+                churn::run,
+                report::churn::results,
+            )
+        }
+        Some(Command::FloorServer(rest)) => floor::ends::server(named("floor-server", rest)),
+        Some(Command::FloorClient(rest)) => floor::ends::client(named("floor-client", rest)),
         Some(Command::Compare(compare)) => run(compare, &args),
         None => run(cli.compare, &args),
     }
@@ -167,6 +236,42 @@ fn run(args: CompareArgs, command_line: &[OsString]) -> ExitCode {
         ExitCode::SUCCESS
     } else {
         ExitCode::from(1)
+    }
+}
+
+/// Runs one of the measurements that have a report of their own: `run` it, say its `results`, write it.
+fn measure<Plan, Report: Serialize + AsRef<About>>(
+    path: &Path,
+    plan: Result<Plan, String>,
+    command_line: &[OsString],
+    run: fn(Plan, Vec<String>, &Screen) -> Result<Report, String>,
+    results: fn(&Report, Paint) -> String,
+) -> ExitCode {
+    let refuse = |reason: &str, code: u8| {
+        eprintln!("error: {reason}");
+        ExitCode::from(code)
+    };
+    let plan = match plan.and_then(|plan| json::check_writable(path).map(|()| plan)) {
+        Ok(plan) => plan,
+        Err(reason) => return refuse(&reason, 2),
+    };
+    let command_line = command_line
+        .iter()
+        .map(|arg| arg.to_string_lossy().into_owned())
+        .collect();
+    let screen = Screen::new();
+    let report = match run(plan, command_line, &screen) {
+        Ok(report) => report,
+        Err(reason) => return refuse(&reason, 1),
+    };
+    screen.line(&results(&report, screen.paint));
+    if let Err(reason) = json::write(&report, path) {
+        return refuse(&reason, 1);
+    }
+    screen.line(&format!("report: {}", path.display()));
+    match report.as_ref().failures.is_empty() {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::from(1),
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use kernel_tuning::host::{CgroupMemory, MachineBusy, Memory, environment};
+use kernel_tuning::host::{MachineBusy, Memory, environment};
 use kernel_tuning::limit::connections_that_fit;
 use rand::seq::SliceRandom;
 
@@ -15,6 +15,7 @@ use crate::load::{SoftirqThreads, Stage};
 use crate::lock::MachineLock;
 use crate::report::text;
 use crate::result::{Echo, FORMAT_VERSION, Failure, Report};
+use crate::run::available_bytes;
 use crate::runner::Launcher;
 use crate::sample::{HostSample, usable_bytes};
 use crate::scenario::{BYTES_PER_CONNECTION, Plan};
@@ -146,13 +147,4 @@ fn ending(cause: Cause) -> Failure {
         cause: format!("{cause}: {what}"),
         stderr_tail: Vec::new(),
     }
-}
-
-/// What new work can get, from the host and from this process's control group.
-fn available_bytes(host: &Memory) -> u64 {
-    let group =
-        CgroupMemory::read().map(|group| group.limit_bytes.saturating_sub(group.used_bytes));
-    group.map_or(host.available_bytes, |group| {
-        group.min(host.available_bytes)
-    })
 }

@@ -6,6 +6,12 @@
 //! | [`scenario`] | what is run, as data |
 //! | [`compare`] | the order of a run, and what becomes of a failure |
 //! | [`hold`], [`echo`] | the two scenarios |
+//! | [`floor`] | what the TCP stack alone costs, and each engine as a multiple of it |
+//! | [`tail`] | latency in open loop beside idle connections |
+//! | [`churn`] | what a connection costs that comes, exchanges a message and goes |
+//! | [`rounds`], [`exchange`] | measured in random order, and one measurement |
+//! | [`beside`] | servers with idle connections, kept up over all rounds |
+//! | [`run`], [`usage`] | what surrounds every run, and checks of its flags |
 //! | [`runner`], [`servers`], [`load`] | the processes: started, pinned, followed, ended; none is left behind |
 //! | [`sample`] | what is read from the host and the processes |
 //! | [`stop`], [`lock`] | the bounds of a run: Ctrl-C, the clock, one heavy run for each machine |
@@ -17,14 +23,20 @@
 
 #![forbid(unsafe_code)]
 
+pub mod beside;
+pub mod churn;
 pub mod cli;
 pub mod compare;
 pub mod echo;
+pub mod exchange;
+pub mod floor;
 pub mod hold;
 pub mod load;
 pub mod lock;
 pub mod report;
 pub mod result;
+pub mod rounds;
+pub mod run;
 pub mod runner;
 pub mod sample;
 pub mod scenario;
@@ -32,4 +44,6 @@ pub mod screen;
 pub mod servers;
 pub mod stats;
 pub mod stop;
+pub mod tail;
+pub mod usage;
 pub mod warning;

@@ -64,6 +64,9 @@ pub struct Progress {
     pub established: u64,
     /// Messages that came back.
     pub messages: u64,
+    /// Connections that came, exchanged a message and went.
+    #[serde(default)]
+    pub cycles: u64,
 }
 
 /// How a client ended.
@@ -86,6 +89,30 @@ pub fn drive(
     args: Vec<String>,
     during: &str,
     time_limit: Duration,
+    on_progress: impl FnMut(&Progress, &Child, &Servers),
+) -> Result<Driven, Failure> {
+    drive_role(
+        "client",
+        stage,
+        servers,
+        args,
+        during,
+        time_limit,
+        on_progress,
+    )
+}
+
+/// As [`drive`], with a client of another role that takes the same flags and writes the same lines.
+///
+/// # Errors
+/// When it cannot be started.
+pub fn drive_role(
+    role: &'static str,
+    stage: &Stage,
+    servers: &mut Servers,
+    args: Vec<String>,
+    during: &str,
+    time_limit: Duration,
     mut on_progress: impl FnMut(&Progress, &Child, &Servers),
 ) -> Result<Driven, Failure> {
     /// How long a client may take to write its summary after its last line, or after its server died.
@@ -99,7 +126,7 @@ pub fn drive(
     all.extend(["--samples".into(), "-".into()]);
     let client = stage
         .launcher
-        .start("client", all.into_iter().map(OsString::from).collect())?;
+        .start(role, all.into_iter().map(OsString::from).collect())?;
     let (until, mut memory_looked_at) = (Instant::now() + time_limit, Instant::now());
     let stopped_by = loop {
         match client.next_line(TICK) {

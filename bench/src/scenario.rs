@@ -13,6 +13,9 @@ pub const BYTES_PER_CONNECTION: u64 = 10_000;
 /// Where the client's connections come from: enough addresses for every count of connections.
 pub const CLIENT_SOURCE: &str = "127.1.0.0/16";
 
+/// Where short-lived connections come from while others are held: no tuple is of both.
+pub const NEWCOMER_SOURCE: &str = "127.2.0.0/16";
+
 /// How a server waits for its connections.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum,
@@ -23,6 +26,9 @@ pub enum Engine {
     Uring,
     /// A plain epoll loop, the baseline.
     Epoll,
+    /// The tokio-uring crate.
+    #[serde(rename = "tokio-uring")]
+    TokioUring,
 }
 
 impl Engine {
@@ -31,6 +37,7 @@ impl Engine {
         match self {
             Self::Uring => "uring",
             Self::Epoll => "epoll",
+            Self::TokioUring => "tokio-uring",
         }
     }
 }
@@ -98,6 +105,15 @@ impl Placement {
         Self {
             server: server.to_vec(),
             client: client.to_vec(),
+        }
+    }
+
+    /// One CPU of each side: for what is counted in CPU time a message, where more of them would only add noise.
+    pub fn one_each(&self) -> Self {
+        let first = |cpus: &[usize]| cpus.iter().copied().take(1).collect();
+        Self {
+            server: first(&self.server),
+            client: first(&self.client),
         }
     }
 
@@ -181,7 +197,7 @@ impl Plan {
 
 /// How many server processes `connections` need.
 ///
-/// io_uring's direct descriptors are no open files, so one process holds all. With epoll every connection is an open
+/// io_uring's direct descriptors are no open files, so one process holds all. With the others every connection is an open
 /// file of its process. SO_REUSEPORT deals connections to processes by a hash, so that of n connections over k
 /// processes each gets n/k ± √(n/k); room for six such deviations is kept in each.
 pub fn server_processes(engine: Engine, connections: u64, nofile_hard: u64) -> usize {

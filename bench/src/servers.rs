@@ -39,10 +39,26 @@ impl Servers {
         cores: &[usize],
         stop: &Stop,
     ) -> Result<Self, Failure> {
+        Self::start_with(launcher, engine, protocol, count, cores, stop, &[])
+    }
+
+    /// As [`Servers::start`], with further flags of the server.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn start_with(
+        launcher: &Launcher,
+        engine: Engine,
+        protocol: Protocol,
+        count: usize,
+        cores: &[usize],
+        stop: &Stop,
+        flags: &[String],
+    ) -> Result<Self, Failure> {
         let start = |listen: &str| {
-            let child =
-                launcher.start("server", arguments(engine, protocol, count, cores, listen))?;
-            until_ready(child, engine, stop)
+            let mut args = arguments(engine, protocol, count, cores, listen);
+            args.extend(flags.iter().map(OsString::from));
+            until_ready(launcher.start("server", args)?, engine.name(), stop)
         };
         // The first has its port from the kernel, the others share it.
         let (first, address) = start("127.0.0.1:0")?;
@@ -54,6 +70,23 @@ impl Servers {
             servers.processes.push(start(&address.to_string())?.0);
         }
         Ok(servers)
+    }
+
+    /// One process of another role, which says that it is ready as a server does.
+    ///
+    /// # Errors
+    /// When it does not become ready.
+    pub fn of_role(
+        launcher: &Launcher,
+        role: &'static str,
+        args: Vec<OsString>,
+        stop: &Stop,
+    ) -> Result<Self, Failure> {
+        let (process, address) = until_ready(launcher.start(role, args)?, role, stop)?;
+        Ok(Self {
+            processes: vec![process],
+            address,
+        })
     }
 
     /// Where they listen.
@@ -144,8 +177,8 @@ pub fn core_list(cores: &[usize]) -> String {
         .join(",")
 }
 
-fn until_ready(server: Child, engine: Engine, stop: &Stop) -> Result<(Child, SocketAddr), Failure> {
-    let during = format!("starting the {engine} server");
+fn until_ready(server: Child, name: &str, stop: &Stop) -> Result<(Child, SocketAddr), Failure> {
+    let during = format!("starting the {name} server");
     let until = Instant::now() + READY_WITHIN;
     loop {
         match server.next_line(TICK) {

@@ -7,8 +7,10 @@ use std::fmt;
 use kernel_tuning::host::MachineBusy;
 use serde::{Deserialize, Serialize};
 
+use crate::exchange::Exchanged;
 use crate::report::format::{bytes, count, join, of_many, percent};
 use crate::result::{EchoSummary, Hold, Report};
+use crate::run::About;
 use crate::scenario::Engine;
 
 /// One doubt.
@@ -99,7 +101,7 @@ impl Warning {
     /// Every doubt that `report` gives reason for.
     pub fn all(report: &Report) -> Vec<Self> {
         let mut all = Vec::new();
-        all.extend(steal(report));
+        all.extend(report.machine.as_ref().and_then(steal));
         all.extend(
             report
                 .plan
@@ -108,7 +110,7 @@ impl Warning {
                 .then_some(Self::SharedCores),
         );
         all.extend((!report.has_softirq()).then_some(Self::SoftirqUnknown));
-        all.extend(other_load(report));
+        all.extend(other_load(other_shares(report).into_iter()));
         for hold in &report.hold {
             all.extend((!hold.settled).then_some(Self::NotSettled {
                 engine: hold.engine,
@@ -224,29 +226,60 @@ impl fmt::Display for Warning {
     }
 }
 
-fn steal(report: &Report) -> Option<Warning> {
+/// The doubts that measurements in rounds may give reason for, whatever they measure.
+pub fn of_rounds<'a>(
+    about: &About,
+    exchanged: impl Iterator<Item = &'a Exchanged> + Clone,
+) -> Vec<Warning> {
+    let has_softirq = exchanged.clone().all(|one| one.cpu.has_softirq());
+    let shares = exchanged
+        .clone()
+        .map(|one| other_share(&one.machine, one.cpu.both_ns()));
+    let measurements = exchanged.filter(|one| !one.settled).count();
+    let is_shared = about.placement.is_shared();
+    [
+        about.machine.as_ref().and_then(steal),
+        is_shared.then_some(Warning::SharedCores),
+        (!has_softirq).then_some(Warning::SoftirqUnknown),
+        other_load(shares),
+        (measurements > 0).then_some(Warning::EchoNotSettled { measurements }),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+fn steal(machine: &MachineBusy) -> Option<Warning> {
     const TOLERATED: f64 = 0.01;
-    let machine = report.machine?;
     let share = machine.steal_ns as f64
         / (machine.busy_ns + machine.idle_ns + machine.steal_ns).max(1) as f64;
     (share > TOLERATED).then_some(Warning::Steal { share })
 }
 
-fn other_load(report: &Report) -> Option<Warning> {
-    const TOLERATED: f64 = 0.08;
-    let share = |machine: &MachineBusy, ours_ns: u64| {
-        let all_ns = machine.busy_ns + machine.idle_ns + machine.steal_ns;
-        machine.busy_ns.saturating_sub(ours_ns) as f64 / all_ns.max(1) as f64
-    };
+/// The share of the machine's time that went to other work than ours.
+fn other_share(machine: &MachineBusy, ours_ns: u64) -> f64 {
+    let all_ns = machine.busy_ns + machine.idle_ns + machine.steal_ns;
+    machine.busy_ns.saturating_sub(ours_ns) as f64 / all_ns.max(1) as f64
+}
+
+fn other_shares(report: &Report) -> Vec<f64> {
     let echoes = report
         .echo
         .iter()
-        .map(|echo| share(&echo.machine, echo.cpu.both_ns()));
+        .map(|echo| other_share(&echo.machine, echo.cpu.both_ns()));
     let holds = report.hold.iter().filter_map(|hold| {
         let machine = hold.held.as_ref()?.machine.since(&hold.base.machine);
-        Some(share(&machine, hold.ramp?.both_ns() + hold.hold?.both_ns()))
+        Some(other_share(
+            &machine,
+            hold.ramp?.both_ns() + hold.hold?.both_ns(),
+        ))
     });
-    let share = echoes.chain(holds).max_by(f64::total_cmp)?;
+    echoes.chain(holds).collect()
+}
+
+fn other_load(shares: impl Iterator<Item = f64>) -> Option<Warning> {
+    const TOLERATED: f64 = 0.08;
+    let share = shares.max_by(f64::total_cmp)?;
     (share > TOLERATED).then_some(Warning::OtherLoad { share })
 }
 

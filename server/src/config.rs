@@ -147,6 +147,9 @@ pub struct Flags {
     /// What a connection costs with io_uring
     #[arg(long, value_enum, default_value_t = DescriptorChoice::Auto, help_heading = "How it serves")]
     pub descriptors: DescriptorChoice,
+    /// Direct descriptors in each table of a worker [default and most: what RLIMIT_NOFILE and the kernel allow]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(64..), help_heading = "How it serves")]
+    pub table_slots: Option<u32>,
     /// Cores to pin a worker to: a list such as 0,1, or all of the affinity mask
     #[arg(
         long,
@@ -244,6 +247,19 @@ pub enum UsageError {
     /// A refusal that a new socket might not take at once.
     #[error("--refusal has {0} bytes: at most {most} go out without waiting", most = Config::MAX_REFUSAL_BYTES - 1)]
     RefusalTooLong(usize),
+    /// A table larger than can be had.
+    #[error(
+        "--table-slots {wanted}: RLIMIT_NOFILE and the kernel allow {most} in a table; raise the hard limit (ulimit -Hn) or use fewer"
+    )]
+    TableSlots {
+        /// What was asked for.
+        wanted: u32,
+        /// What there can be.
+        most: u32,
+    },
+    /// Tables for an engine without.
+    #[error("--table-slots goes with --engine uring: the others have no tables")]
+    NoTables,
     /// A core outside the affinity mask.
     #[error(
         "core {core} is not in this process's affinity mask {mask:?}: choose from those (see `taskset -p $$`)"
@@ -376,6 +392,13 @@ pub fn resolve(args: impl Iterator<Item = OsString>) -> Result<Resolved, UsageEr
         (EngineKind::Uring, DescriptorChoice::Auto) if !releases() => (Descriptors::Ordinary, true),
         _ => (Descriptors::Direct, false),
     };
+    let config = Config::new(flags.listen, engine, cores);
+    let most = config.table_slots;
+    let table_slots = match flags.table_slots {
+        Some(_) if engine != EngineKind::Uring => return Err(UsageError::NoTables),
+        Some(wanted) if wanted > most => return Err(UsageError::TableSlots { wanted, most }),
+        wanted => wanted.unwrap_or(most),
+    };
     Ok(Resolved {
         leaks,
         config: Config {
@@ -385,7 +408,8 @@ pub fn resolve(args: impl Iterator<Item = OsString>) -> Result<Resolved, UsageEr
             max_connections: flags.max_connections,
             refusal,
             reuse_port: flags.reuse_port,
-            ..Config::new(flags.listen, engine, cores)
+            table_slots,
+            ..config
         },
         protocol: flags.protocol,
         fallback,
@@ -426,5 +450,10 @@ mod tests {
         assert!(refused(&long).contains("at most 1023"));
         assert!(refused("--json /nonexistent/x.json").contains("cannot be written"));
         assert!(refused("--engine kqueue").contains("uring"));
+        assert!(refused("--engine epoll --table-slots 64").contains("--engine uring"));
+        assert!(refused("--table-slots 63").contains("--table-slots"));
+        if ring::probe().is_ok() {
+            assert!(refused("--engine uring --table-slots 4000000000").contains("RLIMIT_NOFILE"));
+        }
     }
 }

@@ -98,6 +98,19 @@ pub fn spread(spread: &Spread, each: impl Fn(f64) -> String) -> String {
     )
 }
 
+/// The median with its 95 % interval where there is one, and otherwise with nothing.
+pub fn median(spread: &Spread, each: impl Fn(f64) -> String) -> String {
+    let median = each(spread.median);
+    match spread.interval {
+        Some(interval) => format!(
+            "{median} (95 %: {} – {})",
+            each(interval.low),
+            each(interval.high)
+        ),
+        None => median,
+    }
+}
+
 /// `a, b and c`.
 pub fn join<T: Display>(items: &[T]) -> String {
     let words: Vec<String> = items.iter().map(T::to_string).collect();

@@ -2,7 +2,7 @@
 
 use crate::report::format::{count, figure, gib, join, of_many, rounded, span};
 use crate::report::side_by_side::{echo_table, hold_table};
-use crate::report::verdict::{processes_note, softirq_note, verdicts};
+use crate::report::verdict::{SOFTIRQ_NOTE, processes_note, verdicts};
 use crate::result::{Echo, Hold, Report};
 use crate::scenario::Engine;
 use crate::screen::Paint;
@@ -109,7 +109,7 @@ pub fn results(report: &Report, paint: Paint) -> String {
     {
         parts.push(echo_table(report).render(paint));
     }
-    parts.extend(softirq_note(report));
+    parts.extend(report.has_softirq().then(|| SOFTIRQ_NOTE.to_owned()));
     parts.extend(section(
         paint.bold("Verdict: a win needs every pair of rounds"),
         verdicts(report),
