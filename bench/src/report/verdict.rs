@@ -122,7 +122,7 @@ mod tests {
         for echo in &mut report.echo {
             let share = match echo.engine {
                 Engine::Uring => shares[(echo.round - 1) % shares.len()],
-                Engine::Epoll => 1.0,
+                Engine::Epoll | Engine::TokioUring => 1.0,
             };
             echo.messages = 100_000;
             echo.cpu.server_cpu_ns = (1e9 * share) as u64;
