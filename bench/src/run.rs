@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use kernel_tuning::host::{CgroupMemory, Environment, MachineBusy, Memory, environment};
+use kernel_tuning::host::{Environment, MachineBusy, Memory, environment};
 use kernel_tuning::limit::connections_that_fit;
 use serde::{Deserialize, Serialize};
 
@@ -14,7 +14,7 @@ use crate::load::{SoftirqThreads, Stage};
 use crate::lock::MachineLock;
 use crate::result::Failure;
 use crate::runner::Launcher;
-use crate::sample::{HostSample, usable_bytes};
+use crate::sample::{HostSample, available_bytes, usable_bytes};
 use crate::scenario::{BYTES_PER_CONNECTION, Placement};
 use crate::screen::Screen;
 use crate::stop::Stop;
@@ -146,13 +146,4 @@ impl Run {
             .map(|now| now.since(&self.stage.base.machine));
         self.about
     }
-}
-
-/// What new work can get, from the host and from this process's control group.
-pub fn available_bytes(host: &Memory) -> u64 {
-    let group =
-        CgroupMemory::read().map(|group| group.limit_bytes.saturating_sub(group.used_bytes));
-    group.map_or(host.available_bytes, |group| {
-        group.min(host.available_bytes)
-    })
 }

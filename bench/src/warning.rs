@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use kernel_tuning::host::MachineBusy;
+use kernel_tuning::host::{MachineBusy, NetCounters};
 use serde::{Deserialize, Serialize};
 
 use crate::exchange::Exchanged;
@@ -101,7 +101,7 @@ impl Warning {
     /// Every doubt that `report` gives reason for.
     pub fn all(report: &Report) -> Vec<Self> {
         let mut all = Vec::new();
-        all.extend(report.machine.as_ref().and_then(steal));
+        all.extend(report.machine.as_ref().and_then(Self::steal));
         all.extend(
             report
                 .plan
@@ -117,7 +117,7 @@ impl Warning {
             }));
             all.extend(other_sockets(hold));
             all.extend(files_listed(hold));
-            all.extend(drops(hold));
+            all.extend(Self::drops(hold.engine, &hold.counters));
             all.extend(heartbeats(hold));
         }
         let mut held = report.hold.iter().filter_map(|hold| hold.held.as_ref());
@@ -129,6 +129,23 @@ impl Warning {
             all.extend(wide_spread(summary));
         }
         all
+    }
+
+    /// The doubt that the hypervisor's other guests give, if there is one.
+    pub fn steal(machine: &MachineBusy) -> Option<Self> {
+        const TOLERATED: f64 = 0.01;
+        let share = machine.steal_ns as f64
+            / (machine.busy_ns + machine.idle_ns + machine.steal_ns).max(1) as f64;
+        (share > TOLERATED).then_some(Self::Steal { share })
+    }
+
+    /// The doubt that `counters` give, of the time in which `engine` held its connections.
+    pub fn drops(engine: Engine, counters: &NetCounters) -> Option<Self> {
+        let grown = DROP_COUNTERS
+            .iter()
+            .filter_map(|name| Some(((*name).to_owned(), counters.get(name)?)));
+        let counters: Vec<_> = grown.filter(|(_, by)| *by > 0).collect();
+        (!counters.is_empty()).then_some(Self::Drops { engine, counters })
     }
 }
 
@@ -238,7 +255,7 @@ pub fn of_rounds<'a>(
     let measurements = exchanged.filter(|one| !one.settled).count();
     let is_shared = about.placement.is_shared();
     [
-        about.machine.as_ref().and_then(steal),
+        about.machine.as_ref().and_then(Warning::steal),
         is_shared.then_some(Warning::SharedCores),
         (!has_softirq).then_some(Warning::SoftirqUnknown),
         other_load(shares),
@@ -247,13 +264,6 @@ pub fn of_rounds<'a>(
     .into_iter()
     .flatten()
     .collect()
-}
-
-fn steal(machine: &MachineBusy) -> Option<Warning> {
-    const TOLERATED: f64 = 0.01;
-    let share = machine.steal_ns as f64
-        / (machine.busy_ns + machine.idle_ns + machine.steal_ns).max(1) as f64;
-    (share > TOLERATED).then_some(Warning::Steal { share })
 }
 
 /// The share of the machine's time that went to other work than ours.
@@ -291,13 +301,19 @@ fn echo_not_settled(report: &Report) -> Option<Warning> {
 fn other_sockets(hold: &Hold) -> Option<Warning> {
     let signed = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
     let grown = signed(hold.held.as_ref()?.sockstat.alloc) - signed(hold.base.sockstat.alloc);
-    let sockets = grown - signed(2 * hold.established);
-    // Beyond one in a hundred the memory of a connection is off by as much.
-    let tolerated = (2 * hold.established / 100).max(200);
-    (sockets.unsigned_abs() > tolerated).then_some(Warning::OtherSockets {
+    Some(Warning::OtherSockets {
         engine: hold.engine,
-        sockets,
+        sockets: others_of(grown, hold.established)?,
     })
+}
+
+/// How many of the sockets that came were not of `connections`, where that is too many to be tolerated.
+pub fn others_of(sockets: i64, connections: u64) -> Option<i64> {
+    let ours = 2 * connections;
+    let others = sockets - i64::try_from(ours).unwrap_or(i64::MAX);
+    // Beyond one in a hundred the memory of a connection is off by as much.
+    let tolerated = (ours / 100).max(200);
+    (others.unsigned_abs() > tolerated).then_some(others)
 }
 
 fn files_listed(hold: &Hold) -> Option<Warning> {
@@ -308,17 +324,6 @@ fn files_listed(hold: &Hold) -> Option<Warning> {
     Some(Warning::FilesListed {
         engine: hold.engine,
         bytes_per_conn: bytes.round() as u64,
-    })
-}
-
-fn drops(hold: &Hold) -> Option<Warning> {
-    let grown = DROP_COUNTERS
-        .iter()
-        .filter_map(|name| Some(((*name).to_owned(), hold.counters.get(name)?)));
-    let counters: Vec<_> = grown.filter(|(_, by)| *by > 0).collect();
-    (!counters.is_empty()).then_some(Warning::Drops {
-        engine: hold.engine,
-        counters,
     })
 }
 

@@ -124,6 +124,19 @@ fn bad_usage_of_the_measurements_in_rounds_is_refused() {
 }
 
 #[test]
+fn bad_usage_of_hold_and_memory_is_refused() {
+    refused("hold", &["--engine", "kqueue"], &["--engine"]);
+    refused("hold", &["--up-to", "5"], &["--up-to", "--connections"]);
+    refused("hold", &["--keep-free", "2GB"], &["--keep-free", "2GiB"]);
+    refused("hold", &["--then-active", "0"], &["--then-active"]);
+    refused(
+        "memory",
+        &["--report", "/proc/nowhere/report.json"],
+        &["report"],
+    );
+}
+
+#[test]
 fn help_shows_examples() {
     for (subcommand, example) in [
         ("server", "throng-server --protocol echo"),
@@ -132,6 +145,8 @@ fn help_shows_examples() {
         ("floor", "throng-bench floor"),
         ("tail", "throng-bench tail"),
         ("churn", "throng-bench churn"),
+        ("hold", "throng-bench hold"),
+        ("memory", "throng-bench memory"),
     ] {
         let output = run(throng(subcommand, &["--help"]), BOUND);
         assert_eq!(output.status.code(), Some(0));

@@ -56,6 +56,9 @@ pub struct Config {
     pub message_rate: Option<f64>,
     /// Connections that are closed and made again while held.
     pub churn: u64,
+    /// How long all connections are held before anything is exchanged.
+    #[serde(rename = "quiet_for_seconds", serialize_with = "seconds")]
+    pub quiet_for: Duration,
     /// Size of a message in bytes.
     pub message_bytes: u32,
     /// The CPUs of the workers.
@@ -180,6 +183,9 @@ struct Flags {
         help_heading = "While held"
     )]
     churn: u64,
+    /// How long to hold all connections before the first message or close; --hold begins then
+    #[arg(long, default_value = "0s", hide_default_value = true, value_name = "DURATION", requires = "exchange", value_parser = humantime::parse_duration, help_heading = "While held")]
+    quiet_for: Duration,
     /// Size of a message; with --protocol line its line end counts
     #[arg(long, default_value_t = 64, value_name = "N", requires = "exchange", value_parser = clap::value_parser!(u32).range(1..=MAX_MESSAGE_BYTES), help_heading = "While held")]
     message_bytes: u32,
@@ -233,6 +239,7 @@ impl Flags {
             MAX_CONNECT_TIMEOUT,
         )?;
         within("--hold", self.hold, Duration::ZERO, MAX_HOLD)?;
+        within("--quiet-for", self.quiet_for, Duration::ZERO, MAX_HOLD)?;
         within(
             "--sample-interval",
             self.sample_interval,
@@ -286,6 +293,7 @@ impl Flags {
             active: self.active,
             message_rate: self.message_rate,
             churn: self.churn,
+            quiet_for: self.quiet_for,
             message_bytes: self.message_bytes,
             cores: resolve_cores(&self.cores)?,
             json: self.json,

@@ -14,6 +14,8 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 pub(crate) enum Phase {
     /// Establish connections.
     Ramp,
+    /// Hold them, before anything is exchanged.
+    Quiet,
     /// Hold them.
     Hold,
     /// Hold them, and exchange messages.
@@ -25,8 +27,9 @@ pub(crate) enum Phase {
 }
 
 impl Phase {
-    const ALL: [Phase; 5] = [
+    const ALL: [Phase; 6] = [
         Phase::Ramp,
+        Phase::Quiet,
         Phase::Hold,
         Phase::Active,
         Phase::Close,
@@ -34,7 +37,7 @@ impl Phase {
     ];
 
     pub(crate) fn name(self) -> &'static str {
-        ["ramp", "hold", "active", "close", "done"][self as usize]
+        ["ramp", "quiet", "hold", "active", "close", "done"][self as usize]
     }
 }
 

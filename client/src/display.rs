@@ -17,6 +17,7 @@ use crate::summary::{Percentiles, Summary};
 pub(crate) struct Progress {
     /// None where stderr is no terminal.
     bar: Option<ProgressBar>,
+    quiet_for: Duration,
     hold: Duration,
     wanted: u64,
     phase: Option<(Phase, Duration)>,
@@ -33,6 +34,7 @@ impl Progress {
         }
         Progress {
             bar,
+            quiet_for: config.quiet_for,
             hold: config.hold,
             wanted: config.connections,
             phase: None,
@@ -51,6 +53,10 @@ impl Progress {
         let Some(bar) = &self.bar else { return };
         let (position, length) = match phase {
             Phase::Ramp => (counts.established + counts.failed, self.wanted),
+            Phase::Quiet => (
+                (at - since).as_millis() as u64,
+                self.quiet_for.as_millis() as u64,
+            ),
             Phase::Hold | Phase::Active => (
                 (at - since).as_millis() as u64,
                 self.hold.as_millis() as u64,

@@ -171,6 +171,10 @@ impl Conductor<'_, '_> {
         let mut ended = self.ramp()?;
         let (mut hold_from, mut hold) = (Duration::ZERO, Duration::ZERO);
         let mut at_hold_end = Counts::default();
+        if ended.is_none() && !self.config.quiet_for.is_zero() {
+            self.enter(Phase::Quiet)?;
+            ended = self.until(self.now() + self.config.quiet_for, |_| false)?;
+        }
         if ended.is_none() {
             let phase = if self.config.active > 0 {
                 Phase::Active

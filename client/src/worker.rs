@@ -180,7 +180,7 @@ impl<'a> Worker<'a> {
                     self.send_messages()?;
                     self.reconnect()?;
                 }
-                counters::Phase::Close => {}
+                counters::Phase::Quiet | counters::Phase::Close => {}
                 counters::Phase::Done => return Ok(self.finish()),
             }
             self.cancel_overdue()?;

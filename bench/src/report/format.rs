@@ -52,6 +52,14 @@ pub fn gib(bytes: u64) -> String {
     format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30))
 }
 
+/// A part of a machine's memory, which may be small.
+pub fn part_of_memory(bytes: u64) -> String {
+    match bytes {
+        small if small < 1 << 30 => format!("{} MiB", small.div_ceil(1 << 20)),
+        large => gib(large),
+    }
+}
+
 /// Microseconds, in the unit that reads best.
 pub fn micros(value: f64) -> String {
     match value.abs() {
@@ -142,6 +150,8 @@ mod tests {
         assert_eq!(micros(1_250.0), "1.2 ms");
         assert_eq!(percent(0.016), "1.6 %");
         assert_eq!(percent(0.99), "99 %");
+        assert_eq!(part_of_memory(20_000_000), "20 MiB");
+        assert_eq!(part_of_memory(3 << 30), "3.0 GiB");
         assert_eq!(span(10_000), "10 s");
         assert_eq!(span(1_500), "1500 ms");
         assert_eq!(join(&["a", "b", "c"]), "a, b and c");

@@ -23,7 +23,7 @@ pub fn check_writable(path: &Path) -> Result<(), String> {
     opened.map_err(|cause| unwritable(path, &cause, "choose another file with --report FILE"))
 }
 
-/// Writes `report` to `path`.
+/// Writes `report`, of whichever command, to `path`.
 ///
 /// # Errors
 /// What to tell the user.
