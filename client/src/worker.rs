@@ -110,7 +110,6 @@ impl<'a> Worker<'a> {
             table_slots: slots as u32,
             recv_buffers: RECV_BUFFERS,
             recv_buffer_bytes: RECV_BUFFER_BYTES,
-            batch: BATCH,
             targets: config.targets.clone(),
             ..ring::Config::default()
         })?;

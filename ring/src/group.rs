@@ -56,10 +56,6 @@ pub struct Config {
     pub recv_buffers: u16,
     /// Size of a receive buffer in bytes.
     pub recv_buffer_bytes: usize,
-    /// How many completions a wait tries to gather.
-    pub batch: u32,
-    /// For how long it tries, in microseconds.
-    pub batch_wait_us: u32,
     /// Where `Connect` may connect to.
     pub targets: Vec<SocketAddr>,
 }
@@ -73,8 +69,6 @@ impl Default for Config {
             table_slots: 1024,
             recv_buffers: 256,
             recv_buffer_bytes: 32 * 1024,
-            batch: 64,
-            batch_wait_us: 1,
             targets: Vec::new(),
         }
     }
@@ -393,9 +387,9 @@ impl Group {
         }
         let (want, timeout) = match ready {
             true => (0, Duration::ZERO),
-            false => (self.config.batch, timeout),
+            false => (1, timeout),
         };
-        first.submit_and_wait(want, self.config.batch_wait_us, timeout)?;
+        first.submit_and_wait(want, timeout)?;
         for ring in others {
             ring.announce(false);
         }
