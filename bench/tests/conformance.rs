@@ -1,25 +1,19 @@
 //! What a user of a server notices, the same for every engine, over real sockets and real processes.
 #![allow(clippy::unwrap_used)]
 
+#[macro_use]
 mod common;
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
-use common::{GREETING, Server, eventually, has_engine, read, read_all, run, text, throng};
+use common::{
+    GREETING, Server, engine_flags, eventually, has_engine, read, read_all, run, text, throng,
+};
 use nix::sys::signal::Signal;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-
-macro_rules! for_each_engine {
-    ($($case:ident),* $(,)?) => {
-        mod uring { $( #[test] fn $case() { if super::has_engine("uring", stringify!($case)) { super::$case("uring") } } )* }
-        mod uring_with_ordinary_descriptors { $( #[test] fn $case() { if super::has_engine("uring", stringify!($case)) { super::$case("uring-fd") } } )* }
-        mod epoll { $( #[test] fn $case() { super::$case("epoll") } )* }
-        mod tokio_uring { $( #[test] fn $case() { if super::has_engine("uring", stringify!($case)) { super::$case("tokio-uring") } } )* }
-    };
-}
 
 for_each_engine!(
     greets_echoes_and_quits,
@@ -38,21 +32,11 @@ for_each_engine!(
     a_broadcast_reaches_everybody_once_and_in_order,
     the_silent_go_in_time_and_the_talking_stay,
     a_peer_that_takes_nothing_goes_by_the_write_timeout,
+    a_reader_that_stops_and_resumes_gets_every_line_once,
 );
 
 fn server(engine: &str, flags: &[&str]) -> Server {
     Server::start(&[engine_flags(engine), flags].concat())
-}
-
-/// The flags of a way to carry connections; the engine's name is the second.
-fn engine_flags(way: &str) -> &'static [&'static str] {
-    match way {
-        "uring" => &["--engine", "uring", "--descriptors", "direct"],
-        "uring-fd" => &["--engine", "uring", "--descriptors", "fd"],
-        "epoll" => &["--engine", "epoll"],
-        "tokio-uring" => &["--engine", "tokio-uring"],
-        other => panic!("no such way: {other}"),
-    }
 }
 
 fn greets_echoes_and_quits(engine: &str) {
@@ -389,4 +373,48 @@ fn a_peer_that_takes_nothing_goes_by_the_write_timeout(engine: &str) {
     assert_eq!(read(&mut reader, 10), b"still here");
     let (_, said) = server.stop(Duration::from_secs(10));
     assert!(said.contains("1 for reading nothing"), "{said}");
+}
+
+/// Over a window of a few kilobytes, and more than all buffers take: sends are cut short, and the unsent rest arrives, in
+/// order, once.
+fn a_reader_that_stops_and_resumes_gets_every_line_once(engine: &str) {
+    let json = tempfile::NamedTempFile::new().unwrap();
+    let path = json.path().to_str().unwrap();
+    let server = server(engine, &["--json", path, "--heartbeat", "0"]);
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    socket.connect(&server.address.into()).unwrap();
+    let mut reader = std::net::TcpStream::from(socket);
+    reader.set_read_timeout(Some(common::BOUND)).unwrap();
+    let mut writer = reader.try_clone().unwrap();
+    let mut random = StdRng::seed_from_u64(11);
+    let said: Vec<u8> = (0..1_200)
+        .flat_map(|number| {
+            let filling = "x".repeat(random.random_range(0..20_000));
+            format!("line {number} {filling}\n").into_bytes()
+        })
+        .collect();
+    let lines = said.clone();
+    let writing = std::thread::spawn(move || {
+        writer.write_all(&lines).unwrap();
+        writer.shutdown(Shutdown::Write).unwrap();
+    });
+    assert_eq!(read(&mut reader, GREETING.len()), GREETING);
+    let mut back = Vec::new();
+    for stops in 0.. {
+        if stops < 10 {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        let most = random.random_range(1..2_000_000);
+        if (&reader).take(most).read_to_end(&mut back).unwrap() < most as usize {
+            break;
+        }
+    }
+    writing.join().unwrap();
+    assert_eq!(back.len(), said.len());
+    assert!(back == said, "bytes differ");
+    server.stop(Duration::from_secs(10));
+    let summary: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    assert!(summary["short_sends"].as_u64().unwrap() >= 1, "{summary}");
+    assert_eq!(summary["bytes_out"], (GREETING.len() + said.len()) as u64);
 }
