@@ -56,7 +56,7 @@ pub struct Growth {
     pub queued: f64,
     /// TCP sockets of a connection: two, if nothing else on the host opened or closed any.
     pub sockets: f64,
-    /// What `MemAvailable` fell by: all of it, the processes' memory too. A check on the sum.
+    /// What the memory that is available fell by: all of it, the processes' memory too. A check on the sum.
     pub available: f64,
 }
 

@@ -87,6 +87,39 @@ fn a_rate_that_is_not_kept_is_said() {
     assert_eq!(summary["messages"]["unanswered"], 5, "{summary}");
 }
 
+#[test]
+fn all_is_quiet_for_as_long_as_was_asked_and_then_messages_begin() {
+    if !has_io_uring("all_is_quiet_for_as_long_as_was_asked_and_then_messages_begin") {
+        return;
+    }
+    let samples = tempfile::NamedTempFile::new().unwrap();
+    let summary = run(&format!(
+        "{} --connections 20 --active 5 --message-rate 200 --protocol echo --quiet-for 1s --hold 1s \
+         --sample-interval 20ms --samples {}",
+        stalling_echo_server(),
+        samples.path().display()
+    ));
+    let samples = std::fs::read_to_string(samples.path()).unwrap();
+    let samples: Vec<Value> = samples
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let of = |phase: &'static str| {
+        samples
+            .iter()
+            .filter(move |sample| sample["phase"] == phase)
+    };
+    assert!(of("quiet").all(|sample| sample["messages"] == 0 && sample["established"] == 20));
+    let began_ms = |phase| of(phase).next().unwrap()["t_ms"].as_u64().unwrap();
+    assert!(began_ms("active") - began_ms("quiet") >= 1_000);
+    let messages = &summary["messages"];
+    assert!(messages["completed"].as_u64().unwrap() >= 150, "{messages}");
+    assert!(
+        messages["began_seconds"].as_f64().unwrap() >= 1.0,
+        "{messages}"
+    );
+}
+
 fn has_io_uring(test: &str) -> bool {
     let Err(why) = ring::probe() else { return true };
     let line = format!("SKIPPED {test}: {why}\n");

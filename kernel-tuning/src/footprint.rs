@@ -8,13 +8,14 @@ use std::collections::BTreeMap;
 use procfs::Current;
 use serde::{Deserialize, Serialize};
 
-use crate::host::{HostError, Memory, SlabCache, Sockstat, slab_by_cache};
+use crate::host::{HostError, Memory, SlabCache, Sockstat, format_error, read, slab_by_cache};
 
 /// Kernel memory by its use.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Footprint {
-    /// What new work can get (`MemAvailable`). What the other figures do not show is missing here too: the pages of a
-    /// ring's queues, page structures, and the memory of processes.
+    /// What new work can get: `MemAvailable`, and what it leaves out, the free pages that each CPU keeps for itself (up to
+    /// a tenth of a gigabyte after a close of 20,000 connections). What the other figures do not show is missing here
+    /// too: the pages of a ring's queues, and the memory of processes.
     pub available_bytes: u64,
     /// Pages of all slab caches, free slots and large kmallocs included (`Slab`).
     pub slab_pages_bytes: u64,
@@ -42,7 +43,7 @@ impl Footprint {
         let meminfo = procfs::Meminfo::current()?;
         let (memory, sockstat) = (Memory::read()?, Sockstat::read()?);
         Ok(Self {
-            available_bytes: memory.available_bytes,
+            available_bytes: memory.available_bytes + kept_by_cpus_bytes()?,
             slab_pages_bytes: memory.slab_bytes,
             page_tables_bytes: memory.page_tables_bytes,
             percpu_bytes: meminfo.per_cpu,
@@ -82,10 +83,35 @@ impl Footprint {
     }
 }
 
+/// Free pages in the lists of the CPUs, from `/proc/zoneinfo` (proc_zoneinfo(5)).
+fn kept_by_cpus_bytes() -> Result<u64, HostError> {
+    let path = "/proc/zoneinfo";
+    parse_kept_pages(&read(path)?)
+        .map(|pages| pages * procfs::page_size())
+        .ok_or_else(|| format_error(path, "a page count of a CPU that is no number"))
+}
+
+/// The sum of all `count:` lines; each zone has one of them for each CPU.
+fn parse_kept_pages(zoneinfo: &str) -> Option<u64> {
+    let counts = zoneinfo
+        .lines()
+        .filter_map(|line| line.trim_start().strip_prefix("count:"));
+    counts.map(|count| count.trim().parse::<u64>().ok()).sum()
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pages_kept_by_cpus_are_summed_over_zones() {
+        let zoneinfo = "Node 0, zone      DMA\n  pages free     2816\n  pagesets\n    cpu: 0\n              count:    1\n\
+                        \x20             high:     14\n    cpu: 1\n              count:    20\n\
+                        Node 0, zone   Normal\n    cpu: 0\n              count:    300\n";
+        assert_eq!(parse_kept_pages(zoneinfo), Some(321));
+        assert_eq!(parse_kept_pages("    count: many"), None);
+    }
 
     fn reading(used: u64, objects: [u64; 2]) -> Footprint {
         let cache = |active_objs| SlabCache {

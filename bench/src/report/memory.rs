@@ -17,7 +17,8 @@ const HOW_CACHES_COUNT: &str = "\
 Objects in use (active_objs of /proc/slabinfo): the kernel counts a slab that a CPU is filling as in use as a whole,
 some dozen objects a cache. Caches of like objects may be merged under one name. Caches of files on disk are left
 out: other work of the host fills them. Outside of the caches are large tables (vmalloc), and the pages of a ring's
-queues, which only MemAvailable shows, with the processes' own memory; it is a check, and moves with other work.";
+queues, which only the memory that is available (MemAvailable, and the free pages that CPUs keep for themselves) shows, with
+the processes' own; it is a check, and moves with other work.";
 
 /// What will be measured, and where.
 pub fn plan(report: &MemoryReport, paint: Paint) -> String {
@@ -149,7 +150,7 @@ const SUMS: [Sum; 8] = [
     ("page tables", |growth| Some(growth.page_tables)),
     ("queued TCP data", |growth| Some(growth.queued)),
     ("kernel, all of these", |growth| Some(growth.kernel())),
-    ("MemAvailable fell by, processes too", |growth| {
+    ("available memory fell by, processes too", |growth| {
         Some(growth.available)
     }),
 ];
@@ -210,7 +211,7 @@ fn above(report: &MemoryReport) -> Table {
     row("kernel, all that is accounted for", &|kept| {
         Some(kept.growth.kernel())
     });
-    row("MemAvailable fell by, processes too", &|kept| {
+    row("available memory fell by, processes too", &|kept| {
         Some(kept.growth.available)
     });
     table
