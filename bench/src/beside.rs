@@ -1,9 +1,7 @@
 //! Servers beside idle connections of their own, kept up over all rounds that are measured beside them.
 //!
 //! For a count of idle connections each engine's server holds that many for an idle client; a round is a short-lived
-//! client of newcomers on the same server. So a million is established once and not in every round. Where the memory
-//! does not carry the idle connections of all engines at once, the engines go one after the other, each in a block of
-//! its own; what is compared across blocks is not of one moment, and the text says so.
+//! client of newcomers on the same server. So a million is established once and not in every round ([`crate::blocks`]).
 //!
 //! The newcomers sit in the server's last table or tables, which is where newcomers of a real server are, and they are
 //! as many tables at every count of idle connections: a full table of idle ones costs nothing but its memory.
@@ -14,19 +12,13 @@
 use std::ffi::OsString;
 use std::time::{Duration, Instant};
 
-use kernel_tuning::host::Sockstat;
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::exchange::{Exchanged, Measured};
 use crate::load::{Progress, Stage};
 use crate::result::Failure;
-use crate::rounds::in_random_order;
-use crate::run::Run;
 use crate::runner::{Child, Next};
-use crate::sample::{memory_is_short, settle};
+use crate::sample::memory_is_short;
 use crate::scenario::{CLIENT_SOURCE, Engine, Protocol, server_processes};
-use crate::screen::Screen;
 use crate::servers::{Servers, core_list};
 use crate::stop::TICK;
 
@@ -127,219 +119,6 @@ impl Beside {
     }
 }
 
-/// Engines that are up at the same time, each with its idle connections.
-#[derive(Debug)]
-pub struct Block {
-    /// What is beside each of them.
-    pub wanted: Wanted,
-    /// Those that came up.
-    pub up: Vec<Beside>,
-    /// The sockets that there are between two measurements.
-    pub base: Sockstat,
-}
-
-impl Block {
-    /// The engines that came up.
-    pub fn engines(&self) -> Vec<Engine> {
-        self.up.iter().map(|beside| beside.engine).collect()
-    }
-}
-
-/// Who is measured in a round.
-#[derive(Debug)]
-pub enum Contender<'a> {
-    /// The floor, which has its own server.
-    Floor,
-    /// An engine.
-    Engine(&'a mut Beside),
-}
-
-/// What is measured in a block.
-#[derive(Debug)]
-pub struct Rounds<'a, Case> {
-    /// How many rounds.
-    pub count: usize,
-    /// What is measured in each.
-    pub cases: &'a [Case],
-    /// The floor is measured too.
-    pub has_floor: bool,
-}
-
-impl Block {
-    /// Measures all `rounds`. `measure` gives the figures of one contender in one case, and the summary of a server that
-    /// was there for it alone; `line` says what came of a case in one round. A failure costs its one measurement.
-    pub fn measure<Case: Copy>(
-        &mut self,
-        run: &mut Run,
-        screen: &Screen,
-        rounds: &Rounds<'_, Case>,
-        mut measure: impl FnMut(
-            &Stage,
-            &Case,
-            &Sockstat,
-            &mut Contender<'_>,
-        ) -> Result<(Exchanged, Value), Failure>,
-        line: impl Fn(&[Measured<Case>]) -> String,
-    ) -> Vec<Measured<Case>> {
-        let beside = self.engines();
-        let mut contenders: Vec<Contender<'_>> =
-            self.up.iter_mut().map(Contender::Engine).collect();
-        contenders.extend(rounds.has_floor.then_some(Contender::Floor));
-        let (mut all, mut failures) = (Vec::new(), Vec::new());
-        let (stage, base) = (&run.stage, &self.base);
-        in_random_order(
-            rounds.count,
-            rounds.cases,
-            &mut contenders,
-            &stage.stop,
-            |round, case, contender| {
-                let (engine, processes) = match contender {
-                    Contender::Floor => (None, 1),
-                    Contender::Engine(beside) => (Some(beside.engine), beside.servers.count()),
-                };
-                let name = engine.map_or("the floor", Engine::name);
-                screen.doing(format!("{name}, round {round} of {}", rounds.count));
-                match measure(stage, case, base, contender) {
-                    Ok((exchanged, server)) => Some(Measured {
-                        round,
-                        case: *case,
-                        engine,
-                        beside: beside.clone(),
-                        processes,
-                        exchanged,
-                        server,
-                    }),
-                    Err(failure) => {
-                        screen.failure(&failure);
-                        failures.push(failure);
-                        None
-                    }
-                }
-            },
-            |mut measured, contenders| {
-                if !measured.is_empty() {
-                    measured.sort_by_key(|one| one.engine);
-                    screen.line(&line(&measured));
-                }
-                all.extend(measured);
-                contenders.retain_mut(|contender| match contender {
-                    Contender::Floor => true,
-                    Contender::Engine(beside) => beside.is_up(),
-                });
-            },
-        );
-        run.about.failures.extend(failures);
-        all
-    }
-}
-
-/// A block that could not be.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Skipped {
-    /// Idle connections that each engine was to hold.
-    pub idle: u64,
-    /// The engines.
-    pub engines: Vec<Engine>,
-    /// Why not.
-    pub why: String,
-}
-
-/// What is left of all blocks.
-#[derive(Debug, Default)]
-pub struct Ended {
-    /// Blocks that could not be.
-    pub skipped: Vec<Skipped>,
-    /// Each server process's own summary, in the order they ended.
-    pub servers: Vec<Value>,
-}
-
-/// Sets up a block for each of `wanted`, hands it to `measure`, and takes it down; all engines are in one block where
-/// they hold no more than `most_together` idle connections in sum and the memory carries them, and else each has its own.
-pub fn in_blocks(
-    run: &mut Run,
-    screen: &Screen,
-    engines: &[Engine],
-    wanted: &[Wanted],
-    most_together: u64,
-    mut measure: impl FnMut(&mut Run, &mut Block),
-) -> Ended {
-    let mut ended = Ended::default();
-    for wanted in wanted {
-        let carried = run.fits.saturating_sub(wanted.newcomers);
-        for engines in blocks(engines, wanted.idle, most_together.min(carried)) {
-            if run.stage.stop.cause().is_some() {
-                return ended;
-            }
-            let connections = wanted.idle * engines.len() as u64 + wanted.newcomers;
-            if connections > run.fits {
-                let skipped = Skipped {
-                    idle: wanted.idle,
-                    engines,
-                    why: format!(
-                        "{connections} connections do not fit into the memory that is available, which carries {}",
-                        run.fits
-                    ),
-                };
-                screen.line(&format!("  skipped  {}", skipped.said()));
-                ended.skipped.push(skipped);
-                continue;
-            }
-            let mut block = set_up(run, screen, &engines, *wanted);
-            if !block.up.is_empty() {
-                measure(run, &mut block);
-            }
-            for beside in block.up {
-                let (servers, failures) = beside.end();
-                ended.servers.extend(servers);
-                failures
-                    .into_iter()
-                    .for_each(|failure| run.note(screen, failure));
-            }
-        }
-    }
-    ended
-}
-
-impl Skipped {
-    /// In words.
-    pub fn said(&self) -> String {
-        let engines: Vec<&str> = self.engines.iter().map(|engine| engine.name()).collect();
-        format!(
-            "{} with {} idle connections: {}",
-            engines.join(" and "),
-            self.idle,
-            self.why
-        )
-    }
-}
-
-fn blocks(engines: &[Engine], idle: u64, most_together: u64) -> Vec<Vec<Engine>> {
-    if idle.saturating_mul(engines.len() as u64) <= most_together {
-        vec![engines.to_vec()]
-    } else {
-        engines.iter().map(|engine| vec![*engine]).collect()
-    }
-}
-
-fn set_up(run: &mut Run, screen: &Screen, engines: &[Engine], wanted: Wanted) -> Block {
-    /// The kernel frees the million sockets of the block before within some seconds.
-    const SETTLES_WITHIN: Duration = Duration::from_secs(30);
-    settle(&run.stage.base, SETTLES_WITHIN, &run.stage.stop);
-    let mut up = Vec::new();
-    for engine in engines {
-        screen.doing(format!(
-            "{engine}: establishing {} idle connections",
-            wanted.idle
-        ));
-        match Beside::set_up(&run.stage, *engine, wanted) {
-            Ok(beside) => up.push(beside),
-            Err(failure) => run.note(screen, failure),
-        }
-    }
-    let base = Sockstat::read().unwrap_or(run.stage.base.sockstat);
-    Block { wanted, up, base }
-}
-
 fn hold_idle(
     stage: &Stage,
     engine: Engine,
@@ -404,20 +183,4 @@ fn hold_idle(
         cause,
         stderr_tail: ended.stderr_tail,
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn engines_are_up_together_where_their_idle_connections_are_few() {
-        let engines = [Engine::Uring, Engine::Epoll];
-        assert_eq!(blocks(&engines, 0, 0), [engines.to_vec()]);
-        assert_eq!(blocks(&engines, 100, 200), [engines.to_vec()]);
-        assert_eq!(
-            blocks(&engines, 101, 200),
-            [vec![Engine::Uring], vec![Engine::Epoll]]
-        );
-    }
 }

@@ -10,7 +10,8 @@ use kernel_tuning::host::Sockstat;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::beside::{Contender, Rounds, Wanted, in_blocks};
+use crate::beside::Wanted;
+use crate::blocks::{Contender, Rounds, in_blocks};
 use crate::exchange::{
     self, Exchange, Exchanged, Figures, Measured, Times, figures, pair_ratios_of,
 };

@@ -10,7 +10,7 @@
 //! | [`tail`] | latency in open loop beside idle connections |
 //! | [`churn`] | what a connection costs that comes, exchanges a message and goes |
 //! | [`rounds`], [`exchange`] | measured in random order, and one measurement |
-//! | [`beside`] | servers with idle connections, kept up over all rounds |
+//! | [`beside`], [`blocks`] | servers with idle connections, kept up over all rounds; those up at the same time |
 //! | [`run`], [`usage`] | what surrounds every run, and checks of its flags |
 //! | [`climb`] | the command `hold`: connections brought up, held, exercised and closed |
 //! | [`memory`], [`bare`], [`footprint`] | the command `memory`: what a connection takes of the kernel, beside a bare socket |
@@ -27,6 +27,7 @@
 
 pub mod bare;
 pub mod beside;
+pub mod blocks;
 pub mod churn;
 pub mod cli;
 pub mod climb;

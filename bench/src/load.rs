@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::time::{Duration, Instant};
 
 use kernel_tuning::process::{Ksoftirqd, ProcessError};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::result::{CpuSpan, Failure};
@@ -54,7 +54,7 @@ impl SoftirqThreads {
 }
 
 /// A line of the client's `--samples`. Counts are cumulative.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
     /// Since the client started.
     pub t_ms: u64,

@@ -7,17 +7,15 @@
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use kernel_tuning::host::{Environment, MachineBusy, Memory, environment};
-use kernel_tuning::limit::connections_that_fit;
 use serde::{Deserialize, Serialize};
 
 use crate::load::{SoftirqThreads, Stage};
-use crate::lock::MachineLock;
+use crate::lock::{MachineLock, alone};
 use crate::result::Failure;
 use crate::runner::Launcher;
 use crate::sample::{HostSample, available_bytes, usable_bytes};
-use crate::scenario::{BYTES_PER_CONNECTION, Placement};
+use crate::scenario::Placement;
 use crate::screen::Screen;
-use crate::stop::Stop;
 
 /// Version of the JSON form of the reports that begin with [`About`]; it grows when a reader of the old form would
 /// misread the new one.
@@ -57,8 +55,8 @@ pub struct Run {
     pub stage: Stage,
     /// What its report will say of it.
     pub about: About,
-    /// Connections that the memory carries, both ends on this host.
-    pub fits: u64,
+    /// Memory that it may take: a part of what is available stays free.
+    pub room_bytes: u64,
     began: Instant,
     _alone: MachineLock,
 }
@@ -75,19 +73,9 @@ impl Run {
         command_line: Vec<String>,
         screen: &Screen,
     ) -> Result<Self, String> {
-        /// As long as a whole run of another takes.
-        const LOCK_PATIENCE: Duration = Duration::from_secs(180);
-        let stop = Stop::on_signals(time_limit + LOCK_PATIENCE)
-            .map_err(|cause| format!("cannot handle signals: {cause}"))?;
-        let alone = MachineLock::take(LOCK_PATIENCE, &stop, |reason| {
-            screen.line(&format!(
-                "waiting up to {} s: {reason}",
-                LOCK_PATIENCE.as_secs()
-            ));
-        })?;
+        let (stop, alone) = alone(time_limit, screen)?;
         let memory = Memory::read().map_err(|error| error.to_string())?;
-        let fits = connections_that_fit(available_bytes(&memory), BYTES_PER_CONNECTION)
-            .min(usable_bytes(&memory) / BYTES_PER_CONNECTION);
+        let room_bytes = (available_bytes(&memory) / 100 * 85).min(usable_bytes(&memory));
         let base = HostSample::read().map_err(|error| error.to_string())?;
         let about = About {
             format_version: FORMAT_VERSION,
@@ -115,7 +103,7 @@ impl Run {
         Ok(Self {
             stage,
             about,
-            fits,
+            room_bytes,
             began: Instant::now(),
             _alone: alone,
         })

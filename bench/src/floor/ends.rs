@@ -33,10 +33,12 @@ use nix::sys::signal::{SigSet, Signal};
 use serde::Serialize;
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::load::Progress;
+
 /// The send buffer that Linux gives a TCP socket by default (tcp(7), `tcp_wmem`).
 pub const MOST_MESSAGE_BYTES: u64 = 16_384;
 
-/// Sockets of a group, as many as a ring waits for in one turn.
+/// Sockets of a group: so many that a sleep in each costs little, so few that what was sent is in cache when it is received.
 const GROUP: usize = 64;
 
 #[derive(Debug, Parser)]
@@ -285,11 +287,16 @@ fn mark(message: &mut [u8], number: usize, turn: u64) {
 
 /// A line as those of `throng-client --samples`.
 fn tell(now: Duration, established: usize, messages: u64) -> io::Result<()> {
-    let t_ms = now.as_millis();
-    writeln!(
-        io::stdout(),
-        r#"{{"t_ms":{t_ms},"phase":"active","established":{established},"messages":{messages}}}"#
-    )
+    let progress = Progress {
+        t_ms: now.as_millis() as u64,
+        phase: "active".to_owned(),
+        established: established as u64,
+        failed: 0,
+        lost: 0,
+        messages,
+        cycles: 0,
+    };
+    writeln!(io::stdout(), "{}", serde_json::to_string(&progress)?)
 }
 
 fn write_json(path: &Path, value: &impl Serialize) -> io::Result<()> {

@@ -1,7 +1,8 @@
 //! The floor as text. Pure.
 
 use crate::exchange::Measured;
-use crate::floor::{Case, Plan, Report, Row};
+use crate::floor::Plan;
+use crate::floor::result::{Case, Report, Row};
 use crate::report::format::{count, join, median, percent, ratio, spread};
 use crate::report::rounds::{
     common_cells, common_headings, ending, heading, how, name, names, processes_note,

@@ -1,6 +1,6 @@
 //! What the texts of all measurements in rounds have in common. Pure.
 
-use crate::beside::Skipped;
+use crate::blocks::Skipped;
 use crate::exchange::{Figures, Times};
 use crate::report::format::{count, gib, of_many, percent, rounded, span, spread};
 use crate::report::verdict::SOFTIRQ_NOTE;

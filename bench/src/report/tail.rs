@@ -10,7 +10,8 @@ use crate::run::About;
 use crate::scenario::Engine;
 use crate::screen::Paint;
 use crate::stats::Spread;
-use crate::tail::{Case, Plan, Report, SATURATION_ROUNDS, Saturation};
+use crate::tail::result::{Case, Report, Saturation};
+use crate::tail::{Plan, SATURATION_ROUNDS};
 
 /// What will be run.
 pub fn plan(plan: &Plan, about: &About, paint: Paint) -> String {

@@ -6,7 +6,9 @@
 //! A latency counts from when its message was to be sent.
 //!
 //! Engines whose idle connections are few enough are up at the same time; beyond that they go one after the other, and
-//! the text says so ([`crate::beside`]).
+//! the text says so ([`crate::blocks`]).
+
+pub mod result;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -16,20 +18,19 @@ use kernel_tuning::host::Sockstat;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::beside::{Contender, Rounds, Skipped, Wanted, in_blocks};
+use crate::beside::Wanted;
+use crate::blocks::{Block, Contender, Rounds, in_blocks};
 use crate::echo::client_args;
-use crate::exchange::{
-    self, Exchange, Exchanged, Figures, Measured, Times, figures, pair_ratios_of,
-};
+use crate::exchange::{self, Exchange, Exchanged, Measured, Times};
 use crate::load::Stage;
 use crate::report;
 use crate::result::Failure;
-use crate::run::{About, Run};
+use crate::run::Run;
 use crate::scenario::{Engine, NEWCOMER_SOURCE, Placement};
 use crate::screen::Screen;
 use crate::stats::Spread;
+use crate::tail::result::{Case, Report, Saturation};
 use crate::usage::{distinct, this_host, times, within};
-use crate::warning::{Warning, of_rounds};
 
 /// Idle connections, of all engines in sum, up to which they are up at the same time.
 pub const MOST_TOGETHER: u64 = 300_000;
@@ -126,75 +127,6 @@ pub struct Plan {
     pub placement: Placement,
     /// The hard open-file limit.
     pub nofile_hard: u64,
-}
-
-/// One thing that is measured in every round.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Case {
-    /// Idle connections beside.
-    pub idle: u64,
-    /// Percent of the saturation.
-    pub load_percent: u64,
-    /// Messages a second that this is; none in closed loop.
-    pub asked_per_second: Option<u64>,
-}
-
-/// What loads are shares of.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Saturation {
-    /// The engine whose it is.
-    pub engine: Engine,
-    /// Messages a second, in closed loop.
-    pub per_second: f64,
-}
-
-/// All that the run found.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Report {
-    /// What every report says.
-    #[serde(flatten)]
-    pub about: About,
-    /// What was to be run.
-    pub plan: Plan,
-    /// Each engine in closed loop, nothing idle beside.
-    pub closed_loop: Vec<Measured<Case>>,
-    /// What loads are shares of; none where no engine could be measured.
-    pub saturation: Option<Saturation>,
-    /// What could not be run.
-    pub skipped: Vec<Skipped>,
-    /// Every measurement in open loop, in the order they ran.
-    pub measured: Vec<Measured<Case>>,
-    /// Medians and ratios of `measured`.
-    pub summary: Vec<Row>,
-    /// Each server process's own summary, in the order they ended.
-    pub servers: Vec<Value>,
-    /// Doubts about the figures.
-    pub warnings: Vec<Warning>,
-}
-
-/// What the rounds say of one engine in one case.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Row {
-    /// The case.
-    #[serde(flatten)]
-    pub case: Case,
-    /// The engines that were up at the same time.
-    pub beside: Vec<Engine>,
-    /// The figures.
-    #[serde(flatten)]
-    pub figures: Figures,
-    /// Latency from the intended time, in microseconds.
-    pub p50_us: Option<Spread>,
-    /// As above.
-    pub p99_us: Option<Spread>,
-    /// As above.
-    pub p999_us: Option<Spread>,
-    /// Its p99 ÷ epoll's, round by round, where both were up at the same time.
-    pub p99_of_epoll: Option<Spread>,
-    /// How late the client itself came to a message, p99 in microseconds.
-    pub client_lateness_p99_us: Option<Spread>,
-    /// Measurements in which the rate was not kept.
-    pub short: usize,
 }
 
 impl TailArgs {
@@ -333,7 +265,7 @@ fn measure(
     run: &mut Run,
     screen: &Screen,
     plan: &Plan,
-    block: &mut crate::beside::Block,
+    block: &mut Block,
     count: usize,
     cases: &[Case],
     line: impl Fn(&[Measured<Case>]) -> String,
@@ -409,64 +341,4 @@ fn saturation(engines: &[Engine], closed_loop: &[Measured<Case>]) -> Option<Satu
         .iter()
         .partition(|engine| **engine == Engine::TokioUring);
     slowest(others).or_else(|| slowest(tokio))
-}
-
-impl AsRef<About> for Report {
-    fn as_ref(&self) -> &About {
-        &self.about
-    }
-}
-
-impl Report {
-    /// Draws `summary` and `warnings` from the rest.
-    pub fn conclude(&mut self) {
-        self.summary = summarise(&self.plan, &self.measured);
-        let all = self.closed_loop.iter().chain(&self.measured);
-        self.warnings = of_rounds(&self.about, all.map(|measured| &measured.exchanged));
-    }
-}
-
-const P99: &str = "/messages/latency_us/p99";
-
-fn summarise(plan: &Plan, measured: &[Measured<Case>]) -> Vec<Row> {
-    let mut rows: Vec<Row> = Vec::new();
-    for one in measured {
-        let is_known = |row: &Row| {
-            row.case == one.case && row.beside == one.beside && row.figures.engine == one.engine
-        };
-        if rows.iter().any(is_known) {
-            continue;
-        }
-        let alike = || measured.iter().filter(|other| other.is_of_the_same(one));
-        let spread =
-            |pointer| Spread::of(alike().filter_map(|one| one.exchanged.client_figure(pointer)));
-        let pair = [one.engine, Some(Engine::Epoll)];
-        let p99 = |exchanged: &Exchanged| exchanged.client_figure(P99);
-        let is_short = |one: &&Measured<Case>| {
-            let told = one.exchanged.client.pointer("/messages/open_loop/is_short");
-            told.and_then(Value::as_bool) == Some(true)
-        };
-        rows.extend(figures(alike()).map(|figures| {
-            Row {
-                case: one.case,
-                beside: one.beside.clone(),
-                figures,
-                p50_us: spread("/messages/latency_us/p50"),
-                p99_us: spread(P99),
-                p999_us: spread("/messages/latency_us/p999"),
-                p99_of_epoll: (one.engine != Some(Engine::Epoll))
-                    .then(|| pair_ratios_of(measured, plan.rounds, &one.case, pair, p99))
-                    .flatten(),
-                client_lateness_p99_us: spread("/messages/open_loop/client_lateness_us/p99"),
-                short: alike().filter(is_short).count(),
-            }
-        }));
-    }
-    rows.sort_by_key(|row| {
-        let Case {
-            idle, load_percent, ..
-        } = row.case;
-        (idle, load_percent, row.beside.clone(), row.figures.engine)
-    });
-    rows
 }

@@ -1,0 +1,113 @@
+//! What the floor's rounds found, as plain data, and the figures drawn from it. Pure.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::blocks::Skipped;
+use crate::exchange::{Exchanged, Figures, Measured, figures, pair_ratios_of};
+use crate::floor::Plan;
+use crate::run::About;
+use crate::scenario::Engine;
+use crate::stats::Spread;
+use crate::warning::{Warning, of_rounds};
+
+/// One thing that is measured in every round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Case {
+    /// Idle connections beside.
+    pub idle: u64,
+    /// Connections that exchange messages.
+    pub active: u64,
+}
+
+/// All that the run found.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// What every report says.
+    #[serde(flatten)]
+    pub about: About,
+    /// What was to be run.
+    pub plan: Plan,
+    /// What could not be.
+    pub skipped: Vec<Skipped>,
+    /// Every measurement, in the order they ran.
+    pub measured: Vec<Measured<Case>>,
+    /// Medians and ratios of `measured`.
+    pub summary: Vec<Row>,
+    /// Each server process's own summary, in the order they ended.
+    pub servers: Vec<Value>,
+    /// Doubts about the figures.
+    pub warnings: Vec<Warning>,
+}
+
+/// What the rounds say of one engine, or of the floor, in one case.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    /// The case.
+    #[serde(flatten)]
+    pub case: Case,
+    /// The engines that were up at the same time.
+    pub beside: Vec<Engine>,
+    /// The figures.
+    #[serde(flatten)]
+    pub figures: Figures,
+    /// Its CPU time for a message ÷ the floor's, round by round; none of the floor.
+    pub of_floor: Option<Spread>,
+    /// Times the floor's server slept, for a message.
+    pub waits_per_message: Option<f64>,
+}
+
+impl AsRef<About> for Report {
+    fn as_ref(&self) -> &About {
+        &self.about
+    }
+}
+
+impl Report {
+    /// Draws `summary` and `warnings` from the rest.
+    pub fn conclude(&mut self) {
+        self.summary = summarise(&self.plan, &self.measured);
+        self.warnings = of_rounds(
+            &self.about,
+            self.measured.iter().map(|measured| &measured.exchanged),
+        );
+    }
+}
+
+fn summarise(plan: &Plan, measured: &[Measured<Case>]) -> Vec<Row> {
+    let mut rows: Vec<Row> = Vec::new();
+    for one in measured {
+        let is_known = |row: &Row| {
+            row.case == one.case && row.beside == one.beside && row.figures.engine == one.engine
+        };
+        if rows.iter().any(is_known) {
+            continue;
+        }
+        let alike = || measured.iter().filter(|other| other.is_of_the_same(one));
+        let of_floor = one.engine.and_then(|engine| {
+            let cpu_us = |exchanged: &Exchanged| Some(exchanged.server_cpu_us());
+            let pair = [Some(engine), None];
+            pair_ratios_of(measured, plan.rounds, &one.case, pair, cpu_us)
+        });
+        let waits = alike().filter_map(|one| {
+            let figure = |name| one.server.get(name).and_then(Value::as_f64);
+            Some(figure("waits")? / figure("messages")?)
+        });
+        rows.extend(figures(alike()).map(|figures| Row {
+            case: one.case,
+            beside: one.beside.clone(),
+            figures,
+            of_floor,
+            waits_per_message: Spread::of(waits).map(|waits| waits.median),
+        }));
+    }
+    rows.sort_by_key(|row| {
+        (
+            row.case.idle,
+            row.beside.clone(),
+            row.case.active,
+            row.figures.engine,
+        )
+    });
+    rows
+}
