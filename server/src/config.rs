@@ -131,6 +131,9 @@ pub struct Flags {
     /// Share the port with other processes that do the same (SO_REUSEPORT)
     #[arg(long, help_heading = "What it serves")]
     pub reuse_port: bool,
+    /// Answer the client's canaries (UDP and TCP) on this port too, from a thread of its own; 0 takes a free one
+    #[arg(long, value_name = "PORT", help_heading = "What it serves")]
+    pub canary_port: Option<u16>,
     /// What carries the connections
     #[arg(long, value_enum, default_value_t = EngineChoice::Auto, help_heading = "How it serves")]
     pub engine: EngineChoice,
@@ -217,6 +220,9 @@ pub enum UsageError {
     /// A heartbeat nobody can keep.
     #[error("--heartbeat must be at least 10ms (or 0 for none)")]
     HeartbeatTooShort,
+    /// The responder and the server on one port.
+    #[error("--canary-port {0} is the port of --listen: choose another, or 0 for a free one")]
+    CanaryPort(u16),
     /// A core outside the affinity mask.
     #[error(
         "core {core} is not in this process's affinity mask {mask:?}: choose from those (see `taskset -p $$`)"
@@ -261,6 +267,8 @@ pub struct Resolved {
     pub leaks: bool,
     /// Why `--engine auto` did not take io_uring.
     pub fallback: Option<ring::Unavailable>,
+    /// Where canaries are answered.
+    pub canary_port: Option<u16>,
     /// Where the summary goes.
     pub json: Option<PathBuf>,
     /// Where commands come from.
@@ -289,6 +297,12 @@ pub fn resolve(args: impl Iterator<Item = OsString>) -> Result<Resolved, UsageEr
     };
     if heartbeat.is_some_and(|every| every < Duration::from_millis(10)) {
         return Err(UsageError::HeartbeatTooShort);
+    }
+    if let Some(port) = flags.canary_port
+        && port != 0
+        && port == flags.listen.port()
+    {
+        return Err(UsageError::CanaryPort(port));
     }
     let mask = process::affinity()?;
     let cores = match flags.cores {
@@ -344,6 +358,7 @@ pub fn resolve(args: impl Iterator<Item = OsString>) -> Result<Resolved, UsageEr
         },
         protocol: flags.protocol,
         fallback,
+        canary_port: flags.canary_port,
         json: flags.json,
         control,
         broadcast: (
@@ -373,6 +388,7 @@ mod tests {
         assert!(refused("--cores 4096").contains("affinity mask"));
         assert!(refused("--cores 0,x").contains("not a core"));
         assert!(refused("--listen nowhere").contains("--listen"));
+        assert!(refused("--canary-port 7000").contains("--canary-port"));
         assert!(refused("--max-connections 0").contains("--max-connections"));
         assert!(refused("--json /nonexistent/x.json").contains("cannot be written"));
         assert!(refused("--engine kqueue").contains("uring"));

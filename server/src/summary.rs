@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::canary::ResponderSummary;
 use crate::config::{Protocol, Resolved};
 use crate::engine::EngineKind;
 use crate::server::Ended;
@@ -26,6 +27,8 @@ pub struct Summary {
     pub table_slots: u32,
     /// Time between heartbeats in ms; 0 without.
     pub heartbeat_ms: u64,
+    /// What canaries got, where `--canary-port` answers them.
+    pub canary: Option<ResponderSummary>,
     /// Why it ended.
     pub cause: &'static str,
     /// For how long it ran, in seconds.
@@ -47,6 +50,7 @@ impl Summary {
             cores: config.cores.clone(),
             table_slots: config.table_slots,
             heartbeat_ms: config.heartbeat.map_or(0, |h| h.as_millis() as u64),
+            canary: None,
             cause: ended.cause,
             seconds,
             stats: ended.stats,
@@ -106,6 +110,17 @@ impl fmt::Display for Summary {
             if count > 0 {
                 writeln!(f, "  {}", what.replace("{}", &count.to_string()))?;
             }
+        }
+        if let Some(canary) = &self.canary {
+            writeln!(
+                f,
+                "  canaries     {} datagrams and {} connections answered on {}; {} datagrams ignored, {} connections too many",
+                canary.datagrams,
+                canary.connections,
+                canary.address,
+                canary.datagrams_ignored,
+                canary.connections_refused
+            )?;
         }
         if let Some(ring) = &stats.ring {
             write!(
