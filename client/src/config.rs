@@ -14,6 +14,7 @@ use kernel_tuning::{host, process};
 use ring::SendArena;
 use serde::{Serialize, Serializer};
 
+use crate::canary;
 use crate::source::Plan;
 
 /// What is said on the connections.
@@ -54,6 +55,8 @@ pub struct Config {
     pub active: u64,
     /// Size of a message in bytes.
     pub message_bytes: u32,
+    /// What is probed meanwhile.
+    pub canary: Option<canary::Config>,
     /// The CPUs of the workers.
     pub cores: Vec<usize>,
     /// Where the summary goes; `-`: stdout.
@@ -158,6 +161,9 @@ struct Flags {
     #[arg(long, default_value_t = 64, value_name = "N", requires = "active", value_parser = clap::value_parser!(u32).range(1..=MAX_MESSAGE_BYTES), help_heading = "While held")]
     message_bytes: u32,
 
+    #[command(flatten)]
+    canary: canary::Flags,
+
     /// CPUs to run on, one worker each: a list such as 0,1, or all [default: the affinity mask]
     #[arg(
         long,
@@ -234,7 +240,11 @@ impl Flags {
                 self.active, self.connections
             ));
         }
+        let canary = self
+            .canary
+            .resolve(&targets, self.protocol == Protocol::Line)?;
         Ok(Config {
+            canary,
             targets,
             connections: self.connections,
             sources,

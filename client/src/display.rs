@@ -104,6 +104,7 @@ pub(crate) fn summary(summary: &Summary, has_colour: bool) -> String {
     };
     let mut lines: Vec<(&str, String)> = vec![
         ("target", summary.target.clone()),
+        ("path", summary.path.to_string()),
         (
             "established",
             format!(
@@ -179,10 +180,14 @@ pub(crate) fn summary(summary: &Summary, has_colour: bool) -> String {
     if let Some(diagnosis) = &summary.diagnosis {
         lines.push(("diagnosis", format!("{red}{diagnosis}{end}")));
     }
-    lines
+    let mut text: String = lines
         .iter()
         .map(|(name, text)| format!("{bold}{name:<16}{end} {text}\n"))
-        .collect()
+        .collect();
+    if let Some(canaries) = &summary.canaries {
+        text += &format!("{bold}canaries{end}\n{}", canaries.text());
+    }
+    text
 }
 
 fn latency(p: &Percentiles) -> String {
