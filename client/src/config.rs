@@ -162,7 +162,7 @@ struct Flags {
     message_bytes: u32,
 
     #[command(flatten)]
-    canary: canary::Flags,
+    canary: canary::CanaryFlags,
 
     /// CPUs to run on, one worker each: a list such as 0,1, or all [default: the affinity mask]
     #[arg(

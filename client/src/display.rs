@@ -72,6 +72,20 @@ impl Progress {
         }
     }
 
+    /// What the run does while no connection is opened or held.
+    pub(crate) fn note(&self, text: &str) {
+        match &self.bar {
+            Some(bar) => {
+                bar.set_prefix("canary");
+                bar.set_message(text.to_string());
+            }
+            None => {
+                // A reader that went away is no reason to stop.
+                let _ = writeln!(stderr(), "{text}");
+            }
+        }
+    }
+
     pub(crate) fn finish(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();

@@ -77,7 +77,7 @@ impl Interrupts {
     }
 
     /// Waits for `time`, or until `is_done`. True when the run is to end.
-    fn linger(&self, time: Duration, is_done: impl Fn() -> bool) -> anyhow::Result<bool> {
+    fn linger(&self, time: Duration, mut is_done: impl FnMut() -> bool) -> anyhow::Result<bool> {
         let start = Instant::now();
         while !is_done() {
             let left = time.saturating_sub(start.elapsed());
@@ -112,10 +112,15 @@ pub(crate) fn run(
     let nofile = kernel_tuning::process::raise_nofile()?;
     let table_slots = nofile.soft.min(u64::from(ring::Token::MAX_SLOTS)) as u32;
     let canaries = config.canary.as_ref().map(Canaries::start).transpose()?;
-    if let Some(canaries) = &canaries
-        && interrupts.linger(canaries.config().baseline, || false)?
-    {
-        bail!("interrupted in the baseline, before the first connection");
+    if let Some(canaries) = &canaries {
+        let baseline = canaries.config().baseline;
+        watchers.progress.note(&format!(
+            "baseline of the canaries: {} before the first connection",
+            humantime::format_duration(baseline)
+        ));
+        if interrupts.linger(baseline, || false)? {
+            bail!("interrupted in the baseline, before the first connection");
+        }
     }
     let shared = Shared::new(config.cores.len(), config.connections)?;
     thread::scope(|scope| {
@@ -366,7 +371,7 @@ fn recover(
 ) -> anyhow::Result<canary::Report> {
     let held = summary.established;
     if summary.ended != Ended::Interrupted
-        && !interrupts.linger(LONGEST_CLOSE, || canaries.has_closed(held))?
+        && !interrupts.linger(LONGEST_CLOSE, canaries.teardown(held))?
     {
         canaries.enter(Stage::Recovery);
         interrupts.linger(canaries.config().recovery, || false)?;

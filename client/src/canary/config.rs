@@ -57,7 +57,7 @@ pub struct Config {
 /// The flags of the group "Canaries".
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Canaries")]
-pub struct Flags {
+pub struct CanaryFlags {
     /// Probe the rest of the network through the whole run: a list of ping, connect, udp [default: all that can work]
     #[arg(
         long,
@@ -114,7 +114,7 @@ impl FromStr for Kinds {
 /// More would be a load of their own.
 const MOST_PROBES: usize = 32;
 
-impl Flags {
+impl CanaryFlags {
     /// What to probe in a run against `targets`, which greet or not. None without `--canary`.
     ///
     /// # Errors
@@ -203,7 +203,7 @@ mod tests {
     #[derive(Parser, Debug)]
     struct Command {
         #[command(flatten)]
-        flags: Flags,
+        flags: CanaryFlags,
         targets: Vec<SocketAddr>,
     }
 

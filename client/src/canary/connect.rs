@@ -1,6 +1,6 @@
 //! Fresh TCP connections: from connect(2) to the first byte of the other side, whose arrival the kernel stamps.
 //!
-//! Each is bound to the source address that the kernel would choose and a port of its choice, with SO_REUSEADDR: without
+//! Each is bound to a source address and a port of the kernel's choice, with SO_REUSEADDR: without
 //! a bind, connect(2) takes no port that any held connection has bound, from whatever address, and there would soon be
 //! none. Each is closed with a reset, so that none is left in TIME_WAIT. Invariant: an attempt is open exactly as long as
 //! its probe is under way.

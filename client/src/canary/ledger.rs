@@ -28,7 +28,7 @@ pub(super) struct Sent {
 pub(super) struct Tally {
     pub(super) sent: u64,
     pub(super) lost: u64,
-    /// Slots in which the prober did not run.
+    /// Slots in which the prober did not run, or had nothing to send with.
     pub(super) not_sent: u64,
     /// Of those answered, in nanoseconds.
     pub(super) rtt_ns: Histogram<u64>,

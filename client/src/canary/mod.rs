@@ -6,6 +6,7 @@
 //! | `timeline` | the stages of the run, and when a probe is due (pure) |
 //! | `ledger` | what became of each probe (pure) |
 //! | `socket`, `icmp`, `datagram`, `connect` | the probes themselves, their answers stamped by the kernel |
+//! | `teardown` | when the mass close is over (pure) |
 //! | `prober` | the thread that sends and receives |
 //! | `statistics`, [`verdict`] | each stage against the baseline, by a stated test (pure) |
 //! | [`path`] | what lies in between |
@@ -24,18 +25,19 @@ mod prober;
 pub mod report;
 mod socket;
 mod statistics;
+mod teardown;
 pub mod timeline;
 pub mod verdict;
 
 use std::hash::{BuildHasher, RandomState};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use anyhow::Context as _;
 use kernel_tuning::host::Sockstat;
 
-pub use config::{Config, Flags, Kind};
+pub use config::{CanaryFlags, Config, Kind};
 pub use path::Path;
 pub use report::Report;
 pub use timeline::Stage;
@@ -45,7 +47,11 @@ use datagram::Datagrams;
 use ledger::Ledger;
 use prober::{Clock, Means, Probe};
 use report::{Account, NotMeasured};
+use teardown::Teardown;
 use timeline::Schedule;
+
+/// Where connects come from on loopback.
+const CONNECT_SOURCE: Ipv4Addr = Ipv4Addr::new(127, 255, 255, 254);
 
 /// The canaries of a run, in their baseline from the start on.
 pub(crate) struct Canaries {
@@ -120,13 +126,11 @@ impl Canaries {
         self.clock.timeline().enter(stage, self.clock.now());
     }
 
-    /// Whether the kernel has taken down the `established` connections, but for a hundredth: a ring's sockets are closed
-    /// after the ring has gone. True where it does not say.
-    pub(crate) fn has_closed(&self, established: u64) -> bool {
-        match (self.sockets_before, sockets()) {
-            (Some(before), Some(now)) => now <= before + established / 100,
-            _ => true,
-        }
+    /// Tells, whenever it is asked, whether the kernel has taken down the `held` connections.
+    pub(crate) fn teardown(&self, held: u64) -> impl FnMut() -> bool {
+        let mut teardown = Teardown::new(self.sockets_before, held);
+        let clock = Arc::clone(&self.clock);
+        move || teardown.is_over(sockets(), clock.now())
     }
 
     /// Waits for the last answers, and judges. `held` is the most connections there were.
@@ -174,9 +178,13 @@ fn means(kind: Kind, target: SocketAddr, is_greeted: bool, nonce: u64) -> Result
         Kind::Ping => Datagrams::icmp(target, nonce).map(Means::Datagrams),
         Kind::Udp => Datagrams::udp(target, nonce).map(Means::Datagrams),
         Kind::Connect => {
-            let source = Path::to(target.ip()).1.ok_or_else(|| {
-                format!("no route to {target}; see `ip route get {}`", target.ip())
-            })?;
+            let source = match target.ip() {
+                // Held connections may have every port of the address that the kernel would choose.
+                IpAddr::V4(ip) if ip.is_loopback() => CONNECT_SOURCE.into(),
+                ip => Path::to(ip)
+                    .1
+                    .ok_or_else(|| format!("no route to {ip}; see `ip route get {ip}`"))?,
+            };
             Ok(Means::Connects(Connects::new(target, source, is_greeted)))
         }
     }

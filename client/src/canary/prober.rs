@@ -7,6 +7,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 
@@ -99,7 +100,7 @@ fn wait(clock: &Clock, probes: &[Probe], is_over: bool) {
         .collect();
     // Interrupted or refused: the next turn looks at all sockets anyway. Refused for lack of memory, it must not spin.
     if ppoll(&mut fds, Some(TimeSpec::from_duration(timeout)), None)
-        .is_err_and(|errno| errno != nix::errno::Errno::EINTR)
+        .is_err_and(|errno| errno != Errno::EINTR)
     {
         std::thread::sleep(timeout.max(Duration::from_millis(1)));
     }
@@ -135,9 +136,20 @@ impl Probe {
                 connects.send(seq, prepared, || sent = clock.sent())
             }
         };
-        self.ledger.sent(seq, stage, due.intended, sent);
-        if let Err(errno) = result {
-            self.ledger.failed(seq, &format!("{errno:?}"));
+        match result {
+            // Nothing was asked of the network: this host had no port or no file for the probe.
+            Err(
+                errno @ (Errno::EADDRNOTAVAIL | Errno::EADDRINUSE | Errno::EMFILE | Errno::ENFILE),
+            ) => {
+                self.ledger.missed(stage);
+                self.ledger.noted(&format!("{errno:?}"));
+            }
+            result => {
+                self.ledger.sent(seq, stage, due.intended, sent);
+                if let Err(errno) = result {
+                    self.ledger.failed(seq, &format!("{errno:?}"));
+                }
+            }
         }
     }
 

@@ -30,8 +30,19 @@ pub struct Report {
     pub connects: u64,
     /// By what a verdict is reached.
     pub test: Test,
-    /// The verdicts in words, one for each stage.
-    pub verdicts: Vec<String>,
+    /// The verdicts in words: one for each probe in each stage but the baseline.
+    pub verdicts: Vec<Said>,
+}
+
+/// A verdict in words: "at 100,000 held: ping 127.0.0.1: p99 0.11 → 0.13 ms, no loss".
+#[derive(Clone, Debug, Serialize)]
+pub struct Said {
+    /// In which stage, with how many connections.
+    pub when: String,
+    /// Of which probe.
+    pub probe: String,
+    /// The verdict.
+    pub words: String,
 }
 
 /// A stage.
@@ -75,7 +86,7 @@ pub struct StageFigures {
     pub answered: u64,
     /// Not so.
     pub lost: u64,
-    /// Slots in which the prober did not run: they say nothing of the network.
+    /// Slots in which the prober did not run, or had no port or file to probe with: they say nothing of the network.
     pub not_sent: u64,
     /// Answers that were timed by the prober's wake-up and not by the kernel.
     pub unstamped: u64,
@@ -138,7 +149,7 @@ impl Report {
         let verdicts = stages
             .iter()
             .filter(|span| span.stage != Stage::Baseline)
-            .map(|span| sentence(span.stage, held, accounts, &probes))
+            .flat_map(|span| say(span.stage, held, accounts, &probes))
             .collect();
         let of_connects = |probe: &&ProbeReport| probe.kind == Kind::Connect;
         Report {
@@ -193,9 +204,19 @@ impl Report {
                 );
             }
         }
+        let paths: BTreeMap<_, _> = self
+            .probes
+            .iter()
+            .map(|probe| (probe.target.ip(), &probe.path))
+            .collect();
+        for (host, path) in paths {
+            let _ = writeln!(text, "  path to {host}: {path}");
+        }
+        if self.probes.iter().any(|probe| probe.kind != Kind::Ping) {
+            text += "  connect and udp are answered by a process, whose wait for a CPU is in their times; ping by the kernel\n";
+        }
         for probe in &self.probes {
             let name = probe.name();
-            let _ = writeln!(text, "  {name}: path {}", probe.path);
             let unstamped: u64 = probe.stages.iter().map(|s| s.unstamped).sum();
             for (count, what) in [
                 (probe.duplicates, "answers came twice or after a second"),
@@ -231,8 +252,13 @@ impl Report {
                 HumanCount(self.connects)
             );
         }
-        for verdict in &self.verdicts {
-            let _ = writeln!(text, "  {verdict}");
+        let mut last = "";
+        for Said { when, probe, words } in &self.verdicts {
+            if when != last {
+                let _ = writeln!(text, "  {when}:");
+                last = when;
+            }
+            let _ = writeln!(text, "    {probe:<26} {words}");
         }
         text
     }
@@ -283,29 +309,29 @@ impl Quantiles {
     }
 }
 
-/// The verdict on a stage: "at 100,000 held: ping 127.0.0.1 p99 0.11 → 0.13 ms, no loss".
-fn sentence(stage: Stage, held: u64, accounts: &[Account], probes: &[ProbeReport]) -> String {
+/// The verdicts on a stage.
+fn say(stage: Stage, held: u64, accounts: &[Account], probes: &[ProbeReport]) -> Vec<Said> {
     let held = HumanCount(held);
     let when = match stage {
         Stage::Baseline => "before".into(),
         Stage::Ramp => format!("in the ramp to {held}"),
         Stage::Hold => format!("at {held} held"),
-        Stage::Active => format!("at {held} held and active"),
+        Stage::Active => format!("at {held} held, with messages"),
         Stage::Close => format!("during the mass close of {held}"),
         Stage::Recovery => "in recovery".into(),
     };
-    let told: Vec<String> = accounts
-        .iter()
-        .zip(probes)
-        .filter_map(|(account, probe)| {
-            let figures = probe.stages.iter().find(|f| f.stage == stage)?;
-            let words = Words {
-                verdict: figures.verdict.as_ref()?,
-                tally: account.ledger.tally(stage),
-                base: account.ledger.tally(Stage::Baseline),
-            };
-            Some(format!("{} {words}", probe.name()))
+    let of_probe = |(account, probe): (&Account, &ProbeReport)| {
+        let figures = probe.stages.iter().find(|f| f.stage == stage)?;
+        let words = Words {
+            verdict: figures.verdict.as_ref()?,
+            tally: account.ledger.tally(stage),
+            base: account.ledger.tally(Stage::Baseline),
+        };
+        Some(Said {
+            when: when.clone(),
+            probe: probe.name(),
+            words: words.to_string(),
         })
-        .collect();
-    format!("{when}: {}", told.join("; "))
+    };
+    accounts.iter().zip(probes).filter_map(of_probe).collect()
 }
