@@ -247,6 +247,47 @@ fn a_host_that_stops_answering_pings_is_told_as_loss() {
     told_as_worse(&run);
 }
 
+/// Held connections (they begin at port 10000) that have bound every port leave none to a program that connects without a bind: that is told, and
+/// is neither a loss nor the prober's own trouble.
+#[test]
+fn ports_that_the_held_connections_take_from_others_are_told() {
+    let test = "ports_that_the_held_connections_take_from_others_are_told";
+    if !has_ring(test) || !in_namespace(test) {
+        return;
+    }
+    let server = Server::start(&["--canary-port", "0"]);
+    let port = canary_port(&server);
+    // Of this namespace alone.
+    fs::write("/proc/sys/net/ipv4/ip_local_port_range", "10050 10099").unwrap();
+    let flags = [
+        "--hold",
+        "2s",
+        "--source",
+        "127.1.0.1",
+        "--canary=connect",
+        "--canary-port",
+        &port,
+    ];
+    let run = client(&server, &flags, || {});
+    assert_eq!(run.output.status.code(), Some(0), "{}", text(&run.output));
+    assert_eq!(run.count("connect", "baseline", "unbound_without_port"), 0);
+    assert!(
+        run.count("connect", "hold", "unbound_without_port") > 0,
+        "{}",
+        text(&run.output)
+    );
+    assert!(
+        run.count("connect", "hold", "answered") > 10,
+        "{}",
+        text(&run.output)
+    );
+    assert!(
+        text(&run.output).contains("NO PORT"),
+        "{}",
+        text(&run.output)
+    );
+}
+
 /// Loss does not depend on how late a probe was sent, but a verdict needs a prober that ran.
 fn told_as_worse(run: &Run) {
     let figures = run.figures("ping", "hold");
@@ -347,14 +388,14 @@ fn in_namespace(test: &str) -> bool {
     let said = text(&output);
     // What was skipped there was skipped here.
     for line in said.lines().filter(|line| line.starts_with("SKIPPED ")) {
-        eprintln_past_capture(line);
+        skip_too(line);
     }
     assert!(output.status.success(), "{said}");
     assert!(said.contains("1 passed"), "{said}");
     false
 }
 
-fn eprintln_past_capture(line: &str) {
+fn skip_too(line: &str) {
     let (test, why) = line
         .trim_start_matches("SKIPPED ")
         .split_once(": ")

@@ -104,6 +104,7 @@ Examples:
   throng-client 127.0.0.1:7000 --connections 100000 --source 127.1.0.0/16 --hold 30s
   throng-client 127.0.0.1:7000 --connections 10000 --active 500 --hold 10s --json result.json
   throng-client 127.0.0.1:7000 127.0.0.1:7001 --connections 500000 --rate 20000 --samples -
+  throng-client 127.0.0.1:7000 --connections 100000 --canary --canary-port 7001
 
 Each connection is bound to a source address and port before it connects, so one address carries \
 about 64,000 connections to a target. All connections are closed with a reset (SO_LINGER 0), so that \

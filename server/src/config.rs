@@ -106,6 +106,7 @@ Examples:
   throng-server --protocol echo --cores 0            echo on one core
   throng-server --listen [::]:7000 --heartbeat 30s   all addresses, a heartbeat every 30 s
   throng-server --engine epoll --max-connections 10000
+  throng-server --canary-port 7001                   answers the client's --canary too
 
 SIGINT or SIGTERM: stops accepting, sends what waits, closes, prints a summary.
 Exit status: 0 ended in good order; 1 failed while running; 2 bad usage.";

@@ -36,6 +36,10 @@ pub(super) struct Tally {
     pub(super) lateness_ns: Histogram<u64>,
     /// Answers timed by the prober's own wake-up, for lack of a stamp of the kernel's or because the clock was set.
     pub(super) unstamped: u64,
+    /// Connects tried as most programs do, without a bind.
+    pub(super) unbound: u64,
+    /// Those of them that found no port: every one that connect(2) may choose was bound.
+    pub(super) unbound_without_port: u64,
 }
 
 impl Tally {
@@ -49,6 +53,8 @@ impl Tally {
             rtt_ns: histogram()?,
             lateness_ns: histogram()?,
             unstamped: 0,
+            unbound: 0,
+            unbound_without_port: 0,
         })
     }
 }
@@ -103,6 +109,13 @@ impl Ledger {
 
     pub(super) fn missed(&mut self, stage: Stage) {
         self.tally_mut(stage).not_sent += 1;
+    }
+
+    /// A connect without a bind was tried.
+    pub(super) fn unbound(&mut self, stage: Stage, has_port: bool) {
+        let tally = self.tally_mut(stage);
+        tally.unbound += 1;
+        tally.unbound_without_port += u64::from(!has_port);
     }
 
     pub(super) fn sent(&mut self, seq: u64, stage: Stage, intended: Duration, sent: Sent) {

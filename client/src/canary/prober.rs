@@ -132,8 +132,12 @@ impl Probe {
                 datagrams.send(&packet)
             }
             Means::Connects(connects) => {
-                let prepared = connects.prepare();
-                connects.send(seq, prepared, || sent = clock.sent())
+                let prepared = connects.prepare(due.intended);
+                let begun = connects.send(seq, prepared, || sent = clock.sent());
+                if let Some(has_port) = begun.unbound_has_port {
+                    self.ledger.unbound(stage, has_port);
+                }
+                begun.result
             }
         };
         match result {

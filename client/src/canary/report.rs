@@ -90,6 +90,10 @@ pub struct StageFigures {
     pub not_sent: u64,
     /// Answers that were timed by the prober's wake-up and not by the kernel.
     pub unstamped: u64,
+    /// Connects tried as most programs do, without a bind.
+    pub unbound: u64,
+    /// Those of them that found no port: the connections held have bound all that connect(2) may choose.
+    pub unbound_without_port: u64,
     /// From the send to the arrival of the answer.
     pub rtt_ns: Quantiles,
     /// From the intended to the real send.
@@ -277,6 +281,8 @@ impl ProbeReport {
                 lost: tally.lost,
                 not_sent: tally.not_sent,
                 unstamped: tally.unstamped,
+                unbound: tally.unbound,
+                unbound_without_port: tally.unbound_without_port,
                 rtt_ns: Quantiles::of(&tally.rtt_ns),
                 lateness_ns: Quantiles::of(&tally.lateness_ns),
                 verdict: (stage != Stage::Baseline).then(|| judge(tally, base, interval)),

@@ -189,7 +189,16 @@ impl fmt::Display for Words<'_> {
             Verdict::NoWorse(comparison) | Verdict::Worse(comparison) => {
                 compared(f, comparison, tally)
             }
+        }?;
+        if tally.unbound_without_port > 0 {
+            write!(
+                f,
+                "; {} of {} connects without a bind found NO PORT, as other programs of this host do now: held connections \
+                 have bound every port of net.ipv4.ip_local_port_range",
+                tally.unbound_without_port, tally.unbound
+            )?;
         }
+        Ok(())
     }
 }
 
