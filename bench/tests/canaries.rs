@@ -288,6 +288,53 @@ fn ports_that_the_held_connections_take_from_others_are_told() {
     );
 }
 
+#[test]
+fn a_neighbour_over_veth_is_named_so_and_its_silence_is_loss() {
+    let test = "a_neighbour_over_veth_is_named_so_and_its_silence_is_loss";
+    if !has_ring(test) || !in_namespace(test) {
+        return;
+    }
+    for command in [
+        "link add near type veth peer name far",
+        "addr add 10.77.0.1/24 dev near",
+        "link set near up",
+        "link set far up",
+    ] {
+        let done = Command::new("ip")
+            .args(command.split(' '))
+            .status()
+            .unwrap();
+        assert!(done.success(), "ip {command}");
+    }
+    let server = Server::start(&[]);
+    // Nobody has this address.
+    let flags = [
+        "--hold",
+        "1s",
+        "--canary=ping",
+        "--canary-neighbour",
+        "10.77.0.2",
+    ];
+    let run = client(&server, &flags, || {});
+    assert_eq!(run.output.status.code(), Some(0), "{}", text(&run.output));
+    let neighbour = &run.summary["canaries"]["probes"][1];
+    assert_eq!(neighbour["target"], "10.77.0.2:0");
+    assert_eq!(
+        neighbour["path"],
+        serde_json::json!({"kind": "veth", "device": "near"})
+    );
+    assert_eq!(neighbour["stages"][0]["answered"], 0);
+    assert_eq!(
+        neighbour["stages"][0]["sent"],
+        neighbour["stages"][0]["lost"]
+    );
+    assert!(
+        run.count("ping", "baseline", "answered") > 10,
+        "{}",
+        text(&run.output)
+    );
+}
+
 /// Loss does not depend on how late a probe was sent, but a verdict needs a prober that ran.
 fn told_as_worse(run: &Run) {
     let figures = run.figures("ping", "hold");

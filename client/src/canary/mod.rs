@@ -9,7 +9,7 @@
 //! | `teardown` | when the mass close is over (pure) |
 //! | `prober` | the thread that sends and receives |
 //! | `statistics`, [`verdict`] | each stage against the baseline, by a stated test (pure) |
-//! | [`path`] | what lies in between |
+//! | [`path`], `link` | what lies in between |
 //! | [`report`] | data and text |
 //!
 //! This file owns the prober's thread, and is all that the run knows of it: start, say which stage it is, finish.
@@ -20,6 +20,7 @@ mod connect;
 mod datagram;
 mod icmp;
 mod ledger;
+mod link;
 pub mod path;
 mod prober;
 pub mod report;

@@ -1,15 +1,15 @@
 //! What lies between here and a target: whether a figure says anything of a network.
 //!
-//! Touches a UDP socket that sends nothing, the list of interfaces, and /sys/class/net.
+//! Touches a UDP socket that sends nothing, the list of interfaces, and what the kernel says of a device.
 
 use std::fmt;
-use std::fs;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::path::Path as FilePath;
 
 use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::SockaddrStorage;
 use serde::Serialize;
+
+use super::link;
 
 /// How packets reach a target.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -26,6 +26,8 @@ pub enum Path {
     Device {
         /// The interface.
         device: String,
+        /// What software makes it (`bridge`, `vlan`, `tun`, …); none of hardware's.
+        software: Option<String>,
     },
     /// There is no route, or no interface has the source address.
     Unknown,
@@ -36,7 +38,14 @@ impl fmt::Display for Path {
         match self {
             Path::Loopback => write!(f, "loopback: not a network measurement"),
             Path::Veth { device } => write!(f, "veth {device}: within this host, over no wire"),
-            Path::Device { device } => write!(f, "device {device}"),
+            Path::Device {
+                device,
+                software: None,
+            } => write!(f, "device {device}"),
+            Path::Device {
+                device,
+                software: Some(kind),
+            } => write!(f, "device {device} ({kind})"),
             Path::Unknown => write!(
                 f,
                 "unknown: no route, or no interface has its source address"
@@ -64,12 +73,13 @@ impl Path {
         } else {
             match device_of(source) {
                 None => Path::Unknown,
-                Some((device, _)) if is_veth(device) => Path::Veth {
-                    device: device.clone(),
-                },
-                Some((device, _)) => Path::Device {
-                    device: device.clone(),
-                },
+                Some((device, _)) => {
+                    let device = device.clone();
+                    match link::kind(&device) {
+                        Some(kind) if kind == "veth" => Path::Veth { device },
+                        software => Path::Device { device, software },
+                    }
+                }
             }
         };
         (path, Some(source))
@@ -91,24 +101,6 @@ fn source(target: IpAddr) -> Option<IpAddr> {
 fn ip(address: &SockaddrStorage) -> Option<IpAddr> {
     None.or_else(|| address.as_sockaddr_in().map(|a| a.ip().into()))
         .or_else(|| address.as_sockaddr_in6().map(|a| a.ip().into()))
-}
-
-/// A virtual device whose other end is another device, and that stands on no third one as a VLAN or a macvlan does.
-fn is_veth(device: &str) -> bool {
-    let at = FilePath::new("/sys/class/net").join(device);
-    let number = |file: &str| {
-        let text = fs::read_to_string(at.join(file)).ok()?;
-        text.trim().parse::<u32>().ok()
-    };
-    let (Some(own), Some(other)) = (number("ifindex"), number("iflink")) else {
-        return false;
-    };
-    let stands_on_another = fs::read_dir(&at).is_ok_and(|entries| {
-        entries
-            .flatten()
-            .any(|entry| entry.file_name().to_string_lossy().starts_with("lower_"))
-    });
-    own != other && !at.join("device").exists() && !stands_on_another
 }
 
 #[cfg(test)]
