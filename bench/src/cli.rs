@@ -1,18 +1,31 @@
 //! The command line of `throng-bench`. What is wrong with it is said, with exit code 2, before anything starts.
 
+mod hold;
+mod memory;
+
 use std::ffi::OsString;
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use hold::{HOLD_EXAMPLES, HoldArgs};
 use kernel_tuning::process::{Nofile, affinity, raise_nofile};
+use memory::{MEMORY_EXAMPLES, MemoryArgs};
+use serde::Serialize;
 
+use crate::bare::{self, BareArgs};
+use crate::churn::{self, ChurnArgs};
+use crate::climb::climb;
 use crate::compare::compare;
-use crate::report::{json, text};
+use crate::floor::{self, FloorArgs};
+use crate::memory::memory as measure_memory;
+use crate::report::{self, json, text};
+use crate::run::About;
 use crate::scenario::{EchoPlan, Engine, HoldPlan, Placement, Plan};
-use crate::screen::Screen;
+use crate::screen::{Paint, Screen};
+use crate::tail::{self, TailArgs};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -20,8 +33,33 @@ Examples:
   throng-bench compare --connections 20000 --hold 5s  a smaller hold
   throng-bench compare --connections 0 --rounds 15    only the echo rounds, more of them
   throng-bench compare --rounds 0 --engines uring     only the hold, of one engine
+  throng-bench hold --connections 1000000             how many this machine holds, and what stops it
+  throng-bench memory                                 what an idle connection costs above a bare socket
   throng-bench server --help                          the server it starts
   throng-bench client --help                          the client it starts
+
+Exit codes: 0 all was measured, 1 something failed or was interrupted, 2 bad usage.";
+
+const FLOOR_EXAMPLES: &str = "\
+Examples:
+  throng-bench floor                                  floor, uring and epoll, 15 rounds
+  throng-bench floor --active 500 --idle 0,100000     is the cost flat in idle connections?
+  throng-bench floor --engines uring --table-slots 1000
+
+Exit codes: 0 all was measured, 1 something failed or was interrupted, 2 bad usage.";
+
+const TAIL_EXAMPLES: &str = "\
+Examples:
+  throng-bench tail                                   three engines, beside 0, 100,000 and 1,000,000 idle
+  throng-bench tail --idle 0 --load 50 --rounds 15    one case, more rounds
+  throng-bench tail --engines uring,epoll --idle 0,100000
+
+Exit codes: 0 all was measured, 1 something failed or was interrupted, 2 bad usage.";
+
+const CHURN_EXAMPLES: &str = "\
+Examples:
+  throng-bench churn                                  uring and epoll, 64 at a time, 15 rounds
+  throng-bench churn --churn 1000 --rounds 7
 
 Exit codes: 0 all was measured, 1 something failed or was interrupted, 2 bad usage.";
 
@@ -40,6 +78,30 @@ enum Command {
     /// Compare the engines (this is what happens without a command)
     #[command(after_help = EXAMPLES)]
     Compare(CompareArgs),
+    /// Bring very many connections up and hold them, as far as this machine goes
+    #[command(after_help = HOLD_EXAMPLES)]
+    Hold(HoldArgs),
+    /// Measure what an idle connection takes of the kernel's memory, by slab cache
+    #[command(after_help = MEMORY_EXAMPLES)]
+    Memory(MemoryArgs),
+    /// Hold the engines against what the TCP stack alone costs for the same messages
+    #[command(after_help = FLOOR_EXAMPLES)]
+    Floor(FloorArgs),
+    /// Latency in open loop, at a share of saturation, beside idle connections
+    #[command(after_help = TAIL_EXAMPLES)]
+    Tail(TailArgs),
+    /// Connections that come, exchange a message and go
+    #[command(after_help = CHURN_EXAMPLES)]
+    Churn(ChurnArgs),
+    /// The floor's own server
+    #[command(hide = true, disable_help_flag = true)]
+    FloorServer(Forwarded),
+    /// The floor's own client
+    #[command(hide = true, disable_help_flag = true)]
+    FloorClient(Forwarded),
+    /// Accept and keep connections, and do nothing else
+    #[command(hide = true)]
+    Bare(BareArgs),
     /// Run the server, as throng-server does
     #[command(disable_help_flag = true)]
     Server(Forwarded),
@@ -56,7 +118,7 @@ struct Forwarded {
 
 #[derive(Debug, Args)]
 struct CompareArgs {
-    /// Engines to compare: uring (direct descriptors), epoll (the baseline)
+    /// Engines to compare: uring (direct descriptors), epoll (the baseline), tokio-uring
     #[arg(
         long,
         value_delimiter = ',',
@@ -129,44 +191,129 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let named =
         |name: &str, rest: Forwarded| std::iter::once(OsString::from(name)).chain(rest.args);
+    let words = || args.iter().map(|arg| arg.to_string_lossy().into_owned());
     match cli.command {
         Some(Command::Server(rest)) => server::cli::main(named("throng-bench server", rest)),
         Some(Command::Client(rest)) => client::cli::main(named("throng-bench client", rest)),
-        Some(Command::Compare(compare)) => run(compare, &args),
-        None => run(cli.compare, &args),
+        Some(Command::Floor(floor)) => exit_code(run_rounds(
+            &floor.report.clone(),
+            floor.plan(),
+            words().collect(),
+            floor::run,
+            report::floor::results,
+        )),
+        Some(Command::Tail(tail)) => exit_code(run_rounds(
+            &tail.report.clone(),
+            tail.plan(),
+            words().collect(),
+            tail::run,
+            report::tail::results,
+        )),
+        Some(Command::Churn(churn)) => exit_code(run_rounds(
+            &churn.report.clone(),
+            churn.plan(),
+            words().collect(),
+            churn::run,
+            report::churn::results,
+        )),
+        Some(Command::FloorServer(rest)) => floor::ends::server(named("floor-server", rest)),
+        Some(Command::FloorClient(rest)) => floor::ends::client(named("floor-client", rest)),
+        Some(Command::Bare(bare)) => exit_code(
+            bare::run(&bare)
+                .map(|()| true)
+                .map_err(|reason| (reason, 1)),
+        ),
+        Some(Command::Hold(hold)) => exit_code(run_hold(&hold, words().collect())),
+        Some(Command::Memory(memory)) => exit_code(run_memory(&memory, words().collect())),
+        Some(Command::Compare(compare)) => exit_code(run(compare, words().collect())),
+        None => exit_code(run(cli.compare, words().collect())),
     }
 }
 
-fn run(args: CompareArgs, command_line: &[OsString]) -> ExitCode {
-    let refuse = |reason: &str, code: u8| {
-        eprintln!("error: {reason}");
-        ExitCode::from(code)
-    };
-    let (path, plan) = match plan(args) {
-        Ok(parsed) => parsed,
-        Err(reason) => return refuse(&reason, 2),
-    };
-    if let Err(reason) = json::check_writable(&path) {
-        return refuse(&reason, 2);
-    }
-    let command_line = command_line
-        .iter()
-        .map(|arg| arg.to_string_lossy().into_owned())
-        .collect();
+/// What to tell the user, and the exit code that goes with it.
+type Refusal = (String, u8);
+
+fn run(args: CompareArgs, command_line: Vec<String>) -> Result<bool, Refusal> {
+    let (path, plan) = plan(args).map_err(bad_usage)?;
+    measure(
+        &path,
+        |screen| compare(plan, command_line, screen),
+        |report, paint| (text::results(report, paint), report.failures.is_empty()),
+    )
+}
+
+fn run_hold(args: &HoldArgs, command_line: Vec<String>) -> Result<bool, Refusal> {
+    let plan = args.plan().map_err(bad_usage)?;
+    measure(
+        &args.report,
+        |screen| climb(plan, command_line, screen),
+        |report, paint| {
+            let text = report::climb::results(report, paint);
+            (text, report.failures.is_empty())
+        },
+    )
+}
+
+fn run_memory(args: &MemoryArgs, command_line: Vec<String>) -> Result<bool, Refusal> {
+    let plan = args.plan().map_err(bad_usage)?;
+    measure(
+        &args.report,
+        |screen| measure_memory(plan, command_line, screen),
+        |report, paint| {
+            let text = report::memory::results(report, paint);
+            (text, report.failures.is_empty())
+        },
+    )
+}
+
+/// Runs one of the measurements in rounds.
+fn run_rounds<Plan, Report: Serialize + AsRef<About>>(
+    path: &Path,
+    plan: Result<Plan, String>,
+    command_line: Vec<String>,
+    run: fn(Plan, Vec<String>, &Screen) -> Result<Report, String>,
+    results: fn(&Report, Paint) -> String,
+) -> Result<bool, Refusal> {
+    let plan = plan.map_err(bad_usage)?;
+    measure(
+        path,
+        |screen| run(plan, command_line, screen),
+        |report, paint| {
+            let text = results(report, paint);
+            (text, report.as_ref().failures.is_empty())
+        },
+    )
+}
+
+/// Runs something whose report goes to `path`, and shows it. Says whether all of it went well, as `show` does.
+fn measure<R: Serialize>(
+    path: &Path,
+    run: impl FnOnce(&Screen) -> Result<R, String>,
+    show: impl FnOnce(&R, Paint) -> (String, bool),
+) -> Result<bool, Refusal> {
+    json::check_writable(path).map_err(bad_usage)?;
     let screen = Screen::new();
-    let report = match compare(plan, command_line, &screen) {
-        Ok(report) => report,
-        Err(reason) => return refuse(&reason, 1),
-    };
-    screen.line(&text::results(&report, screen.paint));
-    if let Err(reason) = json::write(&report, &path) {
-        return refuse(&reason, 1);
-    }
+    let failed = |reason| (reason, 1);
+    let report = run(&screen).map_err(failed)?;
+    let (text, is_good) = show(&report, screen.paint);
+    screen.line(&text);
+    json::write(&report, path).map_err(failed)?;
     screen.line(&format!("report: {}", path.display()));
-    if report.failures.is_empty() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::from(1)
+    Ok(is_good)
+}
+
+fn bad_usage(reason: String) -> Refusal {
+    (reason, 2)
+}
+
+fn exit_code(outcome: Result<bool, Refusal>) -> ExitCode {
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err((reason, code)) => {
+            eprintln!("error: {reason}");
+            ExitCode::from(code)
+        }
     }
 }
 
@@ -216,11 +363,10 @@ fn plan(args: CompareArgs) -> Result<(PathBuf, Plan), String> {
     if !args.heartbeat.is_zero() && !HEARTBEATS.contains(&args.heartbeat) {
         return Err("--heartbeat must be between 10ms and 24h, or 0 for none".to_owned());
     }
-    let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     let hold = HoldPlan {
         connections: args.connections,
-        hold_ms: milliseconds(args.hold),
-        heartbeat_ms: milliseconds(args.heartbeat),
+        hold_ms: millis(args.hold),
+        heartbeat_ms: millis(args.heartbeat),
     };
     let echo = EchoPlan {
         active: args.active,
@@ -230,18 +376,28 @@ fn plan(args: CompareArgs) -> Result<(PathBuf, Plan), String> {
         warm_up_ms: 300,
         sample_interval_ms: 100,
     };
-    let cpus = affinity().map_err(|error| error.to_string())?;
-    let nofile = raise_nofile()
-        .or_else(|_| Nofile::read())
-        .map_err(|error| error.to_string())?;
+    let (placement, nofile_hard) = machine()?;
     let plan = Plan {
         engines,
         hold: (args.connections > 0).then_some(hold),
         echo: (args.rounds > 0).then_some(echo),
-        placement: Placement::halves(&cpus),
-        nofile_hard: nofile.hard,
+        placement,
+        nofile_hard,
     };
     Ok((args.report, plan))
+}
+
+/// Which CPUs each side gets, and the open files that a process may have.
+fn machine() -> Result<(Placement, u64), String> {
+    let cpus = affinity().map_err(|error| error.to_string())?;
+    let nofile = raise_nofile()
+        .or_else(|_| Nofile::read())
+        .map_err(|error| error.to_string())?;
+    Ok((Placement::halves(&cpus), nofile.hard))
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -3,23 +3,23 @@
 //! Invariant: it always comes back with a report, however much of it could be measured; a failure costs what it must
 //! and no more.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use kernel_tuning::host::{CgroupMemory, MachineBusy, Memory, environment};
+use kernel_tuning::host::{MachineBusy, Memory, environment};
 use kernel_tuning::limit::connections_that_fit;
 use rand::seq::SliceRandom;
 
 use crate::echo::{self, Event};
 use crate::hold::hold;
 use crate::load::{SoftirqThreads, Stage};
-use crate::lock::MachineLock;
+use crate::lock::alone;
 use crate::report::text;
 use crate::result::{Echo, FORMAT_VERSION, Failure, Report};
 use crate::runner::Launcher;
-use crate::sample::{HostSample, usable_bytes};
-use crate::scenario::{BYTES_PER_CONNECTION, Plan};
+use crate::sample::{HostSample, available_bytes, usable_bytes};
+use crate::scenario::Plan;
 use crate::screen::Screen;
-use crate::stop::{Cause, Stop};
+use crate::stop::Cause;
 
 /// Runs `plan` and tells of it on `screen`.
 ///
@@ -30,21 +30,12 @@ pub fn compare(
     command_line: Vec<String>,
     screen: &Screen,
 ) -> Result<Report, String> {
-    /// As long as a whole run of another takes.
-    const LOCK_PATIENCE: Duration = Duration::from_secs(180);
-    let time_limit = plan.time_limit() + LOCK_PATIENCE;
-    let stop =
-        Stop::on_signals(time_limit).map_err(|cause| format!("cannot handle signals: {cause}"))?;
-    let _alone = MachineLock::take(LOCK_PATIENCE, &stop, |reason| {
-        screen.line(&format!(
-            "waiting up to {} s: {reason}",
-            LOCK_PATIENCE.as_secs()
-        ));
-    })?;
+    let (stop, _alone) = alone(plan.time_limit(), screen)?;
     let memory = Memory::read().map_err(|error| error.to_string())?;
     let available_bytes = available_bytes(&memory);
-    let fits = connections_that_fit(available_bytes, BYTES_PER_CONNECTION)
-        .min(usable_bytes(&memory) / BYTES_PER_CONNECTION)
+    let each_bytes = plan.bytes_per_connection();
+    let fits = connections_that_fit(available_bytes, each_bytes)
+        .min(usable_bytes(&memory) / each_bytes)
         .max(1);
     let cut = plan.fit(fits, available_bytes);
     let base = HostSample::read().map_err(|error| error.to_string())?;
@@ -146,13 +137,4 @@ fn ending(cause: Cause) -> Failure {
         cause: format!("{cause}: {what}"),
         stderr_tail: Vec::new(),
     }
-}
-
-/// What new work can get, from the host and from this process's control group.
-fn available_bytes(host: &Memory) -> u64 {
-    let group =
-        CgroupMemory::read().map(|group| group.limit_bytes.saturating_sub(group.used_bytes));
-    group.map_or(host.available_bytes, |group| {
-        group.min(host.available_bytes)
-    })
 }

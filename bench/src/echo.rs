@@ -2,15 +2,12 @@
 //!
 //! Invariant: a figure counts only when its client said that every message came back as it was sent.
 
-use std::time::Duration;
+use std::cell::RefCell;
 
-use kernel_tuning::host::MachineBusy;
-use rand::seq::SliceRandom;
-
-use crate::load::{CpuMark, Progress, Stage, drive, flag_ms};
+use crate::exchange::{self, Exchange, Times};
+use crate::load::Stage;
 use crate::result::{Echo, Failure};
-use crate::runner::Child;
-use crate::sample::sockets_settle;
+use crate::rounds::in_random_order;
 use crate::scenario::{CLIENT_SOURCE, EchoPlan, Engine, Protocol, server_processes};
 use crate::servers::Servers;
 
@@ -39,7 +36,6 @@ pub fn rounds(
     engines: &[Engine],
     mut on_event: impl FnMut(Event<'_>),
 ) {
-    let mut random = rand::rng();
     let most = plan.active.iter().copied().max().unwrap_or(0);
     let mut running = Vec::new();
     for engine in engines {
@@ -57,39 +53,38 @@ pub fn rounds(
             Err(failure) => on_event(Event::Failed(failure)),
         }
     }
-    for round in 1..=plan.rounds {
-        let mut counts = plan.active.clone();
-        counts.shuffle(&mut random);
-        for active in counts {
-            running.shuffle(&mut random);
-            let mut measured = Vec::new();
-            for (engine, servers) in &mut running {
-                if stage.stop.cause().is_some() {
-                    break;
-                }
-                on_event(Event::Begin {
-                    round,
-                    active,
-                    engine: *engine,
-                });
-                match measure(stage, plan, *engine, servers, round, active) {
-                    Ok(echo) => measured.push(echo),
-                    Err(failure) => on_event(Event::Failed(failure)),
-                }
-            }
+    let on_event = RefCell::new(on_event);
+    let tell = |event: Event<'_>| on_event.borrow_mut()(event);
+    in_random_order(
+        plan.rounds,
+        &plan.active,
+        &mut running,
+        &stage.stop,
+        |round, active, (engine, servers)| {
+            tell(Event::Begin {
+                round,
+                active: *active,
+                engine: *engine,
+            });
+            let measured = measure(stage, plan, *engine, servers, round, *active);
+            measured
+                .map_err(|failure| tell(Event::Failed(failure)))
+                .ok()
+        },
+        |measured, running| {
             if !measured.is_empty() {
-                on_event(Event::Pair(&measured));
+                tell(Event::Pair(&measured));
             }
             let dead = running
                 .extract_if(.., |(_, servers)| !servers.are_running())
                 .collect();
-            end(dead, &mut on_event);
-        }
-    }
-    end(running, &mut on_event);
+            end(dead, &tell);
+        },
+    );
+    end(running, &tell);
 }
 
-fn end(servers: Vec<(Engine, Servers)>, on_event: &mut impl FnMut(Event<'_>)) {
+fn end(servers: Vec<(Engine, Servers)>, on_event: &impl Fn(Event<'_>)) {
     for (engine, servers) in servers {
         let (_, failures) = servers.end(&format!("echoing with {engine}"));
         failures
@@ -97,27 +92,6 @@ fn end(servers: Vec<(Engine, Servers)>, on_event: &mut impl FnMut(Event<'_>)) {
             .for_each(|failure| on_event(Event::Failed(failure)));
     }
 }
-
-/// What is read at each sample of the client.
-struct Mark {
-    cpu: CpuMark,
-    messages: u64,
-    machine: MachineBusy,
-}
-
-impl Mark {
-    fn read(stage: &Stage, progress: &Progress, client: &Child, servers: &Servers) -> Option<Self> {
-        let cpu = CpuMark::read(stage, progress, client, servers).ok()?;
-        Some(Self {
-            cpu,
-            messages: progress.messages,
-            machine: MachineBusy::read().ok()?,
-        })
-    }
-}
-
-/// The closing sockets of the measurement before would be work for the kernel, and not this engine's.
-const SETTLES_WITHIN: Duration = Duration::from_secs(2);
 
 fn measure(
     stage: &Stage,
@@ -127,79 +101,48 @@ fn measure(
     round: usize,
     active: u64,
 ) -> Result<Echo, Failure> {
-    let during = format!("echo with {engine} on {active} connections, round {round}");
-    let count = active.to_string();
-    let args = [
-        "--connections",
-        &count,
-        "--active",
-        &count,
-        "--protocol",
-        "echo",
-        "--source",
-        CLIENT_SOURCE,
-    ]
-    .into_iter()
-    .chain([
-        "--message-bytes",
-        &plan.message_bytes.to_string(),
-        "--hold",
-        &flag_ms(plan.exchange_ms),
-    ])
-    .chain(["--sample-interval", &flag_ms(plan.sample_interval_ms)])
-    .map(str::to_owned)
-    .collect();
-    let time_limit = Duration::from_millis(plan.exchange_ms + 20_000 + active / 2);
-    let settled = sockets_settle(&stage.base.sockstat, SETTLES_WITHIN, &stage.stop);
-    let (mut began_ms, mut first, mut last) = (None, None, None);
-    let driven = drive(
+    let exchanged = exchange::measure(
         stage,
         servers,
-        args,
-        &during,
-        time_limit,
-        |progress, client, servers| {
-            if progress.phase != "active" {
-                return;
-            }
-            let began_ms = *began_ms.get_or_insert(progress.t_ms);
-            if progress.t_ms < began_ms + plan.warm_up_ms {
-                return;
-            }
-            let mark = Mark::read(stage, progress, client, servers);
-            if first.is_none() {
-                first = mark;
-            } else if mark.is_some() {
-                last = mark;
-            }
+        Exchange {
+            during: format!("echo with {engine} on {active} connections, round {round}"),
+            client: "client",
+            args: client_args(CLIENT_SOURCE, active, plan.message_bytes),
+            connections: active,
+            times: Times {
+                exchange_ms: plan.exchange_ms,
+                warm_up_ms: plan.warm_up_ms,
+                sample_interval_ms: plan.sample_interval_ms,
+            },
+            count: |progress| progress.messages,
+            base: &stage.base.sockstat,
         },
     )?;
-    if let Some(failure) = driven.failure {
-        return Err(failure);
-    }
-    let unmeasured = || Failure {
-        during: during.clone(),
-        cause: "the client reported too seldom to measure anything; is the machine overloaded?"
-            .to_owned(),
-        stderr_tail: Vec::new(),
-    };
-    let (first, last) = first.zip(last).ok_or_else(unmeasured)?;
-    let messages = last.messages.saturating_sub(first.messages);
-    let cpu = first
-        .cpu
-        .until(&last.cpu)
-        .filter(|_| messages > 0)
-        .ok_or_else(unmeasured)?;
-    let machine = last.machine.since(&first.machine);
     Ok(Echo {
         round,
         active,
         engine,
         processes: servers.count(),
-        settled,
-        messages,
-        cpu,
-        machine,
-        client: driven.summary,
+        settled: exchanged.settled,
+        messages: exchanged.count,
+        cpu: exchanged.cpu,
+        machine: exchanged.machine,
+        client: exchanged.client,
     })
+}
+
+/// Flags of a client whose connections from `source` all exchange messages.
+pub fn client_args(source: &str, active: u64, message_bytes: u64) -> Vec<String> {
+    let (active, message_bytes) = (active.to_string(), message_bytes.to_string());
+    [
+        ["--connections", &active],
+        ["--active", &active],
+        ["--protocol", "echo"],
+        ["--source", source],
+        ["--message-bytes", &message_bytes],
+    ]
+    .into_iter()
+    .flatten()
+    .map(str::to_owned)
+    .collect()
 }

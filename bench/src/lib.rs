@@ -6,9 +6,17 @@
 //! | [`scenario`] | what is run, as data |
 //! | [`compare`] | the order of a run, and what becomes of a failure |
 //! | [`hold`], [`echo`] | the two scenarios |
-//! | [`runner`], [`servers`], [`load`] | the processes: started, pinned, followed, ended; none is left behind |
+//! | [`floor`] | what the TCP stack alone costs, and each engine as a multiple of it |
+//! | [`tail`] | latency in open loop beside idle connections |
+//! | [`churn`] | what a connection costs that comes, exchanges a message and goes |
+//! | [`rounds`], [`exchange`] | measured in random order, and one measurement |
+//! | [`beside`] | servers with idle connections, kept up over all rounds |
+//! | [`run`], [`usage`] | what surrounds every run, and checks of its flags |
+//! | [`climb`] | the command `hold`: connections brought up, held, exercised and closed |
+//! | [`memory`], [`bare`], [`footprint`] | the command `memory`: what a connection takes of the kernel, beside a bare socket |
+//! | [`runner`], [`servers`], [`load`], [`crowd`] | the processes: started, pinned, followed, ended; none is left behind |
 //! | [`sample`] | what is read from the host and the processes |
-//! | [`stop`], [`lock`] | the bounds of a run: Ctrl-C, the clock, one heavy run for each machine |
+//! | [`stop`], [`lock`], [`guard`] | the bounds of a run: Ctrl-C, the clock, one heavy run for each machine, memory and files |
 //! | [`result`], [`stats`], [`warning`] | plain data, the figures drawn from it, and the doubts about them |
 //! | [`report`] | text and JSON, from [`result`] alone |
 //!
@@ -17,14 +25,26 @@
 
 #![forbid(unsafe_code)]
 
+pub mod bare;
+pub mod beside;
+pub mod churn;
 pub mod cli;
+pub mod climb;
 pub mod compare;
+pub mod crowd;
 pub mod echo;
+pub mod exchange;
+pub mod floor;
+pub mod footprint;
+pub mod guard;
 pub mod hold;
 pub mod load;
 pub mod lock;
+pub mod memory;
 pub mod report;
 pub mod result;
+pub mod rounds;
+pub mod run;
 pub mod runner;
 pub mod sample;
 pub mod scenario;
@@ -32,4 +52,6 @@ pub mod screen;
 pub mod servers;
 pub mod stats;
 pub mod stop;
+pub mod tail;
+pub mod usage;
 pub mod warning;

@@ -62,8 +62,15 @@ pub struct Progress {
     pub phase: String,
     /// Connections established now.
     pub established: u64,
+    /// Connects that failed.
+    pub failed: u64,
+    /// Connections established and then lost.
+    pub lost: u64,
     /// Messages that came back.
     pub messages: u64,
+    /// Connections that came, exchanged a message and went.
+    #[serde(default)]
+    pub cycles: u64,
 }
 
 /// How a client ended.
@@ -73,6 +80,27 @@ pub struct Driven {
     pub summary: Value,
     /// Why the run is not as it should be, if so.
     pub failure: Option<Failure>,
+}
+
+/// Starts `client TARGET args…` against `servers`; each line of its stdout is a [`Progress`].
+///
+/// # Errors
+/// When it cannot be started.
+pub fn start_client(
+    stage: &Stage,
+    role: &'static str,
+    servers: &Servers,
+    args: Vec<String>,
+) -> Result<Child, Failure> {
+    let mut all = vec![
+        servers.address().to_string(),
+        "--cores".into(),
+        core_list(&stage.placement.client),
+    ];
+    all.extend(args);
+    all.extend(["--samples".into(), "-".into()]);
+    let all = all.into_iter().map(OsString::from).collect();
+    stage.launcher.start(role, all)
 }
 
 /// Runs `client TARGET args…` against `servers`, for `time_limit` at most, and hands each progress line to `on_progress`
@@ -86,20 +114,35 @@ pub fn drive(
     args: Vec<String>,
     during: &str,
     time_limit: Duration,
+    on_progress: impl FnMut(&Progress, &Child, &Servers),
+) -> Result<Driven, Failure> {
+    drive_role(
+        "client",
+        stage,
+        servers,
+        args,
+        during,
+        time_limit,
+        on_progress,
+    )
+}
+
+/// As [`drive`], with a client of another role that takes the same flags and writes the same lines.
+///
+/// # Errors
+/// When it cannot be started.
+pub fn drive_role(
+    role: &'static str,
+    stage: &Stage,
+    servers: &mut Servers,
+    args: Vec<String>,
+    during: &str,
+    time_limit: Duration,
     mut on_progress: impl FnMut(&Progress, &Child, &Servers),
 ) -> Result<Driven, Failure> {
     /// How long a client may take to write its summary after its last line, or after its server died.
     const PATIENCE: Duration = Duration::from_secs(10);
-    let mut all = vec![
-        servers.address().to_string(),
-        "--cores".into(),
-        core_list(&stage.placement.client),
-    ];
-    all.extend(args);
-    all.extend(["--samples".into(), "-".into()]);
-    let client = stage
-        .launcher
-        .start("client", all.into_iter().map(OsString::from).collect())?;
+    let client = start_client(stage, role, servers, args)?;
     let (until, mut memory_looked_at) = (Instant::now() + time_limit, Instant::now());
     let stopped_by = loop {
         match client.next_line(TICK) {

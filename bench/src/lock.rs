@@ -11,7 +11,23 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
+use crate::screen::Screen;
 use crate::stop::{Stop, TICK};
+
+/// Begins a heavy run that should take `time_limit` at most: signals and the clock end it, and no other runs beside it.
+///
+/// # Errors
+/// What to tell the user.
+pub fn alone(time_limit: Duration, screen: &Screen) -> Result<(Stop, MachineLock), String> {
+    /// As long as a whole comparison of another takes.
+    const PATIENCE: Duration = Duration::from_secs(180);
+    let stop = Stop::on_signals(time_limit + PATIENCE)
+        .map_err(|cause| format!("cannot handle signals: {cause}"))?;
+    let lock = MachineLock::take(PATIENCE, &stop, |reason| {
+        screen.line(&format!("waiting up to {} s: {reason}", PATIENCE.as_secs()));
+    })?;
+    Ok((stop, lock))
+}
 
 /// Held by the one run that may load this machine; dropping it lets the next one start.
 #[derive(Debug)]

@@ -9,9 +9,10 @@ use kernel_tuning::host::{Environment, MachineBusy, NetCounters};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::rounds::pair_ratios;
 use crate::sample::HostSample;
 use crate::scenario::{Cut, Engine, Plan};
-use crate::stats::{Spread, ratios};
+use crate::stats::Spread;
 use crate::warning::Warning;
 
 /// Version of the JSON form; it grows when a reader of the old form would misread the new one.
@@ -328,12 +329,11 @@ fn summarise_one(plan: &Plan, active: u64, echoes: &[Echo]) -> EchoSummary {
     let pairs = |figure: fn(&Echo) -> f64| {
         let rounds = plan.echo.as_ref().map_or(0, |echo| echo.rounds);
         let in_round = move |engine, round| of(engine).find(|echo| echo.round == round).map(figure);
-        ratios((1..=rounds).map(|round| {
-            (
-                in_round(Engine::Uring, round),
-                in_round(Engine::Epoll, round),
-            )
-        }))
+        pair_ratios(
+            rounds,
+            |round| in_round(Engine::Uring, round),
+            |round| in_round(Engine::Epoll, round),
+        )
     };
     EchoSummary {
         active,

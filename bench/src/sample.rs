@@ -2,9 +2,12 @@
 //!
 //! Reads only. The CPU time and resident memory of a process come from [`kernel_tuning::process`].
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use kernel_tuning::host::{HostError, MachineBusy, Memory, NetCounters, Sockstat, slab_by_cache};
+use kernel_tuning::host::{
+    CgroupMemory, HostError, MachineBusy, Memory, NetCounters, SlabCache, Sockstat, slab_by_cache,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::stop::{Stop, TICK};
@@ -46,8 +49,22 @@ impl HostSample {
 fn procfs_slab_bytes() -> Option<u64> {
     let caches = slab_by_cache().ok()?;
     let inodes = caches.get("proc_inode_cache")?;
+    Some(inodes.bytes + inodes.active_objs * beside_a_procfs_inode_bytes(&caches))
+}
+
+/// What of other caches comes with a procfs inode.
+pub fn beside_a_procfs_inode_bytes(caches: &BTreeMap<String, SlabCache>) -> u64 {
     let size_of = |name| caches.get(name).map_or(0, |cache| cache.objsize_bytes);
-    Some(inodes.bytes + inodes.active_objs * (size_of("dentry") + size_of("lsm_inode_cache")))
+    size_of("dentry") + size_of("lsm_inode_cache")
+}
+
+/// What new work can get, from the host and from this process's control group.
+pub fn available_bytes(host: &Memory) -> u64 {
+    let group =
+        CgroupMemory::read().map(|group| group.limit_bytes.saturating_sub(group.used_bytes));
+    group.map_or(host.available_bytes, |group| {
+        group.min(host.available_bytes)
+    })
 }
 
 /// The share of all memory that a run leaves available; below it the run ends in good order.

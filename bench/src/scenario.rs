@@ -10,8 +10,14 @@ use serde::{Deserialize, Serialize};
 /// Memory of one held connection with both ends on this host: 9 KB in the kernel, and below 1 KB in the two processes.
 pub const BYTES_PER_CONNECTION: u64 = 10_000;
 
+/// What tokio-uring takes in addition: a buffer and a task each.
+const TOKIO_URING_BYTES_PER_CONNECTION: u64 = 6_000;
+
 /// Where the client's connections come from: enough addresses for every count of connections.
 pub const CLIENT_SOURCE: &str = "127.1.0.0/16";
+
+/// Where short-lived connections come from while others are held: no tuple is of both.
+pub const NEWCOMER_SOURCE: &str = "127.2.0.0/16";
 
 /// How a server waits for its connections.
 #[derive(
@@ -23,6 +29,9 @@ pub enum Engine {
     Uring,
     /// A plain epoll loop, the baseline.
     Epoll,
+    /// The tokio-uring crate: an open file, a task and a buffer for each connection.
+    #[serde(rename = "tokio-uring")]
+    TokioUring,
 }
 
 impl Engine {
@@ -31,6 +40,15 @@ impl Engine {
         match self {
             Self::Uring => "uring",
             Self::Epoll => "epoll",
+            Self::TokioUring => "tokio-uring",
+        }
+    }
+
+    /// About what a held connection takes, both ends on this host.
+    pub fn bytes_per_connection(self) -> u64 {
+        match self {
+            Self::Uring | Self::Epoll => BYTES_PER_CONNECTION,
+            Self::TokioUring => BYTES_PER_CONNECTION + TOKIO_URING_BYTES_PER_CONNECTION,
         }
     }
 }
@@ -101,6 +119,15 @@ impl Placement {
         }
     }
 
+    /// One CPU of each side: for what is counted in CPU time a message, where more of them would only add noise.
+    pub fn one_each(&self) -> Self {
+        let first = |cpus: &[usize]| cpus.iter().copied().take(1).collect();
+        Self {
+            server: first(&self.server),
+            client: first(&self.client),
+        }
+    }
+
     /// Whether both sides run on the same CPU.
     pub fn is_shared(&self) -> bool {
         self.server == self.client
@@ -158,6 +185,16 @@ impl Plan {
         })
     }
 
+    /// About what a held connection takes with the engine that takes most.
+    pub fn bytes_per_connection(&self) -> u64 {
+        let each = self
+            .engines
+            .iter()
+            .copied()
+            .map(Engine::bytes_per_connection);
+        each.max().unwrap_or(BYTES_PER_CONNECTION)
+    }
+
     /// About how long the whole plan takes.
     pub fn estimate(&self) -> Duration {
         let engines = self.engines.len() as u64;
@@ -181,14 +218,22 @@ impl Plan {
 
 /// How many server processes `connections` need.
 ///
-/// io_uring's direct descriptors are no open files, so one process holds all. With epoll every connection is an open
+/// io_uring's direct descriptors are no open files, so one process holds all. Otherwise every connection is an open
 /// file of its process. SO_REUSEPORT deals connections to processes by a hash, so that of n connections over k
 /// processes each gets n/k ± √(n/k); room for six such deviations is kept in each.
 pub fn server_processes(engine: Engine, connections: u64, nofile_hard: u64) -> usize {
+    match engine {
+        Engine::Uring => 1,
+        Engine::Epoll | Engine::TokioUring => processes_by_files(connections, nofile_hard),
+    }
+}
+
+/// How many processes can have `connections` as open files, as [`server_processes`] reckons it.
+pub fn processes_by_files(connections: u64, nofile_hard: u64) -> usize {
     /// What a process opens besides its connections, with a wide margin.
     const OTHER_FILES: u64 = 64;
     let room = nofile_hard.saturating_sub(OTHER_FILES).max(1);
-    if engine == Engine::Uring || connections <= room {
+    if connections <= room {
         return 1;
     }
     let fits = |processes: &u64| {

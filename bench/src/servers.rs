@@ -39,10 +39,60 @@ impl Servers {
         cores: &[usize],
         stop: &Stop,
     ) -> Result<Self, Failure> {
+        Self::start_with(launcher, engine, protocol, count, cores, stop, &[])
+    }
+
+    /// As [`Servers::start`], with further flags of the server.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn start_with(
+        launcher: &Launcher,
+        engine: Engine,
+        protocol: Protocol,
+        count: usize,
+        cores: &[usize],
+        stop: &Stop,
+        flags: &[String],
+    ) -> Result<Self, Failure> {
+        let arguments = |listen: &str| {
+            let mut args = arguments(engine, protocol, count, cores, listen);
+            args.extend(flags.iter().map(OsString::from));
+            args
+        };
+        let what = format!("the {engine} server");
+        Self::start_all(launcher, "server", arguments, count, &what, stop)
+    }
+
+    /// Starts `count` processes that accept and keep connections and do nothing else (see [`crate::bare`]), and waits
+    /// until all are ready.
+    ///
+    /// # Errors
+    /// As [`Servers::start`].
+    pub fn start_bare(
+        launcher: &Launcher,
+        count: usize,
+        cores: &[usize],
+        stop: &Stop,
+    ) -> Result<Self, Failure> {
+        let arguments = |listen: &str| {
+            let args = shared_arguments(count, cores, listen).into_iter();
+            args.map(OsString::from).collect()
+        };
+        Self::start_all(launcher, "bare", arguments, count, "the bare server", stop)
+    }
+
+    fn start_all(
+        launcher: &Launcher,
+        role: &'static str,
+        arguments: impl Fn(&str) -> Vec<OsString>,
+        count: usize,
+        what: &str,
+        stop: &Stop,
+    ) -> Result<Self, Failure> {
         let start = |listen: &str| {
-            let child =
-                launcher.start("server", arguments(engine, protocol, count, cores, listen))?;
-            until_ready(child, engine, stop)
+            let child = launcher.start(role, arguments(listen))?;
+            until_ready(child, what, stop)
         };
         // The first has its port from the kernel, the others share it.
         let (first, address) = start("127.0.0.1:0")?;
@@ -54,6 +104,23 @@ impl Servers {
             servers.processes.push(start(&address.to_string())?.0);
         }
         Ok(servers)
+    }
+
+    /// One process of another role, which says that it is ready as a server does.
+    ///
+    /// # Errors
+    /// When it does not become ready.
+    pub fn of_role(
+        launcher: &Launcher,
+        role: &'static str,
+        args: Vec<OsString>,
+        stop: &Stop,
+    ) -> Result<Self, Failure> {
+        let (process, address) = until_ready(launcher.start(role, args)?, role, stop)?;
+        Ok(Self {
+            processes: vec![process],
+            address,
+        })
     }
 
     /// Where they listen.
@@ -112,13 +179,8 @@ fn arguments(
     cores: &[usize],
     listen: &str,
 ) -> Vec<OsString> {
-    let mut args = vec![
-        "--listen".into(),
-        listen.to_owned(),
-        "--engine".into(),
-        engine.name().to_owned(),
-    ];
-    args.extend(["--cores".to_owned(), core_list(cores)]);
+    let mut args = shared_arguments(count, cores, listen);
+    args.extend(["--engine".to_owned(), engine.name().to_owned()]);
     match protocol {
         Protocol::Echo => args.extend(["--protocol".to_owned(), "echo".to_owned()]),
         Protocol::Line { heartbeat } => {
@@ -129,10 +191,17 @@ fn arguments(
             ]);
         }
     }
+    args.into_iter().map(OsString::from).collect()
+}
+
+/// What every server is told, of `count` on one port.
+fn shared_arguments(count: usize, cores: &[usize], listen: &str) -> Vec<String> {
+    let mut args = vec!["--listen".to_owned(), listen.to_owned()];
+    args.extend(["--cores".to_owned(), core_list(cores)]);
     if count > 1 {
         args.push("--reuse-port".to_owned());
     }
-    args.into_iter().map(OsString::from).collect()
+    args
 }
 
 /// As `--cores` takes it.
@@ -144,8 +213,8 @@ pub fn core_list(cores: &[usize]) -> String {
         .join(",")
 }
 
-fn until_ready(server: Child, engine: Engine, stop: &Stop) -> Result<(Child, SocketAddr), Failure> {
-    let during = format!("starting the {engine} server");
+fn until_ready(server: Child, what: &str, stop: &Stop) -> Result<(Child, SocketAddr), Failure> {
+    let during = format!("starting {what}");
     let until = Instant::now() + READY_WITHIN;
     loop {
         match server.next_line(TICK) {

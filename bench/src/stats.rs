@@ -1,7 +1,10 @@
-//! Medians, spreads and ratios of pairs. Pure.
+//! Medians with their intervals, spreads and ratios of pairs: one way for everything that is measured. Pure.
 //!
-//! Invariant: a spread always says of how many values it is, and no value is left out of it.
+//! Invariant: a spread always says of how many values it is, and no value is left out of it. The same values give the
+//! same figures: the resamples of the bootstrap come from a fixed seed.
 
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 use serde::{Deserialize, Serialize};
 
 /// Where the values of a sample lie.
@@ -19,6 +22,56 @@ pub struct Spread {
     pub q3: f64,
     /// The largest.
     pub max: f64,
+    /// Where the median of all there could be lies; `None` of too few values.
+    #[serde(default)]
+    pub interval: Option<Interval>,
+}
+
+/// A 95 % interval of a median.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Interval {
+    /// Its lower end.
+    pub low: f64,
+    /// Its upper end.
+    pub high: f64,
+}
+
+impl Interval {
+    /// The percentile bootstrap (Efron 1979): the middle 95 % of the medians of resamples of `sorted`.
+    ///
+    /// `None` of fewer than six values: the median of all there could be lies outside even their whole range once in
+    /// 2^(n−1) times, so that fewer cannot say anything with 95 %.
+    fn of_median(sorted: &[f64]) -> Option<Self> {
+        const LEAST: usize = 6;
+        const RESAMPLES: usize = 4_000;
+        if sorted.len() < LEAST {
+            return None;
+        }
+        let mut random = StdRng::seed_from_u64(1);
+        let mut picked = vec![0; sorted.len()];
+        let mut medians: Vec<f64> = (0..RESAMPLES)
+            .map(|_| {
+                picked.fill_with(|| random.random_range(0..sorted.len()));
+                median_of_picked(sorted, &mut picked)
+            })
+            .collect();
+        medians.sort_by(f64::total_cmp);
+        Some(Self {
+            low: quantile(&medians, 0.025),
+            high: quantile(&medians, 0.975),
+        })
+    }
+}
+
+/// The median of the values of `sorted` at the indices `picked`, in linear time: the order of indices is that of values.
+fn median_of_picked(sorted: &[f64], picked: &mut [usize]) -> f64 {
+    let is_even = picked.len().is_multiple_of(2);
+    let (below, upper, _) = picked.select_nth_unstable(picked.len() / 2);
+    let upper = sorted[*upper];
+    match below.iter().max() {
+        Some(lower) if is_even => (sorted[*lower] + upper) / 2.0,
+        _ => upper,
+    }
 }
 
 impl Spread {
@@ -37,6 +90,7 @@ impl Spread {
             median: at(0.5),
             q3: at(0.75),
             max: at(1.0),
+            interval: Interval::of_median(&values),
         })
     }
 
@@ -105,7 +159,8 @@ mod tests {
                 q1: 2.0,
                 median: 3.0,
                 q3: 4.0,
-                max: 5.0
+                max: 5.0,
+                interval: None
             }
         );
         assert_eq!(Spread::of([1.0, 2.0, 3.0, 10.0]).unwrap().median, 2.5);
@@ -147,7 +202,33 @@ mod tests {
         assert_eq!(of(&[0.8, 0.9, 0.8, 0.7]), None);
     }
 
+    #[test]
+    fn the_interval_narrows_with_more_values_and_needs_six() {
+        let of = |count: usize| Spread::of((0..count).map(|n| 1.0 + (n % 7) as f64 / 100.0));
+        assert_eq!(of(5).unwrap().interval, None);
+        let width = |count| {
+            let interval = of(count).unwrap().interval.unwrap();
+            interval.high - interval.low
+        };
+        assert!(width(700) < width(7));
+        // The median of 15 lies between the 4th and the 12th with 96 % (binomial); the bootstrap comes near.
+        let fifteen = Spread::of((1..=15).map(f64::from)).unwrap();
+        let Interval { low, high } = fifteen.interval.unwrap();
+        assert!(
+            (3.0..=6.0).contains(&low) && (10.0..=13.0).contains(&high),
+            "{low} {high}"
+        );
+    }
+
     proptest! {
+        #[test]
+        fn an_interval_holds_the_median(values in proptest::collection::vec(0.001f64..1e9, 6..30)) {
+            let spread = Spread::of(values).unwrap();
+            let interval = spread.interval.unwrap();
+            prop_assert!(spread.min <= interval.low && interval.low <= spread.median);
+            prop_assert!(spread.median <= interval.high && interval.high <= spread.max);
+        }
+
         #[test]
         fn a_spread_is_ordered_and_made_of_its_values(values in proptest::collection::vec(0.001f64..1e9, 1..50)) {
             let spread = Spread::of(values.iter().copied()).unwrap();

@@ -4,11 +4,13 @@
 
 use std::fmt;
 
-use kernel_tuning::host::MachineBusy;
+use kernel_tuning::host::{MachineBusy, NetCounters};
 use serde::{Deserialize, Serialize};
 
+use crate::exchange::Exchanged;
 use crate::report::format::{bytes, count, join, of_many, percent};
 use crate::result::{EchoSummary, Hold, Report};
+use crate::run::About;
 use crate::scenario::Engine;
 
 /// One doubt.
@@ -99,7 +101,7 @@ impl Warning {
     /// Every doubt that `report` gives reason for.
     pub fn all(report: &Report) -> Vec<Self> {
         let mut all = Vec::new();
-        all.extend(steal(report));
+        all.extend(report.machine.as_ref().and_then(Self::steal));
         all.extend(
             report
                 .plan
@@ -108,14 +110,14 @@ impl Warning {
                 .then_some(Self::SharedCores),
         );
         all.extend((!report.has_softirq()).then_some(Self::SoftirqUnknown));
-        all.extend(other_load(report));
+        all.extend(other_load(other_shares(report).into_iter()));
         for hold in &report.hold {
             all.extend((!hold.settled).then_some(Self::NotSettled {
                 engine: hold.engine,
             }));
             all.extend(other_sockets(hold));
             all.extend(files_listed(hold));
-            all.extend(drops(hold));
+            all.extend(Self::drops(hold.engine, &hold.counters));
             all.extend(heartbeats(hold));
         }
         let mut held = report.hold.iter().filter_map(|hold| hold.held.as_ref());
@@ -127,6 +129,23 @@ impl Warning {
             all.extend(wide_spread(summary));
         }
         all
+    }
+
+    /// The doubt that the hypervisor's other guests give, if there is one.
+    pub fn steal(machine: &MachineBusy) -> Option<Self> {
+        const TOLERATED: f64 = 0.01;
+        let share = machine.steal_ns as f64
+            / (machine.busy_ns + machine.idle_ns + machine.steal_ns).max(1) as f64;
+        (share > TOLERATED).then_some(Self::Steal { share })
+    }
+
+    /// The doubt that `counters` give, of the time in which `engine` held its connections.
+    pub fn drops(engine: Engine, counters: &NetCounters) -> Option<Self> {
+        let grown = DROP_COUNTERS
+            .iter()
+            .filter_map(|name| Some(((*name).to_owned(), counters.get(name)?)));
+        let counters: Vec<_> = grown.filter(|(_, by)| *by > 0).collect();
+        (!counters.is_empty()).then_some(Self::Drops { engine, counters })
     }
 }
 
@@ -224,29 +243,53 @@ impl fmt::Display for Warning {
     }
 }
 
-fn steal(report: &Report) -> Option<Warning> {
-    const TOLERATED: f64 = 0.01;
-    let machine = report.machine?;
-    let share = machine.steal_ns as f64
-        / (machine.busy_ns + machine.idle_ns + machine.steal_ns).max(1) as f64;
-    (share > TOLERATED).then_some(Warning::Steal { share })
+/// The doubts that measurements in rounds may give reason for, whatever they measure.
+pub fn of_rounds<'a>(
+    about: &About,
+    exchanged: impl Iterator<Item = &'a Exchanged> + Clone,
+) -> Vec<Warning> {
+    let has_softirq = exchanged.clone().all(|one| one.cpu.has_softirq());
+    let shares = exchanged
+        .clone()
+        .map(|one| other_share(&one.machine, one.cpu.both_ns()));
+    let measurements = exchanged.filter(|one| !one.settled).count();
+    let is_shared = about.placement.is_shared();
+    [
+        about.machine.as_ref().and_then(Warning::steal),
+        is_shared.then_some(Warning::SharedCores),
+        (!has_softirq).then_some(Warning::SoftirqUnknown),
+        other_load(shares),
+        (measurements > 0).then_some(Warning::EchoNotSettled { measurements }),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
-fn other_load(report: &Report) -> Option<Warning> {
-    const TOLERATED: f64 = 0.08;
-    let share = |machine: &MachineBusy, ours_ns: u64| {
-        let all_ns = machine.busy_ns + machine.idle_ns + machine.steal_ns;
-        machine.busy_ns.saturating_sub(ours_ns) as f64 / all_ns.max(1) as f64
-    };
+/// The share of the machine's time that went to other work than ours.
+fn other_share(machine: &MachineBusy, ours_ns: u64) -> f64 {
+    let all_ns = machine.busy_ns + machine.idle_ns + machine.steal_ns;
+    machine.busy_ns.saturating_sub(ours_ns) as f64 / all_ns.max(1) as f64
+}
+
+fn other_shares(report: &Report) -> Vec<f64> {
     let echoes = report
         .echo
         .iter()
-        .map(|echo| share(&echo.machine, echo.cpu.both_ns()));
+        .map(|echo| other_share(&echo.machine, echo.cpu.both_ns()));
     let holds = report.hold.iter().filter_map(|hold| {
         let machine = hold.held.as_ref()?.machine.since(&hold.base.machine);
-        Some(share(&machine, hold.ramp?.both_ns() + hold.hold?.both_ns()))
+        Some(other_share(
+            &machine,
+            hold.ramp?.both_ns() + hold.hold?.both_ns(),
+        ))
     });
-    let share = echoes.chain(holds).max_by(f64::total_cmp)?;
+    echoes.chain(holds).collect()
+}
+
+fn other_load(shares: impl Iterator<Item = f64>) -> Option<Warning> {
+    const TOLERATED: f64 = 0.08;
+    let share = shares.max_by(f64::total_cmp)?;
     (share > TOLERATED).then_some(Warning::OtherLoad { share })
 }
 
@@ -258,13 +301,19 @@ fn echo_not_settled(report: &Report) -> Option<Warning> {
 fn other_sockets(hold: &Hold) -> Option<Warning> {
     let signed = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
     let grown = signed(hold.held.as_ref()?.sockstat.alloc) - signed(hold.base.sockstat.alloc);
-    let sockets = grown - signed(2 * hold.established);
-    // Beyond one in a hundred the memory of a connection is off by as much.
-    let tolerated = (2 * hold.established / 100).max(200);
-    (sockets.unsigned_abs() > tolerated).then_some(Warning::OtherSockets {
+    Some(Warning::OtherSockets {
         engine: hold.engine,
-        sockets,
+        sockets: others_of(grown, hold.established)?,
     })
+}
+
+/// How many of the sockets that came were not of `connections`, where that is too many to be tolerated.
+pub fn others_of(sockets: i64, connections: u64) -> Option<i64> {
+    let ours = 2 * connections;
+    let others = sockets - i64::try_from(ours).unwrap_or(i64::MAX);
+    // Beyond one in a hundred the memory of a connection is off by as much.
+    let tolerated = (ours / 100).max(200);
+    (others.unsigned_abs() > tolerated).then_some(others)
 }
 
 fn files_listed(hold: &Hold) -> Option<Warning> {
@@ -275,17 +324,6 @@ fn files_listed(hold: &Hold) -> Option<Warning> {
     Some(Warning::FilesListed {
         engine: hold.engine,
         bytes_per_conn: bytes.round() as u64,
-    })
-}
-
-fn drops(hold: &Hold) -> Option<Warning> {
-    let grown = DROP_COUNTERS
-        .iter()
-        .filter_map(|name| Some(((*name).to_owned(), hold.counters.get(name)?)));
-    let counters: Vec<_> = grown.filter(|(_, by)| *by > 0).collect();
-    (!counters.is_empty()).then_some(Warning::Drops {
-        engine: hold.engine,
-        counters,
     })
 }
 

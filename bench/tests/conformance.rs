@@ -1,24 +1,19 @@
 //! What a user of a server notices, the same for every engine, over real sockets and real processes.
 #![allow(clippy::unwrap_used)]
 
+#[macro_use]
 mod common;
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
-use common::{GREETING, Server, eventually, has_engine, read, read_all, run, text, throng};
+use common::{
+    GREETING, Server, engine_flags, eventually, has_engine, read, read_all, run, text, throng,
+};
+use nix::sys::signal::Signal;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-
-macro_rules! for_each_engine {
-    ($($case:ident),* $(,)?) => {
-        mod uring { $( #[test] fn $case() { if super::has_engine("uring", stringify!($case)) { super::$case("uring") } } )* }
-        mod uring_with_ordinary_descriptors { $( #[test] fn $case() { if super::has_engine("uring", stringify!($case)) { super::$case("uring-fd") } } )* }
-        mod epoll { $( #[test] fn $case() { super::$case("epoll") } )* }
-        mod tokio_uring { $( #[test] fn $case() { if super::has_engine("uring", stringify!($case)) { super::$case("tokio-uring") } } )* }
-    };
-}
 
 for_each_engine!(
     greets_echoes_and_quits,
@@ -29,26 +24,19 @@ for_each_engine!(
     a_peer_that_never_reads_hurts_nobody_else,
     a_line_over_the_limit_closes_and_is_counted,
     connections_over_the_maximum_are_closed_and_counted,
+    those_over_the_maximum_are_told_so,
     sigterm_drains_and_sums_up,
     a_closed_lifeline_ends_the_server,
     a_port_is_shared_only_when_asked,
     ipv6_works_too,
     a_broadcast_reaches_everybody_once_and_in_order,
+    the_silent_go_in_time_and_the_talking_stay,
+    a_peer_that_takes_nothing_goes_by_the_write_timeout,
+    a_reader_that_stops_and_resumes_gets_every_line_once,
 );
 
 fn server(engine: &str, flags: &[&str]) -> Server {
     Server::start(&[engine_flags(engine), flags].concat())
-}
-
-/// The flags of a way to carry connections; the engine's name is the second.
-fn engine_flags(way: &str) -> &'static [&'static str] {
-    match way {
-        "uring" => &["--engine", "uring", "--descriptors", "direct"],
-        "uring-fd" => &["--engine", "uring", "--descriptors", "fd"],
-        "epoll" => &["--engine", "epoll"],
-        "tokio-uring" => &["--engine", "tokio-uring"],
-        other => panic!("no such way: {other}"),
-    }
 }
 
 fn greets_echoes_and_quits(engine: &str) {
@@ -201,6 +189,38 @@ fn connections_over_the_maximum_are_closed_and_counted(engine: &str) {
     assert!(said.contains("over --max-connections"), "{said}");
 }
 
+/// Then comes the end, and no reset: also for those who have said something already, which nobody will read.
+fn those_over_the_maximum_are_told_so(engine: &str) {
+    let flags = ["--max-connections", "1", "--refusal", "busy, try later"];
+    let server = server(engine, &[&flags[..], &["--heartbeat", "0"]].concat());
+    let mut held = server.connect();
+    assert_eq!(read(&mut held, GREETING.len()), GREETING);
+    for text in [&b""[..], &[b'x'; 3000]] {
+        // What they say is there before the server looks.
+        server.signal(Signal::SIGSTOP);
+        let mut over: Vec<_> = (0..50).map(|_| server.connect()).collect();
+        for stream in &mut over {
+            stream.write_all(text).unwrap();
+        }
+        server.signal(Signal::SIGCONT);
+        for stream in &mut over {
+            let mut told = Vec::new();
+            stream.read_to_end(&mut told).expect("a reset");
+            assert_eq!(told, b"busy, try later\n");
+        }
+    }
+    for _ in 0..50 {
+        let mut talking = server.connect();
+        // It may have been closed already.
+        let _ = talking.write_all(&[b'x'; 3000]);
+        assert_eq!(read_all(&mut talking), b"busy, try later\n");
+    }
+    held.write_all(b"hello\n").unwrap();
+    assert_eq!(read(&mut held, 6), b"hello\n");
+    let (_, said) = server.stop(Duration::from_secs(10));
+    assert!(said.contains("150 over --max-connections"), "{said}");
+}
+
 fn sigterm_drains_and_sums_up(engine: &str) {
     let json = tempfile::NamedTempFile::new().unwrap();
     let path = json.path().to_str().unwrap();
@@ -286,7 +306,7 @@ fn a_broadcast_reaches_everybody_once_and_in_order(engine: &str) {
         assert_eq!(read(stream, 15), b"slowly\nat once\n");
     }
     assert!(started.elapsed() >= Duration::from_millis(400), "not paced");
-    server.signal(nix::sys::signal::Signal::SIGUSR1);
+    server.signal(Signal::SIGUSR1);
     for stream in &mut streams {
         assert_eq!(read(stream, 14), b"from a signal\n");
         stream.write_all(b"quit\n").unwrap();
@@ -295,4 +315,106 @@ fn a_broadcast_reaches_everybody_once_and_in_order(engine: &str) {
     let (status, said) = server.stop(Duration::from_secs(10));
     assert!(status.success() && !path.exists());
     assert!(said.contains("900 messages given"), "{said}");
+}
+
+/// What the server says by itself does not count, nor does it help to read it.
+fn the_silent_go_in_time_and_the_talking_stay(engine: &str) {
+    let flags = ["--idle-timeout", "1s", "--heartbeat", "100ms"];
+    let server = server(engine, &flags);
+    let started = Instant::now();
+    let mut silent: Vec<_> = (0..20).map(|_| server.connect()).collect();
+    let mut talking: Vec<_> = (0..20).map(|_| server.connect()).collect();
+    let readers: Vec<_> = silent
+        .drain(..)
+        .map(|mut stream| {
+            std::thread::spawn(move || {
+                let said = read_all(&mut stream);
+                (started.elapsed(), said)
+            })
+        })
+        .collect();
+    let over = started + Duration::from_millis(2_500);
+    while Instant::now() < over {
+        for stream in &mut talking {
+            stream.write_all(b"here\n").unwrap();
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    for reader in readers {
+        let (after, said) = reader.join().unwrap();
+        assert!(after >= Duration::from_secs(1), "closed after {after:?}");
+        assert!(after < Duration::from_secs(6), "closed after {after:?}");
+        assert!(said.starts_with(GREETING) && said.ends_with(b"ok\n"));
+    }
+    for stream in &mut talking {
+        stream.write_all(b"quit\n").unwrap();
+        assert!(read_all(stream).starts_with(GREETING));
+    }
+    let (_, said) = server.stop(Duration::from_secs(10));
+    assert!(said.contains("20 for sending nothing"), "{said}");
+    assert!(said.contains("20 after quit"), "{said}");
+}
+
+fn a_peer_that_takes_nothing_goes_by_the_write_timeout(engine: &str) {
+    let flags = ["--protocol", "echo", "--write-timeout", "500ms"];
+    let server = server(engine, &flags);
+    let mut reader = server.connect();
+    let mut deaf = server.connect();
+    let started = Instant::now();
+    // Until the server reads no more, and then until it has closed.
+    while deaf.write(&[1; 1 << 16]).is_ok() {}
+    let after = started.elapsed();
+    assert!(
+        after >= Duration::from_millis(500),
+        "closed after {after:?}"
+    );
+    assert!(after < Duration::from_secs(15), "closed after {after:?}");
+    reader.write_all(b"still here").unwrap();
+    assert_eq!(read(&mut reader, 10), b"still here");
+    let (_, said) = server.stop(Duration::from_secs(10));
+    assert!(said.contains("1 for reading nothing"), "{said}");
+}
+
+/// Over a window of a few kilobytes, and more than all buffers take: sends are cut short, and the unsent rest arrives, in
+/// order, once.
+fn a_reader_that_stops_and_resumes_gets_every_line_once(engine: &str) {
+    let json = tempfile::NamedTempFile::new().unwrap();
+    let path = json.path().to_str().unwrap();
+    let server = server(engine, &["--json", path, "--heartbeat", "0"]);
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    socket.connect(&server.address.into()).unwrap();
+    let mut reader = std::net::TcpStream::from(socket);
+    reader.set_read_timeout(Some(common::BOUND)).unwrap();
+    let mut writer = reader.try_clone().unwrap();
+    let mut random = StdRng::seed_from_u64(11);
+    let said: Vec<u8> = (0..1_200)
+        .flat_map(|number| {
+            let filling = "x".repeat(random.random_range(0..20_000));
+            format!("line {number} {filling}\n").into_bytes()
+        })
+        .collect();
+    let lines = said.clone();
+    let writing = std::thread::spawn(move || {
+        writer.write_all(&lines).unwrap();
+        writer.shutdown(Shutdown::Write).unwrap();
+    });
+    assert_eq!(read(&mut reader, GREETING.len()), GREETING);
+    let mut back = Vec::new();
+    for stops in 0.. {
+        if stops < 10 {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        let most = random.random_range(1..2_000_000);
+        if (&reader).take(most).read_to_end(&mut back).unwrap() < most as usize {
+            break;
+        }
+    }
+    writing.join().unwrap();
+    assert_eq!(back.len(), said.len());
+    assert!(back == said, "bytes differ");
+    server.stop(Duration::from_secs(10));
+    let summary: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    assert!(summary["short_sends"].as_u64().unwrap() >= 1, "{summary}");
+    assert_eq!(summary["bytes_out"], (GREETING.len() + said.len()) as u64);
 }

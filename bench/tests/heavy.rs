@@ -3,10 +3,11 @@
 
 mod common;
 
+use std::io::Write;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use common::{Server, eventually, has_engine, read, run, spawn, text, throng};
+use common::{GREETING, Server, eventually, has_engine, read, run, spawn, text, throng};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
@@ -63,6 +64,24 @@ fn one_server_process_holds_more_connections_than_it_may_open_files() {
     assert!(!said.contains("LOST"), "{said}");
 }
 
+/// A server whose tables have `slots` slots.
+fn server_with_tables_of(slots: u32) -> Server {
+    let mut command = std::process::Command::new("sh");
+    let bench = common::bench();
+    let bench = bench.display();
+    // A limit in the shell, so that it is the server's alone.
+    let line = format!(
+        "ulimit -n {slots}; exec {bench} server --listen 127.0.0.1:0 --engine uring \
+         --descriptors direct --cores 0 --heartbeat 0"
+    );
+    command
+        .args(["-c", &line])
+        .stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped());
+    Server::spawn(command)
+}
+
 /// Tables of 200 slots, far below the backlog: accepts are counted one by one, and tables follow on one another.
 #[test]
 fn small_tables_fill_one_after_the_other_and_lose_nobody() {
@@ -73,21 +92,7 @@ fn small_tables_fill_one_after_the_other_and_lose_nobody() {
         return;
     }
     let _alone = alone();
-    let mut command = std::process::Command::new("sh");
-    let bench = common::bench();
-    let bench = bench.display();
-    // A limit in the shell, so that it is the server's alone.
-    command
-        .args([
-            "-c",
-            &format!(
-                "ulimit -n 200; exec {bench} server --listen 127.0.0.1:0 --engine uring --cores 0"
-            ),
-        ])
-        .stdin(std::process::Stdio::null())
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped());
-    let server = Server::spawn(command);
+    let server = server_with_tables_of(200);
     let target = server.address.to_string();
     for _ in 0..3 {
         let output = run(
@@ -103,6 +108,42 @@ fn small_tables_fill_one_after_the_other_and_lose_nobody() {
     assert!(status.success());
     assert!(
         said.contains("9000 accepted") && !said.contains("LOST"),
+        "{said}"
+    );
+}
+
+/// Eight tables, then room in all of them again, in any slot.
+#[test]
+fn tiny_tables_are_used_again_where_they_have_room() {
+    if !has_engine("uring", "tiny_tables_are_used_again_where_they_have_room") {
+        return;
+    }
+    let _alone = alone();
+    let server = server_with_tables_of(40);
+    let mut held = Vec::new();
+    let mut number = 0;
+    for _ in 0..4 {
+        while held.len() < 300 {
+            held.push(server.connect());
+        }
+        for stream in &mut held[150 * usize::from(number > 0)..] {
+            assert_eq!(read(stream, GREETING.len()), GREETING);
+        }
+        for stream in &mut held {
+            number += 1;
+            writeln!(stream, "line {number}").unwrap();
+        }
+        for (stream, at) in held.iter_mut().zip(number - 299..) {
+            let line = format!("line {at}\n");
+            assert_eq!(read(stream, line.len()), line.as_bytes());
+        }
+        let mut keep = [true, false].iter().cycle();
+        held.retain(|_| *keep.next().unwrap_or(&true));
+    }
+    let (status, said) = server.stop(Duration::from_secs(10));
+    assert!(status.success());
+    assert!(
+        said.contains("750 accepted") && !said.contains("LOST"),
         "{said}"
     );
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{Server, eventually, finish, has_engine, read, run, skip, spawn, text, throng};
+use common::{Server, eventually, finish, has_engine, read, run, spawn, text, throng};
 use nix::sys::signal::Signal;
 
 /// Runs a client against `target`, and gives its output and its summary.
@@ -318,36 +318,14 @@ fn a_killed_comparison_leaves_nothing_behind() {
     let bench = running.id();
     let mut children = Vec::new();
     eventually("server and client run", Duration::from_secs(60), || {
-        children = children_of(bench);
+        children = common::children_of(bench);
         children.len() >= 2
     });
     running.kill().unwrap();
     running.wait().unwrap();
     eventually("they have ended too", Duration::from_secs(20), || {
-        children.iter().all(|pid| !is_running(*pid))
+        children.iter().all(|pid| !common::is_running(*pid))
     });
-}
-
-fn children_of(pid: u32) -> Vec<u32> {
-    let mut children = Vec::new();
-    let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else {
-        return children;
-    };
-    for task in tasks.flatten() {
-        let Ok(list) = std::fs::read_to_string(task.path().join("children")) else {
-            skip("children_of", "no /proc/PID/task/TID/children");
-            continue;
-        };
-        children.extend(
-            list.split_whitespace()
-                .filter_map(|pid| pid.parse::<u32>().ok()),
-        );
-    }
-    children
-}
-
-fn is_running(pid: u32) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
 }
 
 /// A stub that stops reading in the middle: the client's sends are cut short, and it still ends in time.

@@ -98,11 +98,55 @@ fn bad_usage_of_the_bench_is_refused() {
 }
 
 #[test]
+fn bad_usage_of_the_measurements_in_rounds_is_refused() {
+    refused(
+        "floor",
+        &["--engines", "uring,uring"],
+        &["--engines", "twice"],
+    );
+    refused("floor", &["--active", "0"], &["--active 0"]);
+    refused(
+        "floor",
+        &["--active", "9999999"],
+        &["--active", "ulimit -Hn"],
+    );
+    refused("floor", &["--message-bytes", "16385"], &["--message-bytes"]);
+    refused("floor", &["--rounds", "0"], &["--rounds"]);
+    refused("floor", &["--exchange", "1ms"], &["--exchange"]);
+    refused("floor", &["--table-slots", "3"], &["--table-slots"]);
+    refused("floor", &["--report", "/proc/nowhere/r.json"], &["report"]);
+    refused("tail", &["--load", "0"], &["--load 0"]);
+    refused("tail", &["--idle", "5,5"], &["--idle", "twice"]);
+    refused("tail", &["--engines", "kqueue"], &["tokio-uring"]);
+    refused("tail", &["--active", "0"], &["--active 0"]);
+    refused("churn", &["--churn", "0"], &["--churn 0"]);
+    refused("churn", &["--exchange", "2h"], &["--exchange"]);
+}
+
+#[test]
+fn bad_usage_of_hold_and_memory_is_refused() {
+    refused("hold", &["--engine", "kqueue"], &["--engine"]);
+    refused("hold", &["--up-to", "5"], &["--up-to", "--connections"]);
+    refused("hold", &["--keep-free", "2GB"], &["--keep-free", "2GiB"]);
+    refused("hold", &["--then-active", "0"], &["--then-active"]);
+    refused(
+        "memory",
+        &["--report", "/proc/nowhere/report.json"],
+        &["report"],
+    );
+}
+
+#[test]
 fn help_shows_examples() {
     for (subcommand, example) in [
         ("server", "throng-server --protocol echo"),
         ("client", "throng-client 127.0.0.1:7000"),
         ("compare", "throng-bench compare"),
+        ("floor", "throng-bench floor"),
+        ("tail", "throng-bench tail"),
+        ("churn", "throng-bench churn"),
+        ("hold", "throng-bench hold"),
+        ("memory", "throng-bench memory"),
     ] {
         let output = run(throng(subcommand, &["--help"]), BOUND);
         assert_eq!(output.status.code(), Some(0));

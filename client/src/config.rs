@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Parser, ValueEnum};
+use clap::{ArgGroup, Parser, ValueEnum};
 use ipnet::IpNet;
 use kernel_tuning::{host, process};
 use ring::SendArena;
@@ -53,6 +53,13 @@ pub struct Config {
     pub heartbeat: Duration,
     /// Connections that exchange messages while held.
     pub active: u64,
+    /// Messages per second over all workers, sent by a schedule; none: each connection sends when it is answered.
+    pub message_rate: Option<f64>,
+    /// Connections that are closed and made again while held.
+    pub churn: u64,
+    /// How long all connections are held before anything is exchanged.
+    #[serde(rename = "quiet_for_seconds", serialize_with = "seconds")]
+    pub quiet_for: Duration,
     /// Size of a message in bytes.
     pub message_bytes: u32,
     /// What is probed meanwhile.
@@ -103,12 +110,22 @@ const EXAMPLES: &str = "\
 Examples:
   throng-client 127.0.0.1:7000 --connections 100000 --source 127.1.0.0/16 --hold 30s
   throng-client 127.0.0.1:7000 --connections 10000 --active 500 --hold 10s --json result.json
+  throng-client 127.0.0.1:7000 --connections 100000 --active 10000 --message-rate 5000 --hold 1m
+  throng-client 127.0.0.1:7000 --connections 100000 --churn 200 --hold 30s
   throng-client 127.0.0.1:7000 127.0.0.1:7001 --connections 500000 --rate 20000 --samples -
   throng-client 127.0.0.1:7000 --connections 100000 --canary --canary-port 7001
 
 Each connection is bound to a source address and port before it connects, so one address carries \
 about 64,000 connections to a target. All connections are closed with a reset (SO_LINGER 0), so that \
 none is left in TIME_WAIT.
+
+With --message-rate messages are sent by a schedule (open loop), whatever the server does. One that \
+finds its connection still waiting for the last echo is owed, and sent as soon as that has come; its \
+latency counts from when it was to be sent. What the client itself was late by is shown apart.
+
+A connection of --churn connects, is greeted where the protocol greets, exchanges one message and \
+closes with a reset, again and again from the same address and port. One that comes to nothing is \
+counted as lost and not tried again.
 
 Exit code: 0 all connections were established, none was lost and every byte was right; 1 anything \
 short of that; 2 bad usage, before anything started.";
@@ -118,7 +135,8 @@ short of that; 2 bad usage, before anything started.";
     name = "throng-client",
     version,
     about = "Opens, holds, exercises and checks very many TCP connections",
-    after_help = EXAMPLES
+    after_help = EXAMPLES,
+    group = ArgGroup::new("exchange").args(["active", "churn"]).multiple(true)
 )]
 struct Flags {
     /// Where to connect to, as HOST:PORT; several share the connections evenly
@@ -150,7 +168,7 @@ struct Flags {
     /// Interval of the server's heartbeats, 0: none [default: 10s; with --protocol echo 0]
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, help_heading = "While held")]
     heartbeat: Option<Duration>,
-    /// Connections that exchange messages, each waiting for its echo before the next
+    /// Connections that exchange messages, each waiting for its echo before the next; evenly among all
     #[arg(
         long,
         default_value_t = 0,
@@ -158,8 +176,22 @@ struct Flags {
         help_heading = "While held"
     )]
     active: u64,
+    /// Messages per second over all active connections, each at its own even interval [default: as fast as echoes come]
+    #[arg(long, value_name = "PER_SECOND", requires = "active", value_parser = parse_message_rate, allow_negative_numbers = true, help_heading = "While held")]
+    message_rate: Option<f64>,
+    /// Further connections that are closed and made again all the time, with one message each time
+    #[arg(
+        long,
+        default_value_t = 0,
+        value_name = "N",
+        help_heading = "While held"
+    )]
+    churn: u64,
+    /// How long to hold all connections before the first message or close; --hold begins then
+    #[arg(long, default_value = "0s", hide_default_value = true, value_name = "DURATION", requires = "exchange", value_parser = humantime::parse_duration, help_heading = "While held")]
+    quiet_for: Duration,
     /// Size of a message; with --protocol line its line end counts
-    #[arg(long, default_value_t = 64, value_name = "N", requires = "active", value_parser = clap::value_parser!(u32).range(1..=MAX_MESSAGE_BYTES), help_heading = "While held")]
+    #[arg(long, default_value_t = 64, value_name = "N", requires = "exchange", value_parser = clap::value_parser!(u32).range(1..=MAX_MESSAGE_BYTES), help_heading = "While held")]
     message_bytes: u32,
 
     #[command(flatten)]
@@ -214,6 +246,7 @@ impl Flags {
             MAX_CONNECT_TIMEOUT,
         )?;
         within("--hold", self.hold, Duration::ZERO, MAX_HOLD)?;
+        within("--quiet-for", self.quiet_for, Duration::ZERO, MAX_HOLD)?;
         within(
             "--sample-interval",
             self.sample_interval,
@@ -241,6 +274,19 @@ impl Flags {
                 self.active, self.connections
             ));
         }
+        if self.active.saturating_add(self.churn) > self.connections {
+            return Err(format!(
+                "--churn {}: with {} active ones there are {} connections left to churn; raise --connections or lower --churn",
+                self.churn,
+                self.active,
+                self.connections - self.active
+            ));
+        }
+        if self.message_rate.is_some() && self.active == 0 {
+            return Err(
+                "--message-rate: no connection sends; say how many do with --active".into(),
+            );
+        }
         let canary = self
             .canary
             .resolve(&targets, self.protocol == Protocol::Line)?;
@@ -256,6 +302,9 @@ impl Flags {
             protocol: self.protocol,
             heartbeat,
             active: self.active,
+            message_rate: self.message_rate,
+            churn: self.churn,
+            quiet_for: self.quiet_for,
             message_bytes: self.message_bytes,
             cores: resolve_cores(&self.cores)?,
             json: self.json,
@@ -345,6 +394,13 @@ fn parse_rate(text: &str) -> Result<f64, String> {
     }
 }
 
+fn parse_message_rate(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(rate) if (0.001..=1e7).contains(&rate) => Ok(rate),
+        _ => Err("it is a number of messages per second from 0.001 to 10 million".into()),
+    }
+}
+
 fn within(flag: &str, value: Duration, least: Duration, most: Duration) -> Result<(), String> {
     if (least..=most).contains(&value) {
         return Ok(());
@@ -420,6 +476,29 @@ mod tests {
                 "--message-bytes",
             ),
             ("127.0.0.1:7000 --message-bytes 64", "--active"),
+            ("127.0.0.1:7000 --message-rate 100", "--active"),
+            ("127.0.0.1:7000 --churn 1001", "--churn 1001"),
+            (
+                "127.0.0.1:7000 --connections 10 --active 6 --churn 5",
+                "4 connections left",
+            ),
+            ("127.0.0.1:7000 --active 0 --message-rate 100", "--active"),
+            (
+                "127.0.0.1:7000 --active 1 --message-rate 0",
+                "--message-rate",
+            ),
+            (
+                "127.0.0.1:7000 --active 1 --message-rate -5",
+                "--message-rate",
+            ),
+            (
+                "127.0.0.1:7000 --active 1 --message-rate 1e8",
+                "--message-rate",
+            ),
+            (
+                "127.0.0.1:7000 --active 1 --message-rate inf",
+                "--message-rate",
+            ),
             ("127.0.0.1:7000 --cores 9999", "CPU 9999"),
             ("127.0.0.1:7000 --cores 0,x", "\"x\""),
             ("127.0.0.1:7000 --cores 0,0", "twice"),

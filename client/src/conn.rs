@@ -8,13 +8,13 @@ use crate::verify::Verifier;
 /// Where in its life a connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// No socket yet, or the one it had met a port in use.
+    /// No socket yet, or none between two churn cycles, or the one it had met a port in use.
     Waiting,
     /// Its connect is in flight.
     Connecting,
     /// Established.
     Held,
-    /// Lost; operations on it are ending.
+    /// Lost, or at the end of a churn cycle; operations on it are ending.
     Closing,
     /// Never established, or lost and closed.
     Gone,
@@ -34,9 +34,11 @@ pub(crate) struct Conn {
     pub(crate) since_us: u32,
     /// Number of the message under way, or of the next one.
     pub(crate) message: u32,
+    /// Its place among those that send by a schedule.
+    pub(crate) member: u32,
 }
 
-const _: () = assert!(size_of::<Conn>() <= 40);
+const _: () = assert!(size_of::<Conn>() <= 32);
 
 /// What is in flight on a connection, and what is due of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -62,9 +64,16 @@ impl Flags {
     /// The server has finished sending, or the connection is gone: receive until a receive says so. The end may
     /// come with the last bytes, and is then announced only once.
     pub(crate) const HUNG_UP: Flags = Flags(1 << 8);
-
     /// A byte has come.
     pub(crate) const HEARD: Flags = Flags(1 << 9);
+    /// It is closed and made again while others are held.
+    pub(crate) const CHURNS: Flags = Flags(1 << 10);
+    /// From its connect to its echo.
+    pub(crate) const CYCLING: Flags = Flags(1 << 11);
+    /// Once closed, it is to be made again.
+    pub(crate) const RECONNECTS: Flags = Flags(1 << 12);
+    /// It is in the list of those watched for their timeout.
+    pub(crate) const WATCHED: Flags = Flags(1 << 13);
 
     const IN_FLIGHT: u16 = Self::POLL.0 | Self::RECV.0 | Self::SEND_WAIT.0;
 
@@ -94,7 +103,24 @@ impl Conn {
             last_heartbeat_ms: 0,
             since_us: 0,
             message: 0,
+            member: 0,
         }
+    }
+
+    /// Forgets all of its last socket, but for what outlives one.
+    pub(crate) fn renew(&mut self, verifier: Verifier) {
+        *self = Conn {
+            flags: Flags(self.flags.0 & Flags::WATCHED.0),
+            generation: self.generation,
+            message: self.message,
+            ..Conn::new(verifier)
+        };
+    }
+
+    /// A message may be sent on it: it is greeted, and the message before was sent and answered.
+    pub(crate) fn is_free(&self) -> bool {
+        let is_busy = self.flags.has(Flags::AWAITS) || self.flags.has(Flags::SEND_WAIT);
+        self.phase == Phase::Held && self.verifier.is_greeted() && !is_busy
     }
 
     /// Nothing is in flight on it: its slot may be closed.

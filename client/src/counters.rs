@@ -14,6 +14,8 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 pub(crate) enum Phase {
     /// Establish connections.
     Ramp,
+    /// Hold them, before anything is exchanged.
+    Quiet,
     /// Hold them.
     Hold,
     /// Hold them, and exchange messages.
@@ -25,8 +27,9 @@ pub(crate) enum Phase {
 }
 
 impl Phase {
-    const ALL: [Phase; 5] = [
+    const ALL: [Phase; 6] = [
         Phase::Ramp,
+        Phase::Quiet,
         Phase::Hold,
         Phase::Active,
         Phase::Close,
@@ -34,7 +37,7 @@ impl Phase {
     ];
 
     pub(crate) fn name(self) -> &'static str {
-        ["ramp", "hold", "active", "close", "done"][self as usize]
+        ["ramp", "quiet", "hold", "active", "close", "done"][self as usize]
     }
 }
 
@@ -56,7 +59,7 @@ pub(crate) struct Mailbox {
     counters: [AtomicU64; FIELDS],
 }
 
-const FIELDS: usize = 11;
+const FIELDS: usize = 13;
 
 /// A reading of one worker's counters, or the sum of all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -74,14 +77,18 @@ pub(crate) struct Counts {
     pub(crate) bytes_received: u64,
     /// Connects that met nobody listening.
     pub(crate) refused: u64,
-    /// Messages under way.
+    /// Messages and churn cycles under way.
     pub(crate) outstanding: u64,
+    /// Messages whose time has come by the schedule, and which are not sent.
+    pub(crate) owed: u64,
+    /// Churn cycles completed.
+    pub(crate) cycles: u64,
     /// Workers that have nothing left to connect.
     pub(crate) ramped: u64,
 }
 
 impl Counts {
-    /// Connections established now.
+    /// Connections established now. Those that churn count as such, unless they are lost.
     pub(crate) fn live(&self) -> u64 {
         self.established - self.lost.min(self.established)
     }
@@ -98,6 +105,8 @@ impl Counts {
             self.bytes_received,
             self.refused,
             self.outstanding,
+            self.owed,
+            self.cycles,
             self.ramped,
         ]
     }
@@ -114,6 +123,8 @@ impl Counts {
             bytes_received,
             refused,
             outstanding,
+            owed,
+            cycles,
             ramped,
         ] = values;
         Counts {
@@ -127,6 +138,8 @@ impl Counts {
             bytes_received,
             refused,
             outstanding,
+            owed,
+            cycles,
             ramped,
         }
     }

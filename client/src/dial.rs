@@ -16,10 +16,10 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::counters::Shared;
 use crate::source::{Assignment, Plan};
 
-/// A bound socket, and the target it is for.
+/// A bound socket, and what it was made by.
 pub(crate) struct Dialled {
     pub(crate) socket: OwnedFd,
-    pub(crate) target: u32,
+    pub(crate) assignment: Assignment,
 }
 
 /// Why there is no connection.
@@ -98,18 +98,12 @@ impl<'a> Dialler<'a> {
 
     fn dial(&mut self, mut assignment: Assignment) -> Result<Dialled, Failure> {
         loop {
-            match bound(assignment.source) {
-                Ok(socket) => {
-                    return Ok(Dialled {
-                        socket,
-                        target: assignment.target,
-                    });
-                }
+            match dial(assignment) {
                 Err(failure) if failure.errno == libc::EADDRINUSE => {
                     self.collisions += 1;
                     assignment = self.spare().ok_or(failure)?;
                 }
-                Err(failure) => return Err(failure),
+                result => return result,
             }
         }
     }
@@ -126,6 +120,15 @@ impl<'a> Dialler<'a> {
 /// That of bind(2), EADDRNOTAVAIL where it is not.
 pub(crate) fn check_source(address: IpAddr) -> Result<(), Failure> {
     bound(SocketAddr::new(address, 0)).map(drop)
+}
+
+/// A socket for `assignment` and no other.
+///
+/// # Errors
+/// That of socket(2) or bind(2).
+pub(crate) fn dial(assignment: Assignment) -> Result<Dialled, Failure> {
+    let socket = bound(assignment.source)?;
+    Ok(Dialled { socket, assignment })
 }
 
 fn bound(source: SocketAddr) -> Result<OwnedFd, Failure> {

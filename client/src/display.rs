@@ -17,6 +17,7 @@ use crate::summary::{Percentiles, Summary};
 pub(crate) struct Progress {
     /// None where stderr is no terminal.
     bar: Option<ProgressBar>,
+    quiet_for: Duration,
     hold: Duration,
     wanted: u64,
     phase: Option<(Phase, Duration)>,
@@ -33,6 +34,7 @@ impl Progress {
         }
         Progress {
             bar,
+            quiet_for: config.quiet_for,
             hold: config.hold,
             wanted: config.connections,
             phase: None,
@@ -51,6 +53,10 @@ impl Progress {
         let Some(bar) = &self.bar else { return };
         let (position, length) = match phase {
             Phase::Ramp => (counts.established + counts.failed, self.wanted),
+            Phase::Quiet => (
+                (at - since).as_millis() as u64,
+                self.quiet_for.as_millis() as u64,
+            ),
             Phase::Hold | Phase::Active => (
                 (at - since).as_millis() as u64,
                 self.hold.as_millis() as u64,
@@ -101,6 +107,8 @@ fn figures(counts: &Counts) -> String {
         (counts.heartbeats, "heartbeats"),
         (counts.heartbeats_late, "late"),
         (counts.messages, "messages"),
+        (counts.owed, "owed"),
+        (counts.cycles, "cycles"),
     ] {
         if count > 0 {
             // Writing to a String cannot fail.
@@ -173,16 +181,55 @@ pub(crate) fn summary(summary: &Summary, has_colour: bool) -> String {
     let messages = &summary.messages;
     if messages.active > 0 {
         let text = format!(
-            "{} of {} bytes on {} connections ({} per second), {} wrong, {} unanswered; latency {}",
+            "{} of {} bytes on {} connections in {:.2} s from {:.2} s on ({} per second), {} wrong, {} unanswered; latency {}",
             HumanCount(messages.completed),
             summary.config.message_bytes,
             HumanCount(messages.active),
+            messages.seconds,
+            messages.began_seconds,
             HumanCount(messages.per_second as u64),
             HumanCount(messages.mismatched),
             HumanCount(messages.unanswered),
             latency(&messages.latency_us)
         );
         lines.push(("messages", text));
+    }
+    if let Some(open) = &messages.open_loop {
+        let verdict = match open.is_short {
+            true => format!(
+                "{red}the rate was not kept{end}: the server is too slow, or the client, if it was late itself"
+            ),
+            false => "the rate was kept".into(),
+        };
+        let text = format!(
+            "{} per second asked, {} achieved; of {} due {} were sent, {} are owed; {verdict}",
+            rate(open.asked_per_second),
+            rate(messages.per_second),
+            HumanCount(open.due),
+            HumanCount(open.sent),
+            HumanCount(open.owed),
+        );
+        lines.push(("open loop", text));
+        lines.push(("from the send", latency(&open.latency_from_send_us)));
+        lines.push(("client late by", latency(&open.client_lateness_us)));
+    }
+    if let Some(churn) = &summary.churn {
+        let failed = match churn.failed.is_empty() {
+            true => "none failed".into(),
+            false => format!("failed: {}", by_cause(&churn.failed)),
+        };
+        let text = format!(
+            "{} cycles on {} connections in {:.2} s from {:.2} s on ({} per second), {failed}, {} unfinished; a cycle {}",
+            HumanCount(churn.cycles),
+            HumanCount(churn.connections),
+            churn.seconds,
+            churn.began_seconds,
+            rate(churn.per_second),
+            HumanCount(churn.unfinished),
+            latency(&churn.cycle_us)
+        );
+        lines.push(("churn", text));
+        lines.push(("its connects", latency(&churn.connect_us)));
     }
     lines.push(("received", HumanBytes(summary.bytes_received).to_string()));
     lines.push((
@@ -208,8 +255,15 @@ fn latency(p: &Percentiles) -> String {
     if p.count == 0 {
         return "not measured".into();
     }
-    let [p50, p99, p999, max] = [p.p50, p.p99, p.p999, p.max].map(time);
-    format!("p50 {p50}, p99 {p99}, p99.9 {p999}, max {max}")
+    let [p50, p90, p99, p999, p9999, max] = [p.p50, p.p90, p.p99, p.p999, p.p9999, p.max].map(time);
+    format!("p50 {p50}, p90 {p90}, p99 {p99}, p99.9 {p999}, p99.99 {p9999}, max {max}")
+}
+
+fn rate(per_second: f64) -> String {
+    match per_second {
+        100.0.. => HumanCount(per_second.round() as u64).to_string(),
+        _ => format!("{per_second:.3}"),
+    }
 }
 
 fn time(us: u64) -> String {

@@ -6,7 +6,9 @@
 //! | [`config`] | flags to a validated [`config::Config`] |
 //! | [`source`] | which source address and port connects to which target (pure) |
 //! | [`pace`] | how many connects may start now (pure) |
+//! | [`schedule`] | when each message is to be sent, in open loop (pure) |
 //! | [`verify`] | what a connection must hear (pure) |
+//! | `churn` | which connections churn, and from where each connects (pure) |
 //! | `conn` | what is remembered of one connection |
 //! | `dial` | bound sockets, and what to do when a port is taken |
 //! | `worker` | one pinned thread: its rings and its connections |
@@ -18,6 +20,7 @@
 #![forbid(unsafe_code)]
 
 pub mod canary;
+mod churn;
 pub mod cli;
 pub mod config;
 mod conn;
@@ -27,6 +30,7 @@ mod display;
 pub mod pace;
 mod run;
 mod samples;
+pub mod schedule;
 pub mod source;
 pub mod summary;
 pub mod verify;

@@ -203,28 +203,32 @@ struct Conductor<'a, 'scope> {
 impl Conductor<'_, '_> {
     fn conduct(&mut self) -> anyhow::Result<Course> {
         let mut ended = self.ramp()?;
-        let (mut active, mut messages_in_active) = (Duration::ZERO, 0);
+        let (mut hold_from, mut hold) = (Duration::ZERO, Duration::ZERO);
+        let mut at_hold_end = Counts::default();
+        if ended.is_none() && !self.config.quiet_for.is_zero() {
+            self.enter(Phase::Quiet)?;
+            ended = self.until(self.now() + self.config.quiet_for, |_| false)?;
+        }
         if ended.is_none() {
             let phase = if self.config.active > 0 {
                 Phase::Active
             } else {
                 Phase::Hold
             };
-            let start = self.now();
+            hold_from = self.now();
             self.enter(phase)?;
-            ended = self.until(start + self.config.hold, |_| false)?;
-            if phase == Phase::Active {
-                active = self.now() - start;
-                messages_in_active = self.shared.counts().messages;
-            }
+            ended = self.until(hold_from + self.config.hold, |_| false)?;
+            hold = self.now() - hold_from;
+            at_hold_end = self.shared.counts();
         }
         self.enter(Phase::Close)?;
         self.await_echoes();
         Ok(Course {
             ended: ended.unwrap_or(Ended::Complete),
             counts: self.shared.counts(),
-            active,
-            messages_in_active,
+            hold_from,
+            hold,
+            at_hold_end,
             peak_rss_bytes: peak_rss_bytes().unwrap_or(0),
         })
     }
@@ -355,7 +359,7 @@ impl Conductor<'_, '_> {
 fn stage_of(phase: Phase) -> Option<Stage> {
     match phase {
         Phase::Ramp => Some(Stage::Ramp),
-        Phase::Hold => Some(Stage::Hold),
+        Phase::Quiet | Phase::Hold => Some(Stage::Hold),
         Phase::Active => Some(Stage::Active),
         Phase::Close => None,
         Phase::Done => Some(Stage::Close),
@@ -412,7 +416,8 @@ fn diagnose(
     if summary.ended == Ended::LowMemory {
         return say(Cause::Errno(Errno::ENOMEM as i32), Step::Socket);
     }
-    if let Some(((step, errno), _)) = report.failed.iter().max_by_key(|(_, count)| **count) {
+    let failed = report.failed.iter().chain(&report.churn_failed);
+    if let Some(((step, errno), _)) = failed.max_by_key(|(_, count)| **count) {
         return say(Cause::Errno(*errno), *step);
     }
     if summary.ended == Ended::Stalled {
@@ -420,7 +425,7 @@ fn diagnose(
     }
     if let Some((cause, count)) = most(&summary.lost_by_cause) {
         return match cause.as_str() {
-            "closed before the first byte" => {
+            "closed before the first byte" if summary.ended != Ended::ServerGone => {
                 // Those that are left, not the most there were: some were not yet closed when others came. Each
                 // connection ever established has its latency.
                 let ever = summary.connect_latency_us.count;
@@ -456,11 +461,19 @@ fn diagnose(
             humantime::format_duration(config.heartbeat)
         ));
     }
-    (summary.messages.unanswered > 0).then(|| format!(
-        "{} messages were not answered within {} after the end: the server is too slow, or stands still",
-        summary.messages.unanswered,
-        humantime::format_duration(GRACE)
-    ))
+    let unfinished = summary.churn.as_ref().map_or(0, |churn| churn.unfinished);
+    [
+        (summary.messages.unanswered, "messages were not answered"),
+        (unfinished, "churn cycles were not finished"),
+    ]
+    .into_iter()
+    .find(|(count, _)| *count > 0)
+    .map(|(count, what)| {
+        format!(
+            "{count} {what} within {} after the end: the server is too slow, or stands still",
+            humantime::format_duration(GRACE)
+        )
+    })
 }
 
 /// VmHWM of /proc/self/status, proc_pid_status(5).
@@ -492,8 +505,9 @@ mod tests {
         let course = Course {
             ended: Ended::Complete,
             counts: Counts::default(),
-            active: Duration::ZERO,
-            messages_in_active: 0,
+            hold_from: Duration::ZERO,
+            hold: Duration::ZERO,
+            at_hold_end: Counts::default(),
             peak_rss_bytes: 0,
         };
         let summary = Summary::new(config, &report, &course);

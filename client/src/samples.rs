@@ -20,6 +20,8 @@ struct Sample {
     heartbeats: u64,
     heartbeats_late: u64,
     messages: u64,
+    owed: u64,
+    cycles: u64,
     bytes_received: u64,
 }
 
@@ -44,6 +46,8 @@ impl Samples {
             heartbeats: counts.heartbeats,
             heartbeats_late: counts.heartbeats_late,
             messages: counts.messages,
+            owed: counts.owed,
+            cycles: counts.cycles,
             bytes_received: counts.bytes_received,
         };
         let mut line = serde_json::to_vec(&sample)?;

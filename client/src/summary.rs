@@ -27,17 +27,30 @@ pub(crate) struct Report {
     /// A source address that is not one of this host.
     pub(crate) unbound: Option<IpAddr>,
     pub(crate) lost: BTreeMap<String, u64>,
+    /// Connections that churned.
+    pub(crate) churning: u64,
+    pub(crate) cycles_unfinished: u64,
+    /// Cycles without a connection, by step and errno.
+    pub(crate) churn_failed: BTreeMap<(Step, i32), u64>,
     pub(crate) collisions: u64,
     pub(crate) greetings_verified: u64,
     pub(crate) greetings_missing: u64,
     pub(crate) heartbeats_missing: u64,
     pub(crate) active: u64,
+    /// Messages whose time has come by the schedule.
+    pub(crate) messages_due: u64,
     pub(crate) messages_mismatched: u64,
     pub(crate) messages_unanswered: u64,
     /// All in microseconds.
     pub(crate) connect_latency: Histogram<u64>,
     pub(crate) heartbeat_lateness: Histogram<u64>,
     pub(crate) message_latency: Histogram<u64>,
+    /// In open loop, where `message_latency` counts from the intended time.
+    pub(crate) latency_from_send: Histogram<u64>,
+    pub(crate) send_lateness: Histogram<u64>,
+    /// From the start of a connect to the end of the echo; and of that the connect.
+    pub(crate) cycle: Histogram<u64>,
+    pub(crate) cycle_connect: Histogram<u64>,
     pub(crate) ring: ring::Stats,
 }
 
@@ -54,16 +67,24 @@ impl Report {
             failed: BTreeMap::new(),
             unbound: None,
             lost: BTreeMap::new(),
+            churning: 0,
+            cycles_unfinished: 0,
+            churn_failed: BTreeMap::new(),
             collisions: 0,
             greetings_verified: 0,
             greetings_missing: 0,
             heartbeats_missing: 0,
             active: 0,
+            messages_due: 0,
             messages_mismatched: 0,
             messages_unanswered: 0,
             connect_latency: histogram()?,
             heartbeat_lateness: histogram()?,
             message_latency: histogram()?,
+            latency_from_send: histogram()?,
+            send_lateness: histogram()?,
+            cycle: histogram()?,
+            cycle_connect: histogram()?,
             ring: ring::Stats::default(),
         })
     }
@@ -83,16 +104,26 @@ impl Report {
         for (cause, count) in other.lost {
             *self.lost.entry(cause).or_default() += count;
         }
+        self.churning += other.churning;
+        self.cycles_unfinished += other.cycles_unfinished;
+        for (failure, count) in other.churn_failed {
+            *self.churn_failed.entry(failure).or_default() += count;
+        }
         self.collisions += other.collisions;
         self.greetings_verified += other.greetings_verified;
         self.greetings_missing += other.greetings_missing;
         self.heartbeats_missing += other.heartbeats_missing;
         self.active += other.active;
+        self.messages_due += other.messages_due;
         self.messages_mismatched += other.messages_mismatched;
         self.messages_unanswered += other.messages_unanswered;
         self.connect_latency.add(other.connect_latency)?;
         self.heartbeat_lateness.add(other.heartbeat_lateness)?;
         self.message_latency.add(other.message_latency)?;
+        self.latency_from_send.add(other.latency_from_send)?;
+        self.send_lateness.add(other.send_lateness)?;
+        self.cycle.add(other.cycle)?;
+        self.cycle_connect.add(other.cycle_connect)?;
         self.ring = self.ring.merged(other.ring);
         Ok(())
     }
@@ -147,9 +178,11 @@ impl Ended {
 pub(crate) struct Course {
     pub(crate) ended: Ended,
     pub(crate) counts: Counts,
-    /// How long messages were exchanged, and how many were completed in that time.
-    pub(crate) active: Duration,
-    pub(crate) messages_in_active: u64,
+    /// When the hold began, in which messages are exchanged and connections churn, how long it lasted, and the counts at
+    /// its end.
+    pub(crate) hold_from: Duration,
+    pub(crate) hold: Duration,
+    pub(crate) at_hold_end: Counts,
     pub(crate) peak_rss_bytes: u64,
 }
 
@@ -162,6 +195,7 @@ pub struct Percentiles {
     pub p90: u64,
     pub p99: u64,
     pub p999: u64,
+    pub p9999: u64,
     pub max: u64,
 }
 
@@ -173,6 +207,7 @@ impl Percentiles {
             p90: histogram.value_at_quantile(0.9),
             p99: histogram.value_at_quantile(0.99),
             p999: histogram.value_at_quantile(0.999),
+            p9999: histogram.value_at_quantile(0.9999),
             max: histogram.max(),
         }
     }
@@ -202,12 +237,89 @@ pub struct Messages {
     pub mismatched: u64,
     /// Messages whose echo had not come within the grace at the end.
     pub unanswered: u64,
-    /// How long they were exchanged.
+    /// When the hold began in which they were, from the start of the run on: the `t_ms` of samples counts from there too.
+    pub began_seconds: f64,
+    /// How long it lasted.
     pub seconds: f64,
     /// Messages completed in that time, by it.
     pub per_second: f64,
-    /// From the send to the end of the echo.
+    /// To the end of the echo: in closed loop from the send, in open loop from when it was to be sent.
     pub latency_us: Percentiles,
+    /// What there is to say of an open loop; none in a closed one.
+    pub open_loop: Option<OpenLoop>,
+}
+
+/// Messages sent by a schedule.
+#[derive(Clone, Debug, Serialize)]
+pub struct OpenLoop {
+    /// Messages per second asked for.
+    pub asked_per_second: f64,
+    /// Messages whose time has come.
+    pub due: u64,
+    /// Those of them that were sent.
+    pub sent: u64,
+    /// Those that never were: their connection still waited for an echo, or was lost, or the client was late.
+    pub owed: u64,
+    /// Less than 99 % of those due were completed: the rate was not kept.
+    pub is_short: bool,
+    /// From the send, whenever that was, to the end of the echo.
+    pub latency_from_send_us: Percentiles,
+    /// How late the client itself came to each message that was due, sent or owed: a starved client, not a slow server.
+    pub client_lateness_us: Percentiles,
+}
+
+impl OpenLoop {
+    fn new(asked_per_second: f64, report: &Report, counts: Counts) -> OpenLoop {
+        let due = report.messages_due;
+        OpenLoop {
+            asked_per_second,
+            due,
+            sent: due - counts.owed,
+            owed: counts.owed,
+            is_short: counts.messages * 100 < due * 99,
+            latency_from_send_us: Percentiles::of(&report.latency_from_send),
+            client_lateness_us: Percentiles::of(&report.send_lateness),
+        }
+    }
+}
+
+/// Connections closed with a reset and made again from the same address and port, with one message each time.
+#[derive(Clone, Debug, Serialize)]
+pub struct Churn {
+    /// Connections that took part.
+    pub connections: u64,
+    /// Cycles completed: connect, greeting, message, echo.
+    pub cycles: u64,
+    /// Cycles without a connection, by errno. Each ended the churn of its connection, which is one of those lost.
+    pub failed: BTreeMap<String, u64>,
+    /// Cycles whose echo had not come within the grace at the end.
+    pub unfinished: u64,
+    /// When it began, from the start of the run on.
+    pub began_seconds: f64,
+    /// How long it went on.
+    pub seconds: f64,
+    /// Cycles completed in that time, by it.
+    pub per_second: f64,
+    /// From the start of the connect to the end of the echo.
+    pub cycle_us: Percentiles,
+    /// The connect alone.
+    pub connect_us: Percentiles,
+}
+
+impl Churn {
+    fn new(report: &Report, course: &Course) -> Churn {
+        Churn {
+            connections: report.churning,
+            cycles: course.counts.cycles,
+            failed: by_errno(&report.churn_failed),
+            unfinished: report.cycles_unfinished,
+            began_seconds: course.hold_from.as_secs_f64(),
+            seconds: course.hold.as_secs_f64(),
+            per_second: per_second(course.at_hold_end.cycles, course.hold),
+            cycle_us: Percentiles::of(&report.cycle),
+            connect_us: Percentiles::of(&report.cycle_connect),
+        }
+    }
 }
 
 /// A run's result.
@@ -241,6 +353,8 @@ pub struct Summary {
     pub heartbeats: Heartbeats,
     /// Messages.
     pub messages: Messages,
+    /// Connections closed and made again; none where that was not asked for.
+    pub churn: Option<Churn>,
     /// Bytes received on all connections.
     pub bytes_received: u64,
     /// The most resident memory this process had (VmHWM).
@@ -267,15 +381,11 @@ impl Summary {
         };
         let targets: Vec<String> = config.targets.iter().map(ToString::to_string).collect();
         let counts = course.counts;
-        let mut failed = BTreeMap::new();
-        for ((_, errno), count) in &report.failed {
-            *failed.entry(errno_name(*errno)).or_default() += count;
-        }
         Summary {
             target: targets.join(","),
             connections_wanted: config.connections,
             established: report.established_max,
-            failed,
+            failed: by_errno(&report.failed),
             lost_while_held: counts.lost,
             lost_by_cause: report.lost.clone(),
             ports_in_use: report.collisions,
@@ -295,10 +405,15 @@ impl Summary {
                 completed: counts.messages,
                 mismatched: report.messages_mismatched,
                 unanswered: report.messages_unanswered,
-                seconds: course.active.as_secs_f64(),
-                per_second: per_second(course.messages_in_active, course.active),
+                began_seconds: course.hold_from.as_secs_f64(),
+                seconds: course.hold.as_secs_f64(),
+                per_second: per_second(course.at_hold_end.messages, course.hold),
                 latency_us: Percentiles::of(&report.message_latency),
+                open_loop: config
+                    .message_rate
+                    .map(|asked| OpenLoop::new(asked, report, counts)),
             },
+            churn: (config.churn > 0).then(|| Churn::new(report, course)),
             bytes_received: counts.bytes_received,
             peak_rss_bytes: course.peak_rss_bytes,
             ring: report.ring,
@@ -324,6 +439,10 @@ impl Summary {
             && self.heartbeats.missing == 0
             && self.messages.mismatched == 0
             && self.messages.unanswered == 0
+            && self
+                .churn
+                .as_ref()
+                .is_none_or(|churn| churn.unfinished == 0)
     }
 }
 
@@ -333,6 +452,14 @@ pub(crate) fn errno_name(errno: i32) -> String {
         Errno::UnknownErrno => format!("errno {errno}"),
         known => format!("{known:?}"),
     }
+}
+
+fn by_errno(failed: &BTreeMap<(Step, i32), u64>) -> BTreeMap<String, u64> {
+    let mut sum = BTreeMap::new();
+    for ((_, errno), count) in failed {
+        *sum.entry(errno_name(*errno)).or_default() += count;
+    }
+    sum
 }
 
 fn per_second(count: u64, time: Duration) -> f64 {

@@ -2,22 +2,27 @@
 //!
 //! Owns: a group of rings and the connections in their tables. Connection `c` lives in slot `c % slots` of table
 //! `c / slots`, so no descriptor and no lookup is spent on it. Its life: bound socket, installed → `Connect` →
-//! parked on a multishot `Poll` ⇄ `Recv` on readiness → lost (cancel, join, close), or reset when the group is dropped.
+//! parked on a multishot `Poll` ⇄ `Recv` on readiness → lost (cancel, join, close), closed and made again where it churns,
+//! or reset when the group is dropped.
 //! Invariants: at most one receive and one waiting send of a connection are in flight; what is counted is published
 //! once a turn.
 
+mod churn;
 mod connect;
 mod hold;
 mod messages;
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use hdrhistogram::Histogram;
 use nix::errno::Errno;
 use ring::{Completion, Group, Op, Operation, Token};
 
+use crate::churn::Churners;
 use crate::config::Config;
 use crate::conn::{Conn, Flags, Phase};
 use crate::counters::{self, Counts, Mailbox, Shared};
@@ -25,6 +30,7 @@ use crate::dial::Dialler;
 use crate::pace::Pace;
 use crate::source::Plan;
 use crate::summary::Report;
+use messages::OpenLoop;
 
 /// The most connects and first messages started in one turn: small, so that none waits long for the others of its
 /// batch to be submitted.
@@ -72,10 +78,17 @@ struct Worker<'a> {
     in_flight: Vec<u32>,
     /// Indices whose port was taken.
     retries: Vec<u32>,
-    /// Indices that are to send their first message.
+    /// Indices that are to send their first message, or to begin their first cycle.
     starters: Vec<u32>,
+    churners: Churners,
+    /// Indices to connect again whose close is queued, and those whose close is done.
+    closing: Vec<u32>,
+    closed: VecDeque<u32>,
     phase: counters::Phase,
     active: u64,
+    /// Messages per second, where they are sent by a schedule.
+    message_rate: Option<f64>,
+    open_loop: Option<OpenLoop>,
     now: Duration,
     next_timeouts: Duration,
     counts: Counts,
@@ -89,12 +102,14 @@ impl<'a> Worker<'a> {
         let share = |total: u64| total / workers + u64::from(number < total % workers);
         let dialler = Dialler::new(job.plan, job.shared, number, workers, config.connections);
         let connections = dialler.remaining();
+        let active = share(config.active);
+        // By active connections, so that the interval is the same on all workers.
+        let message_rate = |rate| rate * active as f64 / config.active as f64;
         let slots = u64::from(job.table_slots).min(connections).max(1);
         let mut group = Group::new(ring::Config {
             table_slots: slots as u32,
             recv_buffers: RECV_BUFFERS,
             recv_buffer_bytes: RECV_BUFFER_BYTES,
-            batch: BATCH,
             targets: config.targets.clone(),
             ..ring::Config::default()
         })?;
@@ -127,8 +142,14 @@ impl<'a> Worker<'a> {
             in_flight: Vec::new(),
             retries: Vec::new(),
             starters: Vec::new(),
+            // Of both together, so that no worker has more of them than connections.
+            churners: Churners::new(share(config.active + config.churn) - active, connections),
+            closing: Vec::new(),
+            closed: VecDeque::new(),
             phase: counters::Phase::Ramp,
-            active: share(config.active),
+            active,
+            message_rate: config.message_rate.map(message_rate),
+            open_loop: None,
             now: Duration::ZERO,
             next_timeouts: Duration::ZERO,
             counts: Counts::default(),
@@ -140,6 +161,7 @@ impl<'a> Worker<'a> {
         let mut completions = Vec::new();
         loop {
             self.group.submit_and_wait(self.wait())?;
+            self.closes_submitted();
             loop {
                 self.now = self.shared.start.elapsed();
                 self.group.drain(&mut completions);
@@ -153,8 +175,11 @@ impl<'a> Worker<'a> {
             self.follow(self.shared.phase());
             match self.phase {
                 counters::Phase::Ramp => self.connect_more()?,
-                counters::Phase::Active => self.start_messages()?,
-                counters::Phase::Hold | counters::Phase::Close => {}
+                counters::Phase::Hold | counters::Phase::Active => {
+                    self.send_messages()?;
+                    self.reconnect()?;
+                }
+                counters::Phase::Quiet | counters::Phase::Close => {}
                 counters::Phase::Done => return Ok(self.finish()),
             }
             self.cancel_overdue()?;
@@ -164,7 +189,8 @@ impl<'a> Worker<'a> {
 
     /// How long nothing needs to be done unless something completes.
     fn wait(&self) -> Duration {
-        if !self.starters.is_empty() && self.phase == counters::Phase::Active {
+        let has_work = !self.starters.is_empty() || self.has_more_to_reconnect();
+        if has_work && self.is_exchanging() {
             return Duration::ZERO;
         }
         let timeouts = match self.in_flight.is_empty() {
@@ -175,22 +201,26 @@ impl<'a> Worker<'a> {
             true => self.pace.wait(self.connecting).unwrap_or(LONGEST_WAIT),
             false => LONGEST_WAIT,
         };
-        timeouts.min(connects).min(LONGEST_WAIT)
+        let messages = match &self.open_loop {
+            // Not `self.now`: the turn took a while.
+            Some(open) if self.is_exchanging() => open.schedule.wait(self.shared.start.elapsed()),
+            _ => LONGEST_WAIT,
+        };
+        timeouts.min(connects).min(messages).min(LONGEST_WAIT)
     }
 
     fn follow(&mut self, phase: counters::Phase) {
         if phase == self.phase {
             return;
         }
+        let was_exchanging = self.is_exchanging();
         self.phase = phase;
-        if phase == counters::Phase::Active {
-            let held: Vec<u32> = (0..self.conns.len() as u32)
-                .filter(|c| self.conns[*c as usize].phase == Phase::Held)
-                .collect();
-            let wanted = (self.active as usize).min(held.len());
-            // Spread over all of them, so that active connections are no neighbours in memory.
-            self.starters = (0..wanted).map(|n| held[n * held.len() / wanted]).collect();
-            self.report.active += wanted as u64;
+        if self.is_exchanging() {
+            // Messages last: theirs is a schedule that begins now, and their starters come first.
+            self.begin_churn();
+            self.begin_messages();
+        } else if was_exchanging {
+            self.end_messages();
         }
     }
 
@@ -241,6 +271,11 @@ impl<'a> Worker<'a> {
         }
     }
 
+    /// Whether messages and cycles may start.
+    fn is_exchanging(&self) -> bool {
+        matches!(self.phase, counters::Phase::Hold | counters::Phase::Active)
+    }
+
     /// The last look at what is held. Dropping the group resets every connection.
     fn finish(mut self) -> Report {
         let now_ms = self.now.as_millis() as u32;
@@ -249,9 +284,13 @@ impl<'a> Worker<'a> {
             let silence_ms = now_ms.wrapping_sub(conn.last_heartbeat_ms);
             self.report.heartbeats_missing +=
                 u64::from(patience_ms > 0 && silence_ms > patience_ms);
-            self.report.greetings_missing += u64::from(!conn.verifier.is_greeted());
+            // A cycle that has not come to its greeting is unfinished.
+            let is_cycling = conn.flags.has(Flags::CYCLING);
+            self.report.greetings_missing += u64::from(!conn.verifier.is_greeted() && !is_cycling);
         }
-        self.report.messages_unanswered = self.counts.outstanding;
+        let is_cycling = |conn: &&Conn| conn.flags.has(Flags::CYCLING);
+        self.report.cycles_unfinished = self.conns.iter().filter(is_cycling).count() as u64;
+        self.report.messages_unanswered = self.counts.outstanding - self.report.cycles_unfinished;
         self.report.collisions = self.dialler.collisions;
         self.report.ring = self.group.stats();
         self.mailbox.publish(self.counts);
@@ -286,6 +325,10 @@ impl<'a> Worker<'a> {
         let token = Token::new(op, slot, generation);
         self.group.push(ring, Operation::Cancel { token })
     }
+}
+
+fn record(histogram: &mut Histogram<u64>, time: Duration) {
+    histogram.saturating_record(time.as_micros() as u64);
 }
 
 /// Wakes the worker when there is a new phase.

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 pub use crate::cgroup::CgroupMemory;
 pub use crate::counters::{NetCounters, meaning};
 pub use crate::environment::{Environment, environment};
+pub use crate::footprint::Footprint;
 
 /// Why something could not be read from the host.
 #[derive(Debug, thiserror::Error)]

@@ -15,6 +15,7 @@ mod cgroup;
 mod counters;
 mod environment;
 mod evidence;
+mod footprint;
 pub mod host;
 pub mod limit;
 pub mod process;

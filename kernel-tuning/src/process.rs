@@ -201,6 +201,21 @@ pub fn prefer_oom_kill() -> io::Result<()> {
     std::fs::write("/proc/self/oom_score_adj", "1000")
 }
 
+/// Whether the kernel holds this process to `fs.file-max`; with CAP_SYS_ADMIN it does not (proc_sys_fs(5)).
+///
+/// # Errors
+/// When `/proc/self/status` cannot be read.
+pub fn is_bound_by_file_max() -> Result<bool, ProcessError> {
+    /// capabilities(7).
+    const CAP_SYS_ADMIN: u32 = 21;
+    let status = Process::myself().and_then(|process| process.status());
+    let status = status.map_err(|source| ProcessError::Read {
+        pid: std::process::id(),
+        source,
+    })?;
+    Ok(status.capeff >> CAP_SYS_ADMIN & 1 == 0)
+}
+
 fn refused(what: impl Into<String>, errno: Errno) -> ProcessError {
     ProcessError::Refused {
         what: what.into(),

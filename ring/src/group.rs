@@ -44,6 +44,10 @@ pub enum Descriptors {
 pub struct Config {
     /// Submission queue entries of each ring.
     pub sq_entries: u32,
+    /// Completion queue entries of each ring, at least `sq_entries`. What does not fit waits in the kernel, which
+    /// costs time and is counted ([`Stats::overflows`]). None: one for each slot of a table, within 4096 and 65,536,
+    /// the most the kernel allows.
+    pub cq_entries: Option<u32>,
     /// What a slot is.
     pub descriptors: Descriptors,
     /// Slots of each ring's table: at most RLIMIT_NOFILE and at most 1 << 20.
@@ -52,10 +56,6 @@ pub struct Config {
     pub recv_buffers: u16,
     /// Size of a receive buffer in bytes.
     pub recv_buffer_bytes: usize,
-    /// How many completions a wait tries to gather.
-    pub batch: u32,
-    /// For how long it tries, in microseconds.
-    pub batch_wait_us: u32,
     /// Where `Connect` may connect to.
     pub targets: Vec<SocketAddr>,
 }
@@ -64,12 +64,11 @@ impl Default for Config {
     fn default() -> Self {
         Config {
             sq_entries: 1024,
+            cq_entries: None,
             descriptors: Descriptors::Direct,
             table_slots: 1024,
             recv_buffers: 256,
             recv_buffer_bytes: 32 * 1024,
-            batch: 64,
-            batch_wait_us: 1,
             targets: Vec::new(),
         }
     }
@@ -132,6 +131,9 @@ impl Stats {
         }
     }
 }
+
+/// More than a receive buffer holds.
+const MAX_DISCARD_BYTES: u32 = 1 << 30;
 
 /// Builds an entry on the socket in a slot, whatever a slot is here.
 macro_rules! on_socket {
@@ -333,6 +335,18 @@ impl Group {
                 Token::new(Op::Cancel, token.slot, token.generation),
             )
             .flags(squeue::Flags::SKIP_SUCCESS),
+            // TCP copies nothing with MSG_TRUNC (tcp(7)), so there need be nothing to copy to.
+            Operation::Discard { slot, generation } => named(
+                on_socket!(self, slot, |socket| opcode::Recv::new(
+                    socket,
+                    std::ptr::null_mut(),
+                    MAX_DISCARD_BYTES
+                )
+                .flags(libc::MSG_DONTWAIT | libc::MSG_TRUNC)
+                .build()),
+                Token::new(Op::Discard, slot, generation),
+            )
+            .flags(squeue::Flags::SKIP_SUCCESS),
             Operation::Close { slot, generation } => named(
                 on_socket!(self, slot, |socket| opcode::Close::new(socket).build()),
                 Token::new(Op::Close, slot, generation),
@@ -373,9 +387,9 @@ impl Group {
         }
         let (want, timeout) = match ready {
             true => (0, Duration::ZERO),
-            false => (self.config.batch, timeout),
+            false => (1, timeout),
         };
-        first.submit_and_wait(want, self.config.batch_wait_us, timeout)?;
+        first.submit_and_wait(want, timeout)?;
         for ring in others {
             ring.announce(false);
         }
@@ -477,14 +491,12 @@ impl Group {
     }
 
     fn ring(&self, role: Role) -> Result<Ring, Unavailable> {
+        // Every connection of a table may have something to say at once.
+        let slots = self.config.table_slots.next_power_of_two();
         Ring::new(
             role,
             self.config.sq_entries,
-            // Every connection of a table may have something to say at once; the kernel allows no more.
-            self.config
-                .table_slots
-                .next_power_of_two()
-                .clamp(4096, 65_536),
+            self.config.cq_entries.unwrap_or(slots.clamp(4096, 65_536)),
             match self.config.descriptors {
                 Descriptors::Direct => self.config.table_slots,
                 Descriptors::Ordinary => 0,

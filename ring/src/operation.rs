@@ -74,6 +74,14 @@ pub enum Operation {
         /// What to cancel: a `Poll`, a `SendWait` or a `Connect`.
         token: Token,
     },
+    /// Throw away the input that is there, without waiting: what is unread when a socket is closed makes its end a
+    /// reset. Needs no memory. Completes only when there was none.
+    Discard {
+        /// The connection.
+        slot: u32,
+        /// Its generation.
+        generation: u16,
+    },
     /// Close the socket in `slot`, which is free from the moment this is submitted. Nothing else may
     /// be in flight on it. Completes only when it failed.
     Close {

@@ -38,13 +38,12 @@ pub(crate) struct Ring {
     io: IoUring,
     /// Whether completions may be announced on an eventfd.
     announces: bool,
-    min_wait: bool,
     no_iowait: bool,
     pub(crate) counters: Counters,
 }
 
-/// What `struct io_uring_getevents_arg` is in the kernel's headers (since Linux 6.12 with `min_wait_usec`, a
-/// field that was padding before).
+/// What `struct io_uring_getevents_arg` is in the kernel's headers. `min_wait_usec` (padding before Linux 6.12) is always
+/// 0: a minimum wait is a timer more for each wait, and costs more than the completions it gathers save.
 #[repr(C)]
 struct GetEventsArg {
     sigmask: u64,
@@ -88,7 +87,6 @@ impl Ring {
         let params = io.params();
         Ok(Ring {
             announces,
-            min_wait: params.is_feature_min_timeout(),
             no_iowait: params.is_feature_no_iowait(),
             counters: Counters::default(),
             io,
@@ -133,23 +131,16 @@ impl Ring {
         self.enter(0, 0, EnterFlags::GETEVENTS, None)
     }
 
-    /// Submits what is queued and waits: for `want` completions, or for fewer once there is one and
-    /// `min_wait_us` have passed, or until `timeout`.
-    pub(crate) fn submit_and_wait(
-        &mut self,
-        want: u32,
-        min_wait_us: u32,
-        timeout: Duration,
-    ) -> io::Result<()> {
+    /// Submits what is queued and waits for `want` completions, or until `timeout`.
+    pub(crate) fn submit_and_wait(&mut self, want: u32, timeout: Duration) -> io::Result<()> {
         let queued = self.io.submission().len();
         let timeout = Timespec::from(timeout);
         let arg = GetEventsArg {
             sigmask: 0,
             sigmask_size: 0,
-            min_wait_usec: if self.min_wait { min_wait_us } else { 0 },
+            min_wait_usec: 0,
             timeout: std::ptr::from_ref(&timeout) as u64,
         };
-        let want = if self.min_wait { want } else { want.min(1) };
         let mut flags = EnterFlags::GETEVENTS | EnterFlags::EXT_ARG;
         if self.no_iowait {
             flags |= EnterFlags::NO_IOWAIT;

@@ -38,10 +38,12 @@ pub enum Op {
     Watch = 10,
     /// Another ring of the group has completions. Never leaves this crate.
     Wake = 11,
+    /// A receive that throws away what is there. It completes only when there was nothing.
+    Discard = 12,
 }
 
 impl Op {
-    const ALL: [Op; 11] = [
+    const ALL: [Op; 12] = [
         Op::AcceptMulti,
         Op::AcceptOne,
         Op::Poll,
@@ -53,6 +55,7 @@ impl Op {
         Op::Close,
         Op::Watch,
         Op::Wake,
+        Op::Discard,
     ];
 }
 

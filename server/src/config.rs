@@ -15,6 +15,7 @@ use thiserror::Error;
 use crate::conn::Limits;
 use crate::control::Control;
 use crate::engine::EngineKind;
+use crate::timeouts::Timeouts;
 
 /// Everything a server needs to start.
 #[derive(Clone, Debug)]
@@ -29,12 +30,17 @@ pub struct Config {
     pub heartbeat: Option<Duration>,
     /// Connections held at one time, over all workers; more are accepted and closed.
     pub max_connections: Option<u64>,
+    /// What those are told, as far as their sockets take it at once; nothing where it is empty. Cut off after
+    /// [`Config::MAX_REFUSAL_BYTES`].
+    pub refusal: Vec<u8>,
     /// Share the port with other processes.
     pub reuse_port: bool,
     /// Accepted connections the kernel keeps for each worker.
     pub backlog: u32,
     /// Bounds on waiting bytes.
     pub limits: Limits,
+    /// Bounds on a peer's silence.
+    pub timeouts: Timeouts,
     /// For how long output may still be sent after the stop.
     pub drain_timeout: Duration,
     /// What an io_uring connection costs: an entry of a table, or a file descriptor.
@@ -46,6 +52,8 @@ pub struct Config {
 impl Config {
     /// The largest table the kernel allows (IORING_MAX_FIXED_FILES).
     pub const MAX_TABLE_SLOTS: u32 = 1 << 20;
+    /// The longest refusal: it fits the buffer of any new socket.
+    pub const MAX_REFUSAL_BYTES: usize = 1024;
 
     /// A configuration with everything else at its default.
     pub fn new(listen: SocketAddr, engine: EngineKind, cores: Vec<usize>) -> Config {
@@ -56,9 +64,11 @@ impl Config {
             cores,
             heartbeat: None,
             max_connections: None,
+            refusal: Vec::new(),
             reuse_port: false,
             backlog: 4096,
             limits: Limits::default(),
+            timeouts: Timeouts::default(),
             drain_timeout: Duration::from_secs(5),
             descriptors: Descriptors::Direct,
             table_slots: nofile.min(u64::from(Self::MAX_TABLE_SLOTS)) as u32,
@@ -106,6 +116,7 @@ Examples:
   throng-server --protocol echo --cores 0            echo on one core
   throng-server --listen [::]:7000 --heartbeat 30s   all addresses, a heartbeat every 30 s
   throng-server --engine epoll --max-connections 10000
+  throng-server --max-connections 10000 --refusal 'busy, try later' --idle-timeout 5m
   throng-server --canary-port 7001                   answers the client's --canary too
 
 SIGINT or SIGTERM: stops accepting, sends what waits, closes, prints a summary.
@@ -141,6 +152,9 @@ pub struct Flags {
     /// What a connection costs with io_uring
     #[arg(long, value_enum, default_value_t = DescriptorChoice::Auto, help_heading = "How it serves")]
     pub descriptors: DescriptorChoice,
+    /// Direct descriptors in each table of a worker [default and most: what RLIMIT_NOFILE and the kernel allow]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(64..), help_heading = "How it serves")]
+    pub table_slots: Option<u32>,
     /// Cores to pin a worker to: a list such as 0,1, or all of the affinity mask
     #[arg(
         long,
@@ -152,6 +166,20 @@ pub struct Flags {
     /// Hold at most this many connections; more are accepted, closed and counted
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), help_heading = "How it serves")]
     pub max_connections: Option<u64>,
+    /// What those are told before they are closed, followed by a line end [default: nothing]
+    #[arg(
+        long,
+        value_name = "TEXT",
+        requires = "max_connections",
+        help_heading = "How it serves"
+    )]
+    pub refusal: Option<String>,
+    /// Close a connection from which nothing was received for this long [default: none]
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "0", hide_default_value = true, help_heading = "How it serves")]
+    pub idle_timeout: Duration,
+    /// Close a connection whose peer took nothing of what waits for it for this long; 0 = never
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "60s", help_heading = "How it serves")]
+    pub write_timeout: Duration,
     /// Take commands from a unix socket here: `broadcast TEXT`, `broadcast over 5s TEXT`
     #[arg(long, value_name = "PATH", help_heading = "What it broadcasts")]
     pub control: Option<PathBuf>,
@@ -218,9 +246,25 @@ pub enum UsageError {
     /// A heartbeat for a protocol without.
     #[error("--heartbeat goes with --protocol line: echo says nothing of its own")]
     HeartbeatWithEcho,
-    /// A heartbeat nobody can keep.
-    #[error("--heartbeat must be at least 10ms (or 0 for none)")]
-    HeartbeatTooShort,
+    /// A time nobody can keep.
+    #[error("{0} must be at least 10ms (or 0 for none)")]
+    TooShort(&'static str),
+    /// A refusal that a new socket might not take at once.
+    #[error("--refusal has {0} bytes: at most {most} go out without waiting", most = Config::MAX_REFUSAL_BYTES - 1)]
+    RefusalTooLong(usize),
+    /// A table larger than can be had.
+    #[error(
+        "--table-slots {wanted}: RLIMIT_NOFILE and the kernel allow {most} in a table; raise the hard limit (ulimit -Hn) or use fewer"
+    )]
+    TableSlots {
+        /// What was asked for.
+        wanted: u32,
+        /// What there can be.
+        most: u32,
+    },
+    /// Tables for an engine without.
+    #[error("--table-slots goes with --engine uring: the others have no tables")]
+    NoTables,
     /// The responder and the server on one port.
     #[error("--canary-port {0} is the port of --listen: choose another, or 0 for a free one")]
     CanaryPort(u16),
@@ -296,8 +340,24 @@ pub fn resolve(args: impl Iterator<Item = OsString>) -> Result<Resolved, UsageEr
             Some(every.unwrap_or(Duration::from_secs(10))).filter(|e| !e.is_zero())
         }
     };
-    if heartbeat.is_some_and(|every| every < Duration::from_millis(10)) {
-        return Err(UsageError::HeartbeatTooShort);
+    let timeouts = Timeouts {
+        idle: Some(flags.idle_timeout).filter(|t| !t.is_zero()),
+        write: Some(flags.write_timeout).filter(|t| !t.is_zero()),
+    };
+    for (flag, time) in [
+        ("--heartbeat", heartbeat),
+        ("--idle-timeout", timeouts.idle),
+        ("--write-timeout", timeouts.write),
+    ] {
+        if time.is_some_and(|time| time < Duration::from_millis(10)) {
+            return Err(UsageError::TooShort(flag));
+        }
+    }
+    let refusal = flags
+        .refusal
+        .map_or(Vec::new(), |text| format!("{text}\n").into_bytes());
+    if refusal.len() > Config::MAX_REFUSAL_BYTES {
+        return Err(UsageError::RefusalTooLong(refusal.len() - 1));
     }
     if let Some(port) = flags.canary_port
         && port != 0
@@ -348,14 +408,24 @@ pub fn resolve(args: impl Iterator<Item = OsString>) -> Result<Resolved, UsageEr
         (EngineKind::Uring, DescriptorChoice::Auto) if !releases() => (Descriptors::Ordinary, true),
         _ => (Descriptors::Direct, false),
     };
+    let config = Config::new(flags.listen, engine, cores);
+    let most = config.table_slots;
+    let table_slots = match flags.table_slots {
+        Some(_) if engine != EngineKind::Uring => return Err(UsageError::NoTables),
+        Some(wanted) if wanted > most => return Err(UsageError::TableSlots { wanted, most }),
+        wanted => wanted.unwrap_or(most),
+    };
     Ok(Resolved {
         leaks,
         config: Config {
             descriptors,
             heartbeat,
+            timeouts,
             max_connections: flags.max_connections,
+            refusal,
             reuse_port: flags.reuse_port,
-            ..Config::new(flags.listen, engine, cores)
+            table_slots,
+            ..config
         },
         protocol: flags.protocol,
         fallback,
@@ -386,12 +456,22 @@ mod tests {
     fn bad_usage_is_refused_with_the_reason() {
         assert!(refused("--protocol echo --heartbeat 5s").contains("--protocol line"));
         assert!(refused("--heartbeat 1ms").contains("at least 10ms"));
+        assert!(refused("--idle-timeout 1ms").contains("--idle-timeout"));
+        assert!(refused("--write-timeout soon").contains("500ms"));
         assert!(refused("--cores 4096").contains("affinity mask"));
         assert!(refused("--cores 0,x").contains("not a core"));
         assert!(refused("--listen nowhere").contains("--listen"));
         assert!(refused("--canary-port 7000").contains("--canary-port"));
         assert!(refused("--max-connections 0").contains("--max-connections"));
+        assert!(refused("--refusal busy").contains("--max-connections"));
+        let long = format!("--max-connections 1 --refusal {}", "x".repeat(1024));
+        assert!(refused(&long).contains("at most 1023"));
         assert!(refused("--json /nonexistent/x.json").contains("cannot be written"));
         assert!(refused("--engine kqueue").contains("uring"));
+        assert!(refused("--engine epoll --table-slots 64").contains("--engine uring"));
+        assert!(refused("--table-slots 63").contains("--table-slots"));
+        if ring::probe().is_ok() {
+            assert!(refused("--engine uring --table-slots 4000000000").contains("RLIMIT_NOFILE"));
+        }
     }
 }

@@ -17,8 +17,6 @@ pub struct Limits {
     pub output_bytes_per_conn: usize,
     /// Both, over all connections of one worker.
     pub bytes_per_worker: usize,
-    /// For how long a peer may take none of the output that waits for it.
-    pub write_timeout_ms: u32,
 }
 
 impl Default for Limits {
@@ -27,7 +25,6 @@ impl Default for Limits {
             input_bytes_per_conn: 128 * 1024,
             output_bytes_per_conn: 256 * 1024,
             bytes_per_worker: 64 * 1024 * 1024,
-            write_timeout_ms: 30_000,
         }
     }
 }
@@ -303,12 +300,10 @@ impl<S: Session> Conn<S> {
         self.pending.as_ref().map_or(0, |p| p.lent_bytes)
     }
 
-    /// For how long output has waited without moving; 0 when none waits.
-    pub fn stalled_ms(&self, now_ms: u32) -> u32 {
-        match &self.pending {
-            Some(pending) if self.has_output() => now_ms.wrapping_sub(pending.since_ms),
-            _ => 0,
-        }
+    /// For how long output has waited without moving. None when none waits.
+    pub fn stalled_ms(&self, now_ms: u32) -> Option<u32> {
+        let pending = self.pending.as_ref().filter(|_| self.has_output())?;
+        Some(now_ms.wrapping_sub(pending.since_ms))
     }
 
     /// Nothing waits any more: the connection is being closed.
@@ -408,7 +403,6 @@ mod tests {
             input_bytes_per_conn: 1000,
             output_bytes_per_conn: 500,
             bytes_per_worker: 1200,
-            write_timeout_ms: 50,
         }
     }
 
@@ -448,12 +442,12 @@ mod tests {
     fn a_peer_that_takes_nothing_is_known_by_time() {
         let mut budget = Budget::new(limits());
         let mut conn = Conn::new(Echo);
-        assert_eq!(conn.stalled_ms(1000), 0);
+        assert_eq!(conn.stalled_ms(1000), None);
         conn.keep_output(b"abc", 1000, &mut budget).unwrap();
         conn.keep_output(b"def", 1040, &mut budget).unwrap();
-        assert_eq!(conn.stalled_ms(1060), 60);
+        assert_eq!(conn.stalled_ms(1060), Some(60));
         conn.sent(1, 1060, &mut budget);
-        assert_eq!(conn.stalled_ms(1061), 1);
+        assert_eq!(conn.stalled_ms(1061), Some(1));
         assert_eq!(conn.output(), b"bcdef");
     }
 

@@ -25,6 +25,7 @@ pub mod schedule;
 mod server;
 pub mod stats;
 pub mod summary;
+pub mod timeouts;
 pub mod worker;
 
 pub use config::Config;

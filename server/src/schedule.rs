@@ -5,6 +5,7 @@
 //! der Corput sequence). A cursor runs through the phases once an interval and names the slots as they come due.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::worker::Message;
@@ -78,7 +79,7 @@ impl Heartbeats {
     }
 }
 
-/// Walks a message past every slot of every table, at once or evenly over a given time.
+/// Walks past every slot of every table, at once or evenly over a given time.
 #[derive(Debug)]
 pub struct Walk {
     started_ns: u64,
@@ -114,6 +115,12 @@ impl Walk {
 
     /// The next table and slot that is due at `now_ns`. None when nothing is.
     pub fn next(&mut self, now_ns: u64) -> Option<(usize, u32)> {
+        let (table, slots) = self.next_range(now_ns, 1)?;
+        Some((table, slots.start))
+    }
+
+    /// The next table, and up to `most` slots of it, that are due at `now_ns`. None when nothing is.
+    pub fn next_range(&mut self, now_ns: u64, most: u32) -> Option<(usize, Range<u32>)> {
         let due = match now_ns.saturating_sub(self.started_ns) {
             elapsed if elapsed >= self.over_ns => self.total,
             elapsed => {
@@ -127,9 +134,12 @@ impl Walk {
         while self.tables[self.table].0 + u64::from(self.tables[self.table].1) <= self.passed {
             self.table += 1;
         }
-        let slot = (self.passed - self.tables[self.table].0) as u32;
-        self.passed += 1;
-        Some((self.table, slot))
+        let (before, slots) = self.tables[self.table];
+        let first = (self.passed - before) as u32;
+        let due = (due - self.passed).min(most.into()) as u32;
+        let past = slots.min(first + due);
+        self.passed += u64::from(past - first);
+        Some((self.table, first..past))
     }
 
     /// All slots have been passed.
@@ -198,13 +208,17 @@ mod tests {
             tables in proptest::collection::vec(0u32..50, 0..6),
             over in 0u64..10_000,
             looks in proptest::collection::vec(1u64..3_000, 0..20),
+            most in 1u32..60,
         ) {
             let mut walk = Walk::new(tables.clone(), over, 7);
             let total: u32 = tables.iter().sum();
             let (mut now, mut passed) = (7, Vec::new());
             for step in looks.into_iter().chain([over + 1]) {
                 now += step;
-                while let Some(slot) = walk.next(now) { passed.push(slot); }
+                while let Some((table, slots)) = walk.next_range(now, most) {
+                    prop_assert!((1..=most as usize).contains(&slots.len()));
+                    passed.extend(slots.map(|slot| (table, slot)));
+                }
                 let share = u64::from(total) * (now - 7).min(over) / over.max(1);
                 prop_assert!(over == 0 || passed.len() as u64 == share);
             }

@@ -102,6 +102,7 @@ where
         sender,
         drain_timeout: config.drain_timeout,
     };
+    let refusal = &config.refusal[..config.refusal.len().min(Config::MAX_REFUSAL_BYTES)];
     for (number, (listener, core)) in listeners.into_iter().zip(&config.cores).enumerate() {
         let worker = Worker {
             number,
@@ -110,10 +111,12 @@ where
             session: session.clone(),
             heartbeat: config.heartbeat,
             limits: config.limits,
+            timeouts: config.timeouts,
             drain_timeout: config.drain_timeout,
             descriptors: config.descriptors,
             table_slots: config.table_slots,
             admission: Arc::clone(&server.admission),
+            refusal: refusal.into(),
             publisher: server.publisher.clone(),
             events: server.sender.clone(),
         };

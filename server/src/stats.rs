@@ -21,6 +21,8 @@ pub enum CloseReason {
     TooLong,
     /// More output waits than may wait: the peer does not read.
     SlowReader,
+    /// Nothing was received from the peer for longer than the idle timeout.
+    IdleTimeout,
     /// The peer took nothing of what waits for longer than the write timeout.
     WriteTimeout,
     /// The worker's bound on waiting bytes was reached when this connection asked for more.
@@ -39,6 +41,7 @@ impl std::fmt::Display for CloseReason {
             CloseReason::Finished => "after quit",
             CloseReason::TooLong => "for a line over the limit",
             CloseReason::SlowReader => "for not reading what waits",
+            CloseReason::IdleTimeout => "for sending nothing within the idle timeout",
             CloseReason::WriteTimeout => "for reading nothing within the write timeout",
             CloseReason::WorkerMemory => "because the worker's bound on waiting bytes was reached",
             CloseReason::Shutdown => "by the end of the server",

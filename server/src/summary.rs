@@ -1,6 +1,7 @@
 //! What a server says when it has ended: text for people, JSON for programs.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -27,6 +28,10 @@ pub struct Summary {
     pub table_slots: u32,
     /// Time between heartbeats in ms; 0 without.
     pub heartbeat_ms: u64,
+    /// For how long nothing need be received, in ms; 0 without a bound.
+    pub idle_timeout_ms: u64,
+    /// For how long a peer may take nothing of what waits, in ms; 0 without a bound.
+    pub write_timeout_ms: u64,
     /// What canaries got, where `--canary-port` answers them.
     pub canary: Option<ResponderSummary>,
     /// Why it ended.
@@ -42,6 +47,7 @@ impl Summary {
     /// Of a run that has ended.
     pub fn new(resolved: &Resolved, listen: String, seconds: f64, ended: Ended) -> Summary {
         let config = &resolved.config;
+        let ms = |time: Option<Duration>| time.map_or(0, |time| time.as_millis() as u64);
         Summary {
             engine: config.engine,
             protocol: resolved.protocol,
@@ -49,7 +55,9 @@ impl Summary {
             workers: config.cores.len(),
             cores: config.cores.clone(),
             table_slots: config.table_slots,
-            heartbeat_ms: config.heartbeat.map_or(0, |h| h.as_millis() as u64),
+            heartbeat_ms: ms(config.heartbeat),
+            idle_timeout_ms: ms(config.timeouts.idle),
+            write_timeout_ms: ms(config.timeouts.write),
             canary: None,
             cause: ended.cause,
             seconds,

@@ -20,6 +20,7 @@ use wire::{Out, Session};
 use crate::conn::Limits;
 use crate::engine::{Engine, EngineError};
 use crate::stats::Stats;
+use crate::timeouts::Timeouts;
 
 /// What a worker is given. `F` makes the session of a new connection.
 pub struct Worker<F> {
@@ -35,6 +36,8 @@ pub struct Worker<F> {
     pub heartbeat: Option<Duration>,
     /// Bounds on waiting bytes.
     pub limits: Limits,
+    /// Bounds on a peer's silence.
+    pub timeouts: Timeouts,
     /// For how long output may still be sent after the stop.
     pub drain_timeout: Duration,
     /// What an io_uring connection costs.
@@ -43,6 +46,8 @@ pub struct Worker<F> {
     pub table_slots: u32,
     /// Who may come in.
     pub admission: Arc<Admission>,
+    /// What those are told who may not; nothing where it is empty.
+    pub refusal: Arc<[u8]>,
     /// How others reach all workers, and this one.
     pub publisher: Publisher,
     /// Where `ready` is said.

@@ -52,6 +52,14 @@ pub fn gib(bytes: u64) -> String {
     format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30))
 }
 
+/// A part of a machine's memory, which may be small.
+pub fn part_of_memory(bytes: u64) -> String {
+    match bytes {
+        small if small < 1 << 30 => format!("{} MiB", small.div_ceil(1 << 20)),
+        large => gib(large),
+    }
+}
+
 /// Microseconds, in the unit that reads best.
 pub fn micros(value: f64) -> String {
     match value.abs() {
@@ -98,6 +106,19 @@ pub fn spread(spread: &Spread, each: impl Fn(f64) -> String) -> String {
     )
 }
 
+/// The median with its 95 % interval where there is one, and otherwise with nothing.
+pub fn median(spread: &Spread, each: impl Fn(f64) -> String) -> String {
+    let median = each(spread.median);
+    match spread.interval {
+        Some(interval) => format!(
+            "{median} (95 %: {} – {})",
+            each(interval.low),
+            each(interval.high)
+        ),
+        None => median,
+    }
+}
+
 /// `a, b and c`.
 pub fn join<T: Display>(items: &[T]) -> String {
     let words: Vec<String> = items.iter().map(T::to_string).collect();
@@ -129,6 +150,8 @@ mod tests {
         assert_eq!(micros(1_250.0), "1.2 ms");
         assert_eq!(percent(0.016), "1.6 %");
         assert_eq!(percent(0.99), "99 %");
+        assert_eq!(part_of_memory(20_000_000), "20 MiB");
+        assert_eq!(part_of_memory(3 << 30), "3.0 GiB");
         assert_eq!(span(10_000), "10 s");
         assert_eq!(span(1_500), "1500 ms");
         assert_eq!(join(&["a", "b", "c"]), "a, b and c");

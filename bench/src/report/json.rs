@@ -4,7 +4,7 @@ use std::fs::{OpenOptions, create_dir_all};
 use std::io;
 use std::path::Path;
 
-use crate::result::Report;
+use serde::Serialize;
 
 /// Makes sure, before anything is measured, that the report can be written; an earlier one stays as it is until then.
 ///
@@ -23,11 +23,11 @@ pub fn check_writable(path: &Path) -> Result<(), String> {
     opened.map_err(|cause| unwritable(path, &cause, "choose another file with --report FILE"))
 }
 
-/// Writes `report` to `path`.
+/// Writes `report`, of whichever command, to `path`.
 ///
 /// # Errors
 /// What to tell the user.
-pub fn write(report: &Report, path: &Path) -> Result<(), String> {
+pub fn write(report: &impl Serialize, path: &Path) -> Result<(), String> {
     let text = serde_json::to_string_pretty(report).map_err(io::Error::from);
     let written = text.and_then(|text| std::fs::write(path, text + "\n"));
     written.map_err(|cause| unwritable(path, &cause, "is the disk full? see: df ."))
@@ -49,6 +49,7 @@ fn directory_of(path: &Path) -> Option<&Path> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::result::Report;
     use crate::result::tests::recorded;
 
     #[test]

@@ -1,8 +1,10 @@
 //! A result as text: the plan, a line for each measurement, then tables, verdict and doubts. Pure.
 
+use kernel_tuning::host::Environment;
+
 use crate::report::format::{count, figure, gib, join, of_many, rounded, span};
 use crate::report::side_by_side::{echo_table, hold_table};
-use crate::report::verdict::{processes_note, softirq_note, verdicts};
+use crate::report::verdict::{SOFTIRQ_NOTE, processes_note, verdicts};
 use crate::result::{Echo, Hold, Report};
 use crate::scenario::Engine;
 use crate::screen::Paint;
@@ -17,7 +19,7 @@ pub fn plan(report: &Report, paint: Paint) -> String {
         report.throng_version,
         engines(plan.engines.as_slice())
     ))];
-    lines.push(format!("  machine  {}", machine(report)));
+    lines.push(format!("  machine  {}", machine(&report.environment)));
     lines.push(format!(
         "  cores    server {}, client {}; open files a process (nofile) {}",
         core_list(&plan.placement.server),
@@ -109,7 +111,7 @@ pub fn results(report: &Report, paint: Paint) -> String {
     {
         parts.push(echo_table(report).render(paint));
     }
-    parts.extend(softirq_note(report));
+    parts.extend(report.has_softirq().then(|| SOFTIRQ_NOTE.to_owned()));
     parts.extend(section(
         paint.bold("Verdict: a win needs every pair of rounds"),
         verdicts(report),
@@ -133,12 +135,14 @@ pub fn results(report: &Report, paint: Paint) -> String {
     format!("\n{}\n", parts.join("\n\n"))
 }
 
-fn section(title: String, lines: Vec<String>) -> Option<String> {
+/// Indented lines under a title; nothing without lines.
+pub(crate) fn section(title: String, lines: Vec<String>) -> Option<String> {
     let indented: Vec<String> = lines.iter().map(|line| format!("\n  {line}")).collect();
     (!indented.is_empty()).then(|| title + &indented.concat())
 }
 
-fn engines(engines: &[Engine]) -> String {
+/// The engines by name.
+pub(crate) fn engines(engines: &[Engine]) -> String {
     engines
         .iter()
         .map(|engine| engine.name())
@@ -146,8 +150,8 @@ fn engines(engines: &[Engine]) -> String {
         .join(" beside ")
 }
 
-fn machine(report: &Report) -> String {
-    let environment = &report.environment;
+/// The machine in a line.
+pub(crate) fn machine(environment: &Environment) -> String {
     let parts = [
         environment
             .kernel

@@ -2,7 +2,7 @@
 //!
 //! A win or a loss needs every pair of rounds on the same side; everything else is a tie.
 
-use crate::report::format::{bytes, count, join, ratio, span};
+use crate::report::format::{bytes, count, join, median, ratio, span};
 use crate::result::{EchoSummary, Report};
 use crate::scenario::{Engine, server_processes};
 use crate::stats::{Side, Spread, side};
@@ -21,15 +21,10 @@ pub fn verdicts(report: &Report) -> Vec<String> {
     said
 }
 
-/// What the servers' CPU time is made of.
-pub fn softirq_note(report: &Report) -> Option<String> {
-    report.has_softirq().then(|| {
-        "CPU time is that of the processes and of ksoftirqd on their cores: loopback receives a message in a softirq of \
-         its sender, charged to the sender, and what a softirq does not finish is left to ksoftirqd, a kernel thread \
-         charged to no process."
-            .to_owned()
-    })
-}
+/// What the servers' CPU time is made of, where all of it could be read.
+pub const SOFTIRQ_NOTE: &str = "CPU time is that of the processes and of ksoftirqd on their cores: loopback receives a message in a softirq of its \
+     sender, charged to the sender, and what a softirq does not finish is left to ksoftirqd, a kernel thread charged to \
+     no process.";
 
 /// Why the epoll baseline has several processes, when it has.
 pub fn processes_note(report: &Report) -> Option<String> {
@@ -86,11 +81,9 @@ fn sentence(what: &str, ratios: &Spread, [won, lost]: [Side; 2]) -> String {
         Some(_) => "a tie",
         None => "too few rounds",
     };
-    let [median, min, q1, q3, max] =
-        [ratios.median, ratios.min, ratios.q1, ratios.q3, ratios.max].map(ratio);
-    format!(
-        "{verdict:<14}  {what}: {median} of epoll's, pairs {min} – {max}, middle half {q1} – {q3}"
-    )
+    let [min, max] = [ratios.min, ratios.max].map(ratio);
+    let median = median(ratios, ratio);
+    format!("{verdict:<14}  {what}: {median} of epoll's, pairs {min} – {max}")
 }
 
 fn memory(report: &Report) -> Option<String> {
@@ -122,7 +115,7 @@ mod tests {
         for echo in &mut report.echo {
             let share = match echo.engine {
                 Engine::Uring => shares[(echo.round - 1) % shares.len()],
-                Engine::Epoll => 1.0,
+                _ => 1.0,
             };
             echo.messages = 100_000;
             echo.cpu.server_cpu_ns = (1e9 * share) as u64;
@@ -138,6 +131,18 @@ mod tests {
         assert!(first(&[0.8, 0.9]).starts_with("io_uring wins"));
         assert!(first(&[0.8, 1.1]).starts_with("a tie"));
         assert!(first(&[1.2, 1.1]).starts_with("epoll wins"));
+    }
+
+    #[test]
+    fn a_median_of_enough_pairs_has_its_interval() {
+        let mut report = with_cpu_shares(&[0.8, 0.9]);
+        assert!(!verdicts(&report)[0].contains("95 %"));
+        let mut more = report.echo.clone();
+        more.iter_mut().for_each(|echo| echo.round += 5);
+        report.echo.extend(more);
+        report.plan.echo.as_mut().unwrap().rounds = 10;
+        report.conclude();
+        assert!(verdicts(&report)[0].contains("(95 %: 0.80 – 0.90) of epoll's"));
     }
 
     #[test]

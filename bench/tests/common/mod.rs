@@ -1,5 +1,5 @@
 //! What the tests over real processes share: servers and clients that never outlive a test, and waits with a bound.
-#![allow(dead_code, clippy::unwrap_used)]
+#![allow(dead_code, unused_macros, clippy::unwrap_used)]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -14,6 +14,27 @@ use nix::unistd::Pid;
 pub const BOUND: Duration = Duration::from_secs(60);
 
 pub const GREETING: &[u8] = b"Welcome to the echo server! Type quit to exit.\r\n";
+
+/// Each case as a test for each way to carry connections.
+macro_rules! for_each_engine {
+    ($($case:ident),* $(,)?) => {
+        mod uring { $( #[test] fn $case() { if super::has_engine("uring", stringify!($case)) { super::$case("uring") } } )* }
+        mod uring_with_ordinary_descriptors { $( #[test] fn $case() { if super::has_engine("uring", stringify!($case)) { super::$case("uring-fd") } } )* }
+        mod epoll { $( #[test] fn $case() { super::$case("epoll") } )* }
+        mod tokio_uring { $( #[test] fn $case() { if super::has_engine("uring", stringify!($case)) { super::$case("tokio-uring") } } )* }
+    };
+}
+
+/// The flags of a way to carry connections; the engine's name is the second.
+pub fn engine_flags(way: &str) -> &'static [&'static str] {
+    match way {
+        "uring" => &["--engine", "uring", "--descriptors", "direct"],
+        "uring-fd" => &["--engine", "uring", "--descriptors", "fd"],
+        "epoll" => &["--engine", "epoll"],
+        "tokio-uring" => &["--engine", "tokio-uring"],
+        other => panic!("no such way: {other}"),
+    }
+}
 
 /// `throng-bench SUBCOMMAND ...`, the same `main` that the thin binaries call.
 pub fn throng(subcommand: &str, flags: &[&str]) -> Command {
@@ -234,4 +255,28 @@ pub fn established(port: u16) -> usize {
             state == "01" && local.ends_with(&format!(":{port:04X}"))
         })
         .count()
+}
+
+/// The processes that `pid` started.
+pub fn children_of(pid: u32) -> Vec<u32> {
+    let mut children = Vec::new();
+    let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else {
+        return children;
+    };
+    for task in tasks.flatten() {
+        let Ok(list) = std::fs::read_to_string(task.path().join("children")) else {
+            skip("children_of", "no /proc/PID/task/TID/children");
+            continue;
+        };
+        children.extend(
+            list.split_whitespace()
+                .filter_map(|pid| pid.parse::<u32>().ok()),
+        );
+    }
+    children
+}
+
+/// Whether that process runs.
+pub fn is_running(pid: u32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
 }

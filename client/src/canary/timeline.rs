@@ -15,7 +15,7 @@ pub enum Stage {
     Baseline,
     /// Connections are established.
     Ramp,
-    /// They are held.
+    /// They are held; what is to churn is closed and made again.
     Hold,
     /// They exchange messages.
     Active,

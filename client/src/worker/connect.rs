@@ -1,4 +1,4 @@
-//! A worker's ramp: sockets into slots, connects into flight, and what becomes of them.
+//! A worker's connects, in the ramp and in churn: sockets into slots, connects into flight, and what becomes of them.
 //!
 //! Invariant: `connecting` is the number of connects in flight, each ends by its timeout at the latest, and each
 //! assignment ends as established or as a counted failure.
@@ -9,7 +9,7 @@ use std::time::Duration;
 use nix::libc;
 use ring::{Op, Operation};
 
-use super::Worker;
+use super::{Worker, record};
 use crate::conn::{Conn, Flags, Phase};
 use crate::counters;
 use crate::dial::{Dialled, Failure};
@@ -45,7 +45,10 @@ impl Worker<'_> {
         {
             allowed -= 1;
             match self.dialler.replace() {
-                Ok(dialled) => self.connect(c, vec![dialled])?,
+                Ok(dialled) => {
+                    self.pace.started(1);
+                    self.connect(c, vec![dialled])?;
+                }
                 Err(failure) => self.fail(c, failure)?,
             }
         }
@@ -67,6 +70,7 @@ impl Worker<'_> {
         if !batch.is_empty() {
             let conn = Conn::new(Verifier::new(self.config.protocol));
             self.conns.resize(self.conns.len() + batch.len(), conn);
+            self.pace.started(batch.len() as u32);
             self.connect(first, batch)?;
         }
         self.counts.ramped = u64::from(
@@ -77,15 +81,21 @@ impl Worker<'_> {
 
     /// Installs sockets into the slots from connection `first` on, and starts their connects.
     pub(super) fn connect(&mut self, first: u32, dialled: Vec<Dialled>) -> io::Result<()> {
-        let (targets, sockets): (Vec<u32>, Vec<_>) =
-            dialled.into_iter().map(|d| (d.target, d.socket)).unzip();
+        let (assignments, sockets): (Vec<_>, Vec<_>) = dialled
+            .into_iter()
+            .map(|d| (d.assignment, d.socket))
+            .unzip();
         let (ring, slot) = self.place(first);
         self.group.install(ring, slot, &sockets)?;
         drop(sockets);
         let now = self.shared.start.elapsed();
         self.report.first_connect.get_or_insert(now);
-        for (c, target) in (first..).zip(targets) {
+        for (c, assignment) in (first..).zip(assignments) {
+            self.churners.remember(c, assignment);
             let conn = &mut self.conns[c as usize];
+            if self.churners.has(c) {
+                conn.flags.set(Flags::CHURNS);
+            }
             conn.phase = Phase::Connecting;
             conn.since_us = now.as_micros() as u32;
             let generation = conn.generation;
@@ -95,12 +105,14 @@ impl Worker<'_> {
                 Operation::Connect {
                     slot,
                     generation,
-                    target,
+                    target: assignment.target,
                 },
             )?;
-            self.in_flight.push(c);
+            if !conn.flags.has(Flags::WATCHED) {
+                conn.flags.set(Flags::WATCHED);
+                self.in_flight.push(c);
+            }
             self.connecting += 1;
-            self.pace.started(1);
         }
         Ok(())
     }
@@ -113,21 +125,25 @@ impl Worker<'_> {
         let (now, now_us) = (self.now, self.now.as_micros() as u32);
         let conn = &mut self.conns[c as usize];
         let timed_out = conn.flags.take(Flags::TIMED_OUT);
+        let is_cycling = conn.flags.has(Flags::CYCLING);
         match -result {
             0 => {
                 conn.phase = Phase::Held;
                 conn.last_heartbeat_ms = now.as_millis() as u32;
-                let latency_us = now_us.wrapping_sub(conn.since_us);
-                self.report
-                    .connect_latency
-                    .saturating_record(u64::from(latency_us));
+                let latency = Duration::from_micros(now_us.wrapping_sub(conn.since_us).into());
+                if is_cycling {
+                    record(&mut self.report.cycle_connect, latency);
+                    self.poll(c)?;
+                    return self.go_on(c);
+                }
+                record(&mut self.report.connect_latency, latency);
                 self.report.last_established = Some(now);
                 self.counts.established += 1;
                 self.report.established_max = self.report.established_max.max(self.counts.live());
                 self.poll(c)
             }
             // The tuple exists already: another process uses the port, or a socket of an earlier run lingers.
-            libc::EADDRNOTAVAIL | libc::EADDRINUSE => {
+            libc::EADDRNOTAVAIL | libc::EADDRINUSE if !is_cycling => {
                 conn.phase = Phase::Waiting;
                 conn.generation = conn.generation.wrapping_add(1);
                 self.retries.push(c);
@@ -139,7 +155,13 @@ impl Worker<'_> {
     }
 
     pub(super) fn fail(&mut self, c: u32, failure: Failure) -> io::Result<()> {
-        self.count_failure(failure);
+        match self.conns[c as usize].flags.take(Flags::CYCLING) {
+            true => {
+                self.counts.outstanding -= 1;
+                self.not_reconnected(failure);
+            }
+            false => self.count_failure(failure),
+        }
         self.close(c)
     }
 
@@ -168,14 +190,18 @@ impl Worker<'_> {
         let limit_us = self.config.connect_timeout.as_micros() as u32;
         let mut overdue = Vec::new();
         self.in_flight.retain(|c| {
-            let conn = &self.conns[*c as usize];
+            let conn = &mut self.conns[*c as usize];
             let is_connecting =
                 conn.phase == Phase::Connecting && !conn.flags.has(Flags::TIMED_OUT);
             let is_overdue = now_us.wrapping_sub(conn.since_us) >= limit_us;
             if is_connecting && is_overdue {
                 overdue.push(*c);
             }
-            is_connecting && !is_overdue
+            let stays = is_connecting && !is_overdue;
+            if !stays {
+                conn.flags.take(Flags::WATCHED);
+            }
+            stays
         });
         for c in overdue {
             self.conns[c as usize].flags.set(Flags::TIMED_OUT);

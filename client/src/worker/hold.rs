@@ -12,7 +12,6 @@ use ring::{Completion, Op, Operation};
 
 use super::Worker;
 use crate::conn::{Flags, Phase};
-use crate::counters;
 use crate::verify::Wrong;
 
 /// What a poll says when the server has finished sending, or the connection is gone.
@@ -89,25 +88,25 @@ impl Worker<'_> {
         conn.flags.set(Flags::HEARD);
         self.counts.bytes_received += input.len() as u64;
         let heard = conn.verifier.hear(input, expected);
-        self.report.greetings_verified += u64::from(heard.greeting);
+        // Of each connection once.
+        self.report.greetings_verified +=
+            u64::from(heard.greeting && !conn.flags.has(Flags::CYCLING));
         if heard.heartbeats > 0 {
             self.heartbeats(c, heard.heartbeats);
         }
         if heard.message {
-            self.answered(c)?;
-        }
-        if heard.greeting
-            && self.conns[c as usize].flags.has(Flags::ACTIVE)
-            && self.phase == counters::Phase::Active
-        {
-            self.send(c)?;
+            match self.conns[c as usize].flags.has(Flags::CYCLING) {
+                true => self.cycled(c),
+                false => self.answered(c),
+            }
         }
         match heard.wrong {
-            None => Ok(()),
             Some(wrong) => {
                 self.report.messages_mismatched += u64::from(wrong == Wrong::Message);
                 self.lose(c, Cause::Wrong(wrong))
             }
+            None if heard.message || heard.greeting => self.go_on(c),
+            None => Ok(()),
         }
     }
 
@@ -142,13 +141,21 @@ impl Worker<'_> {
         let came_to_nothing =
             !conn.flags.has(Flags::HEARD) && age_ms <= TURNED_AWAY.as_millis() as u32;
         let is_dropped = conn.verifier.is_greeted() && !came_to_nothing;
-        conn.phase = Phase::Closing;
-        if conn.flags.take(Flags::AWAITS) {
-            self.counts.outstanding -= 1;
-        }
+        let (awaits, cycling) = (
+            conn.flags.take(Flags::AWAITS),
+            conn.flags.take(Flags::CYCLING),
+        );
+        self.counts.outstanding -= u64::from(awaits || cycling);
         self.counts.lost += 1;
         self.counts.dropped += u64::from(is_dropped);
         *self.report.lost.entry(cause.name(is_dropped)).or_default() += 1;
+        self.terminate(c)
+    }
+
+    /// Ends what is in flight on a connection, and then closes it.
+    pub(super) fn terminate(&mut self, c: u32) -> io::Result<()> {
+        let conn = &mut self.conns[c as usize];
+        conn.phase = Phase::Closing;
         let flags = conn.flags;
         for (flag, op) in [(Flags::POLL, Op::Poll), (Flags::SEND_WAIT, Op::SendWait)] {
             if flags.has(flag) {
@@ -158,7 +165,7 @@ impl Worker<'_> {
         self.join(c)
     }
 
-    /// Closes a lost connection once nothing is in flight on it.
+    /// Closes a connection that is ending, once nothing is in flight on it.
     pub(super) fn join(&mut self, c: u32) -> io::Result<()> {
         let conn = &self.conns[c as usize];
         match conn.phase == Phase::Closing && conn.is_quiet() {
@@ -170,7 +177,13 @@ impl Worker<'_> {
     pub(super) fn close(&mut self, c: u32) -> io::Result<()> {
         let conn = &mut self.conns[c as usize];
         let generation = conn.generation;
-        conn.phase = Phase::Gone;
+        conn.phase = match conn.flags.take(Flags::RECONNECTS) {
+            true => {
+                self.closing.push(c);
+                Phase::Waiting
+            }
+            false => Phase::Gone,
+        };
         conn.generation = generation.wrapping_add(1);
         let (ring, slot) = self.place(c);
         self.group.push(ring, Operation::Close { slot, generation })

@@ -1,33 +1,124 @@
-//! A worker's messages: sent in closed loop on some of the held connections, one at a time on each.
+//! A worker's messages, one at a time on each active connection: in closed loop as soon as the one before was answered,
+//! in open loop by a schedule.
 //!
-//! Invariant: at most one waiting send of a connection is in flight, and a message starts only when the one before
-//! was sent and answered.
+//! Invariants: at most one waiting send of a connection is in flight, and a message starts only when the one before
+//! was sent and answered. In open loop each message that has fallen due was started or is counted as owed, and
+//! a connection that owes one sends it as soon as it is free.
 
 use std::io;
+use std::time::Duration;
 
 use nix::libc;
 use ring::{Completion, Operation};
 
 use super::hold::Cause;
-use super::{BATCH, Worker};
+use super::{BATCH, Worker, record};
 use crate::conn::{Flags, Phase};
-use crate::counters;
+use crate::schedule::Schedule;
 use crate::verify::Payload;
 
+/// Messages sent by a schedule, and who sends them.
+pub(super) struct OpenLoop {
+    pub(super) schedule: Schedule,
+    /// The connections, by their place in the schedule.
+    members: Vec<u32>,
+}
+
 impl Worker<'_> {
-    pub(super) fn start_messages(&mut self) -> io::Result<()> {
+    /// Chooses the active connections among those held that do not churn.
+    pub(super) fn begin_messages(&mut self) {
+        if self.active == 0 {
+            return;
+        }
+        let held: Vec<u32> = (0..self.conns.len() as u32)
+            .filter(|c| {
+                let conn = &self.conns[*c as usize];
+                conn.phase == Phase::Held && !conn.flags.has(Flags::CHURNS)
+            })
+            .collect();
+        let wanted = (self.active as usize).min(held.len());
+        // Spread over all of them, so that active connections are no neighbours in memory.
+        let active: Vec<u32> = (0..wanted).map(|n| held[n * held.len() / wanted]).collect();
+        self.report.active += wanted as u64;
+        match self.message_rate {
+            None => self.starters.extend(active),
+            Some(rate) if wanted > 0 => {
+                for (member, c) in (0..).zip(&active) {
+                    let conn = &mut self.conns[*c as usize];
+                    conn.flags.set(Flags::ACTIVE);
+                    conn.member = member;
+                }
+                let start = self.shared.start.elapsed();
+                self.open_loop = Some(OpenLoop {
+                    schedule: Schedule::new(start, wanted as u32, rate),
+                    members: active,
+                });
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// What has fallen due by now and was not sent stays owed.
+    pub(super) fn end_messages(&mut self) {
+        let now = self.shared.start.elapsed();
+        if let Some(open) = &mut self.open_loop {
+            while let Some(due) = open.schedule.next(now) {
+                record(&mut self.report.send_lateness, now - due.intended);
+                self.counts.owed += 1;
+            }
+            self.report.messages_due = open.schedule.due();
+        }
+    }
+
+    /// Starts what is to start now: in closed loop each connection's first message, in open loop what has fallen due;
+    /// and first cycles.
+    pub(super) fn send_messages(&mut self) -> io::Result<()> {
         for _ in 0..BATCH {
             let Some(c) = self.starters.pop() else { break };
             let conn = &mut self.conns[c as usize];
-            if conn.phase != Phase::Held {
-                continue;
+            if !conn.flags.has(Flags::CHURNS) {
+                conn.flags.set(Flags::ACTIVE);
             }
-            conn.flags.set(Flags::ACTIVE);
-            if conn.verifier.is_greeted() {
-                self.send(c)?;
+            self.go_on(c)?;
+        }
+        for _ in 0..BATCH {
+            let Some(open) = &mut self.open_loop else {
+                break;
+            };
+            let now = self.shared.start.elapsed();
+            let Some(due) = open.schedule.next(now) else {
+                break;
+            };
+            let c = open.members[due.member as usize];
+            // Whether or not it can be sent: a client that comes late to its schedule must show.
+            record(&mut self.report.send_lateness, now - due.intended);
+            match self.conns[c as usize].is_free() {
+                true => self.send(c)?,
+                false => self.counts.owed += 1,
             }
         }
         Ok(())
+    }
+
+    /// What follows on a connection once it is free: on an active one its next message, if that is due.
+    pub(super) fn go_on(&mut self, c: u32) -> io::Result<()> {
+        let conn = &self.conns[c as usize];
+        if !conn.is_free() {
+            return Ok(());
+        }
+        if conn.flags.has(Flags::CHURNS) {
+            return self.churn_on(c);
+        }
+        if !conn.flags.has(Flags::ACTIVE) || !self.is_exchanging() {
+            return Ok(());
+        }
+        if let Some(open) = &self.open_loop {
+            if !open.schedule.is_due(conn.member, conn.message) {
+                return Ok(());
+            }
+            self.counts.owed -= 1;
+        }
+        self.send(c)
     }
 
     pub(super) fn payload(&self, c: u32) -> Payload {
@@ -48,8 +139,11 @@ impl Worker<'_> {
         let span = arena.commit(len);
         let conn = &mut self.conns[c as usize];
         conn.flags.set(Flags::AWAITS);
-        conn.since_us = self.shared.start.elapsed().as_micros() as u32;
-        self.counts.outstanding += 1;
+        // A cycle is timed, and under way, since its connect.
+        if !conn.flags.has(Flags::CYCLING) {
+            conn.since_us = self.shared.start.elapsed().as_micros() as u32;
+            self.counts.outstanding += 1;
+        }
         let generation = conn.generation;
         let (ring, slot) = self.place(c);
         self.group.push(
@@ -62,22 +156,24 @@ impl Worker<'_> {
         )
     }
 
-    pub(super) fn answered(&mut self, c: u32) -> io::Result<()> {
+    pub(super) fn answered(&mut self, c: u32) {
         let now_us = self.now.as_micros() as u32;
         let conn = &mut self.conns[c as usize];
         conn.flags.take(Flags::AWAITS);
+        let from_send = Duration::from_micros(now_us.wrapping_sub(conn.since_us).into());
+        let report = &mut self.report;
+        match &self.open_loop {
+            None => record(&mut report.message_latency, from_send),
+            Some(open) => {
+                let intended = open.schedule.intended(conn.member, conn.message);
+                let latency = self.now.saturating_sub(intended);
+                record(&mut report.message_latency, latency);
+                record(&mut report.latency_from_send, from_send);
+            }
+        }
         conn.message = conn.message.wrapping_add(1);
-        let latency_us = now_us.wrapping_sub(conn.since_us);
-        self.report
-            .message_latency
-            .saturating_record(u64::from(latency_us));
         self.counts.outstanding -= 1;
         self.counts.messages += 1;
-        // A waiting send ends before its echo is whole, but its completion may come later.
-        match self.phase {
-            counters::Phase::Active if !conn.flags.has(Flags::SEND_WAIT) => self.send(c),
-            _ => Ok(()),
-        }
     }
 
     /// A send that could not take all: the rest waits for the server to read.
@@ -106,13 +202,12 @@ impl Worker<'_> {
         if completion.result < 0 {
             return self.lose(c, Cause::Errno(-completion.result));
         }
-        let is_answered = conn.flags.has(Flags::ACTIVE) && !conn.flags.has(Flags::AWAITS);
         match completion.bytes {
             Some(bytes) if (completion.result as usize) < bytes.len() => {
                 self.send_rest(c, bytes[completion.result as usize..].to_vec())
             }
-            _ if is_answered && self.phase == counters::Phase::Active => self.send(c),
-            _ => Ok(()),
+            // Its echo may have been heard before.
+            _ => self.go_on(c),
         }
     }
 

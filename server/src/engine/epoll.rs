@@ -18,9 +18,12 @@ use tracing::warn;
 use wire::{Out, Session};
 
 use crate::conn::{Budget, Conn, Said};
-use crate::engine::{Engine, EngineError, HEARTBEATS_PER_TURN, IDLE, PUBLISHED_PER_TURN, SWEEP_MS};
+use crate::engine::{
+    Engine, EngineError, HEARTBEATS_PER_TURN, IDLE, PUBLISHED_PER_TURN, turn_away,
+};
 use crate::schedule::{Heartbeats, Published, STEP_NS};
 use crate::stats::{CloseReason, Stats};
+use crate::timeouts::{Sweep, Tick};
 use crate::worker::{Clock, Command, Worker};
 
 /// The engine of [`EngineKind::Epoll`](crate::EngineKind::Epoll).
@@ -54,9 +57,14 @@ struct Connection<S> {
     fd: OwnedFd,
     /// Asks for room, not for input.
     awaits_room: bool,
+    /// When something was last received.
+    heard: Tick,
     /// Closes, for this reason, once all output is sent.
     finishing: Option<CloseReason>,
 }
+
+/// All that userspace keeps of an idle connection.
+const _: () = assert!(size_of::<Option<Connection<wire::Line>>>() <= 24);
 
 struct Loop<S, F> {
     worker: Worker<F>,
@@ -70,7 +78,9 @@ struct Loop<S, F> {
     budget: Budget,
     stats: Stats,
     now_ns: u64,
-    last_sweep_ms: u32,
+    sweep: Sweep,
+    /// The sweep's tick at `now_ns`.
+    tick: Tick,
     input: Vec<u8>,
     output: Vec<u8>,
     /// Connections with output that waits.
@@ -103,7 +113,8 @@ impl<S: Session, F: Fn() -> S> Loop<S, F> {
             budget: Budget::new(worker.limits),
             stats: Stats::new(),
             now_ns: clock.now_ns(),
-            last_sweep_ms: 0,
+            sweep: Sweep::new(worker.timeouts, clock.now_ns()),
+            tick: Tick::default(),
             input: vec![0; RECV_BYTES],
             output: vec![0; Out::MIN_ROOM],
             waiting: 0,
@@ -123,6 +134,7 @@ impl<S: Session, F: Fn() -> S> Loop<S, F> {
                 Err(errno) => return Err(EngineError::system("epoll_wait")(errno.into())),
             };
             self.now_ns = self.clock.now_ns();
+            self.tick = self.sweep.tick(self.now_ns);
             for event in &events[..ready] {
                 match event.data() {
                     LISTENER => self.accept(),
@@ -183,7 +195,7 @@ impl<S: Session, F: Fn() -> S> Loop<S, F> {
     fn accepted(&mut self, fd: OwnedFd) {
         if !self.worker.admission.enter() {
             self.stats.refused_max_connections += 1;
-            return;
+            return turn_away(fd.as_raw_fd(), &self.worker.refusal);
         }
         let raw = fd.as_raw_fd();
         if let Err(errno) = self.epoll.add(&fd, EpollEvent::new(INPUT, raw as u64)) {
@@ -203,6 +215,7 @@ impl<S: Session, F: Fn() -> S> Loop<S, F> {
             conn: Conn::new((self.worker.session)()),
             fd,
             awaits_room: false,
+            heard: self.tick,
             finishing: None,
         });
         let said = connection.conn.open(&mut self.output);
@@ -232,6 +245,7 @@ impl<S: Session, F: Fn() -> S> Loop<S, F> {
                 let Some(Some(connection)) = self.connections.get_mut(fd as usize) else {
                     return;
                 };
+                connection.heard = self.tick;
                 let said = connection.conn.receive(
                     &self.input[..received],
                     &mut self.output,
@@ -413,21 +427,19 @@ impl<S: Session, F: Fn() -> S> Loop<S, F> {
         }
     }
 
-    /// Closes connections whose peers took nothing for too long.
+    /// Closes connections whose peers said or took nothing for too long.
     fn sweep(&mut self) {
-        if self.now_ms().wrapping_sub(self.last_sweep_ms) < SWEEP_MS {
+        let (waits, high_waters) = (|| self.waiting > 0, || [self.connections.len() as u32]);
+        let Some((_, fds)) = self.sweep.next(self.now_ns, waits, high_waters) else {
             return;
-        }
-        self.last_sweep_ms = self.now_ms();
-        if self.waiting == 0 {
-            return;
-        }
-        let timeout = self.budget.limits().write_timeout_ms;
-        for fd in 0..self.connections.len() {
-            if let Some(connection) = &self.connections[fd]
-                && connection.conn.stalled_ms(self.last_sweep_ms) > timeout
+        };
+        let (rules, now_ms) = (self.sweep.rules(self.now_ns), self.now_ms());
+        for fd in fds {
+            if let Some(connection) = &self.connections[fd as usize]
+                && let stalled_ms = connection.conn.stalled_ms(now_ms)
+                && let Some(reason) = rules.verdict(connection.heard, stalled_ms)
             {
-                self.close(fd as RawFd, CloseReason::WriteTimeout);
+                self.close(fd as RawFd, reason);
             }
         }
     }
@@ -465,6 +477,9 @@ impl<S: Session, F: Fn() -> S> Loop<S, F> {
             && let Some(due) = heartbeats.next_due_ns(self.connections.len() as u32)
         {
             wake_ns = wake_ns.min(due.max(self.now_ns + STEP_NS));
+        }
+        if let Some(due) = self.sweep.next_due_ns(|| self.waiting > 0) {
+            wake_ns = wake_ns.min(due);
         }
         if let Some(at) = self.accept_at_ms {
             wake_ns = wake_ns.min(u64::from(at) * 1_000_000);

@@ -9,9 +9,11 @@ pub mod tokio_uring;
 pub mod uring;
 
 use std::io;
+use std::os::fd::RawFd;
 use std::time::Duration;
 
 use clap::ValueEnum;
+use nix::sys::socket::{MsgFlags, Shutdown, recv, send, shutdown};
 use serde::Serialize;
 use thiserror::Error;
 use wire::Session;
@@ -25,8 +27,19 @@ const IDLE: Duration = Duration::from_millis(500);
 /// its turn again.
 const HEARTBEATS_PER_TURN: usize = 256;
 const PUBLISHED_PER_TURN: usize = 1024;
-/// How often stalled peers are looked for.
-const SWEEP_MS: u32 = 1_000;
+
+/// Tells a connection that is not wanted, and will be closed next, `line`, where that is not empty. Best effort: what
+/// does not fit the socket is not said.
+fn turn_away(fd: RawFd, line: &[u8]) {
+    if line.is_empty() {
+        return;
+    }
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    let _ = send(fd, line, flags);
+    // The end before the reset that input makes of a close: of what is unread, or is still to come.
+    let _ = shutdown(fd, Shutdown::Write);
+    let _ = recv(fd, &mut [0; 4096], MsgFlags::MSG_DONTWAIT);
+}
 
 /// What carries a worker's connections.
 ///
@@ -35,7 +48,9 @@ const SWEEP_MS: u32 = 1_000;
 /// - It sets up all it needs to accept, then calls `worker.ready()`, once.
 /// - It accepts from `worker.listener`, admits each connection through `worker.admission`, gives it a session of
 ///   `worker.session`, and calls that session as [`Session`] says.
+/// - It tells those it does not admit `worker.refusal`, without waiting, and closes them.
 /// - It reads `worker.mailbox()` whenever the mailbox's descriptor is readable.
+/// - It sweeps its connections as [`timeouts`](crate::timeouts) says, and closes those that break the rules.
 /// - It gives a published message to every session once, in the order of publishing, within the message's time.
 /// - Told to stop, it stops accepting, sends what waits for at most `worker.drain_timeout`, closes
 ///   everything and returns. It waits for nothing without a bound.

@@ -10,6 +10,8 @@
 use std::cell::RefCell;
 use std::io;
 use std::net::Shutdown;
+use std::ops::Range;
+use std::os::fd::AsRawFd;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
@@ -19,7 +21,9 @@ use tracing::warn;
 use wire::{Out, Session};
 
 use crate::conn::Budget;
+use crate::engine::turn_away;
 use crate::stats::{CloseReason, Stats};
+use crate::timeouts::{Rules, Sweep, Tick};
 use crate::worker::{Clock, Worker};
 
 /// What a connection's read has room for; more only while the session leaves input unconsumed.
@@ -46,6 +50,7 @@ pub(super) struct Hub<S, F> {
     /// Unconsumed input and unsent output of all connections.
     budget: Budget,
     stats: Stats,
+    sweep: Sweep,
     /// No more connections are accepted.
     stopping: bool,
     /// The overseer has something to see to before it meant to wake.
@@ -64,6 +69,8 @@ struct Connection<S> {
     input_bytes: usize,
     /// When the lent bytes last moved.
     moved_ms: u32,
+    /// When something was last received.
+    heard: Tick,
     /// The session is not called any more; the task ends once the output is sent.
     close: Option<CloseReason>,
     /// The task waits for input, or for this.
@@ -73,8 +80,10 @@ struct Connection<S> {
 
 impl<S: Session, F: Fn() -> S> Hub<S, F> {
     pub(super) fn new(worker: Rc<Worker<F>>) -> Self {
+        let clock = Clock::new();
         Hub {
-            clock: Clock::new(),
+            sweep: Sweep::new(worker.timeouts, clock.now_ns()),
+            clock,
             connections: Vec::new(),
             free: Vec::new(),
             held: 0,
@@ -120,10 +129,11 @@ impl<S: Session, F: Fn() -> S> Hub<S, F> {
         self.stopping
     }
 
-    /// Takes a connection in and lets it greet. None where it is refused.
+    /// Takes a connection in and lets it greet. None where it is refused and told so.
     pub(super) fn open(&mut self, stream: &Rc<TcpStream>) -> Option<u32> {
         if !self.worker.admission.enter() {
             self.stats.refused_max_connections += 1;
+            turn_away(stream.as_raw_fd(), &self.worker.refusal);
             return None;
         }
         self.stats.accepted += 1;
@@ -141,6 +151,7 @@ impl<S: Session, F: Fn() -> S> Hub<S, F> {
             lent_bytes: 0,
             input_bytes: 0,
             moved_ms: 0,
+            heard: self.heard_now(),
             close: None,
             waiting: false,
             waker: None,
@@ -161,8 +172,10 @@ impl<S: Session, F: Fn() -> S> Hub<S, F> {
     pub(super) fn count_receive(&mut self, slot: u32, bytes: usize) {
         self.stats.receives += 1;
         self.stats.bytes_in += bytes as u64;
+        let heard = self.heard_now();
         if let Some(connection) = &mut self.connections[slot as usize] {
             connection.waiting = false;
+            connection.heard = heard;
         }
     }
 
@@ -315,17 +328,29 @@ impl<S: Session, F: Fn() -> S> Hub<S, F> {
         }
     }
 
-    /// Closes connections whose peers took nothing for too long.
-    pub(super) fn sweep(&mut self, now_ms: u32) {
-        if self.writing == 0 {
-            return;
+    /// Closes connections whose peers said or took nothing for too long. Returns when to look again, if ever.
+    pub(super) fn sweep(&mut self, now_ns: u64) -> Option<u64> {
+        let waits = || self.writing > 0;
+        let high_waters = || [self.connections.len() as u32];
+        if let Some((_, slots)) = self.sweep.next(now_ns, waits, high_waters) {
+            let now_ms = (now_ns / 1_000_000) as u32;
+            self.judge(slots, self.sweep.rules(now_ns), now_ms);
         }
-        for slot in 0..self.connections.len() {
-            if let Some(connection) = &self.connections[slot]
-                && connection.lent_bytes > 0
-                && now_ms.wrapping_sub(connection.moved_ms) > self.worker.limits.write_timeout_ms
+        self.sweep.next_due_ns(|| self.writing > 0)
+    }
+
+    fn judge(&mut self, slots: Range<u32>, rules: Rules, now_ms: u32) {
+        for slot in slots {
+            let Some(connection) = &self.connections[slot as usize] else {
+                continue;
+            };
+            let is_stalled = connection.lent_bytes > 0;
+            let stalled_ms = is_stalled.then(|| now_ms.wrapping_sub(connection.moved_ms));
+            // One that closes with nothing waiting ends by itself.
+            if (connection.close.is_none() || is_stalled)
+                && let Some(reason) = rules.verdict(connection.heard, stalled_ms)
             {
-                self.abort(slot as u32, CloseReason::WriteTimeout);
+                self.abort(slot, reason);
             }
         }
     }
@@ -362,6 +387,12 @@ impl<S: Session, F: Fn() -> S> Hub<S, F> {
     }
 
     // What all come to.
+
+    /// What a connection remembers that is heard now. Without an idle timeout the clock is not asked.
+    fn heard_now(&self) -> Tick {
+        let idle = self.worker.timeouts.idle;
+        idle.map_or(Tick::default(), |_| self.sweep.tick(self.clock.now_ns()))
+    }
 
     /// Has the overseer look before it meant to.
     fn call(&mut self) {
@@ -440,6 +471,7 @@ fn aborted(close: Option<CloseReason>) -> bool {
         close,
         Some(
             CloseReason::SlowReader
+                | CloseReason::IdleTimeout
                 | CloseReason::WriteTimeout
                 | CloseReason::WorkerMemory
                 | CloseReason::Shutdown

@@ -18,11 +18,11 @@ use tokio::io::unix::AsyncFd;
 use wire::Session;
 
 use super::hub::{Hub, Shared};
+use crate::engine::IDLE;
 use crate::schedule::{Heartbeats, Published, STEP_NS};
 use crate::worker::{Command, Mailbox, Worker};
 
 const SESSIONS_PER_TURN: usize = 1024;
-const SWEEP_NS: u64 = 1_000_000_000;
 /// How long tasks may take to end once their sockets are shut down.
 const END_BOUND_NS: u64 = 5_000_000_000;
 
@@ -68,7 +68,6 @@ struct Overseer<'a, S, F> {
     worker: &'a Worker<F>,
     heartbeats: Option<Heartbeats>,
     published: Published,
-    swept_ns: u64,
     drain_until_ns: Option<u64>,
 }
 
@@ -82,7 +81,6 @@ impl<'a, S: Session, F: Fn() -> S> Overseer<'a, S, F> {
                 .heartbeat
                 .map(|every| Heartbeats::new(every.as_nanos() as u64, worker.table_slots, now_ns)),
             published: Published::default(),
-            swept_ns: 0,
             drain_until_ns: None,
         }
     }
@@ -92,11 +90,10 @@ impl<'a, S: Session, F: Fn() -> S> Overseer<'a, S, F> {
         let now_ns = self.hub.borrow().now_ns();
         let busy = self.beat(now_ns) | self.publish(now_ns);
         let mut hub = self.hub.borrow_mut();
-        if now_ns - self.swept_ns >= SWEEP_NS {
-            self.swept_ns = now_ns;
-            hub.sweep((now_ns / 1_000_000) as u32);
+        let mut wake_ns = now_ns + IDLE.as_nanos() as u64;
+        if let Some(due_ns) = hub.sweep(now_ns) {
+            wake_ns = wake_ns.min(due_ns);
         }
-        let mut wake_ns = self.swept_ns + SWEEP_NS;
         if let Some(until_ns) = self.drain_until_ns {
             let now = now_ns >= until_ns;
             if now || self.published.is_empty() {

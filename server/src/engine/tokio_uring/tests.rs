@@ -73,7 +73,10 @@ impl Session for Stubborn {
 
 #[test]
 fn a_peer_that_takes_nothing_is_closed_in_time() {
-    let Some(server) = serve(|c| c.limits.write_timeout_ms = 500, || wire::Echo) else {
+    let Some(server) = serve(
+        |c| c.timeouts.write = Some(Duration::from_millis(500)),
+        || wire::Echo,
+    ) else {
         return;
     };
     let mut deaf = connect(&server);

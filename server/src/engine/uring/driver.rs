@@ -4,6 +4,7 @@
 //! all tables of a core. Decides nothing about a connection: that is the machine's.
 
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ring::{Completion, Config, Descriptors, Group, Op, Operation, RecvBuffers};
@@ -13,9 +14,10 @@ use wire::Session;
 use crate::conn::Budget;
 use crate::engine::uring::acceptor::{Accepted, Acceptor, Step};
 use crate::engine::uring::machine::{Event, Machine, Turn};
-use crate::engine::{Engine, EngineError, HEARTBEATS_PER_TURN, IDLE, PUBLISHED_PER_TURN, SWEEP_MS};
+use crate::engine::{Engine, EngineError, HEARTBEATS_PER_TURN, IDLE, PUBLISHED_PER_TURN};
 use crate::schedule::{Heartbeats, Published, STEP_NS};
 use crate::stats::{CloseReason, Stats};
+use crate::timeouts::{Sweep, Tick};
 use crate::worker::{Clock, Command, Worker};
 
 /// The engine of [`EngineKind::Uring`](crate::EngineKind::Uring).
@@ -28,11 +30,24 @@ const MAX_TABLES: usize = 256;
 
 impl Engine for Uring {
     fn run<S: Session, F: Fn() -> S>(worker: Worker<F>) -> Result<Stats, EngineError> {
-        let mut driver = Driver::new(worker)?;
-        driver.worker.ready();
-        driver.serve()?;
-        Ok(driver.end())
+        let config = Config {
+            descriptors: worker.descriptors,
+            table_slots: worker.table_slots,
+            ..Config::default()
+        };
+        run_on(config, worker)
     }
+}
+
+/// Serves on rings as `config` has them.
+pub(super) fn run_on<S: Session, F: Fn() -> S>(
+    config: Config,
+    worker: Worker<F>,
+) -> Result<Stats, EngineError> {
+    let mut driver = Driver::new(Group::new(config)?, worker)?;
+    driver.worker.ready();
+    driver.serve()?;
+    Ok(driver.end())
 }
 
 struct Driver<S, F> {
@@ -48,7 +63,9 @@ struct Driver<S, F> {
     /// Settlings so far. Starts above 1, so that no slot seems to have sent just now.
     turn: u32,
     now_ns: u64,
-    last_sweep_ms: u32,
+    sweep: Sweep,
+    /// The sweep's tick at `now_ns`.
+    tick: Tick,
     ops: Vec<Operation>,
     /// When draining ends.
     drain_until_ns: Option<u64>,
@@ -59,17 +76,12 @@ struct Driver<S, F> {
 }
 
 impl<S: Session, F: Fn() -> S> Driver<S, F> {
-    fn new(worker: Worker<F>) -> Result<Self, EngineError> {
+    fn new(group: Group, worker: Worker<F>) -> Result<Self, EngineError> {
         // The ring waits for connections only where the descriptor does not ask for an answer at once.
         worker
             .listener
             .set_nonblocking(false)
             .map_err(EngineError::system("making the listener blocking"))?;
-        let group = Group::new(Config {
-            descriptors: worker.descriptors,
-            table_slots: worker.table_slots,
-            ..Config::default()
-        })?;
         let clock = Clock::new();
         let mut driver = Driver {
             acceptor: Acceptor::new(worker.listener.as_raw_fd()),
@@ -80,7 +92,8 @@ impl<S: Session, F: Fn() -> S> Driver<S, F> {
             published: Published::default(),
             turn: 2,
             now_ns: clock.now_ns(),
-            last_sweep_ms: 0,
+            sweep: Sweep::new(worker.timeouts, clock.now_ns()),
+            tick: Tick::default(),
             ops: Vec::new(),
             drain_until_ns: None,
             quiet_turns: 0,
@@ -106,6 +119,7 @@ impl<S: Session, F: Fn() -> S> Driver<S, F> {
             let timeout = self.timeout();
             self.group.submit_and_wait(timeout).map_err(&broken)?;
             self.now_ns = self.clock.now_ns();
+            self.tick = self.sweep.tick(self.now_ns);
             loop {
                 self.group.drain(&mut completions);
                 for completion in completions.drain(..) {
@@ -270,18 +284,19 @@ impl<S: Session, F: Fn() -> S> Driver<S, F> {
             .completed(op, result, more, room, self.now_ms())
         {
             Accepted::Connection(slot) => {
-                let admitted = self.worker.admission.enter();
+                if !self.worker.admission.enter() {
+                    self.stats.refused_max_connections += 1;
+                    let line = Arc::clone(&self.worker.refusal);
+                    return self
+                        .with_turn(table, |machine, _, turn| machine.refuse(slot, &line, turn));
+                }
                 let session = (self.worker.session)();
                 let held = self.machines[table].held();
-                self.with_turn(table, |machine, _, turn| match admitted {
-                    true => machine.accepted(slot, session, turn),
-                    false => {
-                        turn.stats.refused_max_connections += 1;
-                        machine.refuse(slot, turn);
-                    }
+                self.with_turn(table, |machine, _, turn| {
+                    machine.accepted(slot, session, turn);
                 })?;
                 // Its session may have ended it in its first words.
-                if admitted && self.machines[table].held() == held {
+                if self.machines[table].held() == held {
                     self.worker.admission.leave(1);
                 }
             }
@@ -300,20 +315,25 @@ impl<S: Session, F: Fn() -> S> Driver<S, F> {
 
     /// What had to wait for the end of a turn, and what is due.
     fn after_settling(&mut self) -> std::io::Result<()> {
-        let sweeps = self.now_ms().wrapping_sub(self.last_sweep_ms) >= SWEEP_MS;
         for table in 0..self.machines.len() {
             if self.machines[table].has_deferred() {
                 self.with_turn(table, |machine, _, turn| machine.settled(turn))?;
             }
             self.beat(table)?;
-            if sweeps && self.machines[table].has_waiting_sends() {
-                self.with_turn(table, |machine, _, turn| machine.sweep(turn))?;
-            }
         }
-        if sweeps {
-            self.last_sweep_ms = self.now_ms();
-        }
+        self.sweep()?;
         self.publish()
+    }
+
+    /// Terminates connections whose peers said or took nothing for too long.
+    fn sweep(&mut self) -> std::io::Result<()> {
+        let waits = || self.machines.iter().any(Machine::has_waiting_sends);
+        let high_waters = || self.machines.iter().map(|m| m.table().high_water());
+        let Some((table, slots)) = self.sweep.next(self.now_ns, waits, high_waters) else {
+            return Ok(());
+        };
+        let rules = self.sweep.rules(self.now_ns);
+        self.with_turn(table, |machine, _, turn| machine.sweep(slots, rules, turn))
     }
 
     fn beat(&mut self, table: usize) -> std::io::Result<()> {
@@ -357,6 +377,10 @@ impl<S: Session, F: Fn() -> S> Driver<S, F> {
         let mut wake_ns = now_ns + IDLE.as_nanos() as u64;
         if let Some(due) = self.published.next_due_ns(now_ns) {
             wake_ns = due;
+        }
+        let waits = || self.machines.iter().any(Machine::has_waiting_sends);
+        if let Some(due) = self.sweep.next_due_ns(waits) {
+            wake_ns = wake_ns.min(due);
         }
         for (heartbeats, machine) in self.heartbeats.iter().zip(&self.machines) {
             if machine.held() > 0
@@ -410,6 +434,7 @@ impl<S: Session, F: Fn() -> S> Driver<S, F> {
         let mut turn = Turn {
             number: self.turn,
             now_ms: (self.now_ns / 1_000_000) as u32,
+            tick: self.tick,
             arena,
             ops: &mut self.ops,
             budget: &mut self.budget,

@@ -11,12 +11,15 @@
 //! the unsent rest of a send that was cut short goes in front of it. Waiting output is sent by one `SendWait` at
 //! a time, and while there is some, nothing is received.
 
+use std::ops::Range;
+
 use nix::libc;
 use ring::{Op, Operation, SendArena, Span, Table, Token};
 use wire::Session;
 
 use crate::conn::{Budget, Conn, Said};
 use crate::stats::{CloseReason, Stats};
+use crate::timeouts::{Rules, Tick};
 
 /// What a machine may use while it handles something: one turn of the driver's loop.
 pub struct Turn<'a> {
@@ -24,6 +27,8 @@ pub struct Turn<'a> {
     pub number: u32,
     /// Milliseconds on the worker's clock.
     pub now_ms: u32,
+    /// What a connection remembers that is heard now.
+    pub tick: Tick,
     /// Where to write what is sent at once.
     pub arena: &'a mut SendArena,
     /// Operations to queue, in order.
@@ -83,6 +88,8 @@ struct Slot<S> {
     flags: u8,
     /// Why a finishing connection finishes.
     reason: CloseReason,
+    /// When something was last received.
+    heard: Tick,
 }
 
 /// All that userspace keeps of an idle connection, its share in the table's generations (2 bytes) aside.
@@ -137,6 +144,7 @@ impl<S: Session> Machine<S> {
         turn.stats.accepted += 1;
         let this = &mut self.slots[slot as usize];
         this.sent_in = turn.number.wrapping_sub(2);
+        this.heard = turn.tick;
         this.flags |= flag::POLL;
         let conn = this.conn.insert(Conn::new(session));
         let said = conn.open(turn.arena.reserve());
@@ -144,10 +152,24 @@ impl<S: Session> Machine<S> {
         turn.ops.push(Operation::Poll { slot, generation });
     }
 
-    /// The kernel put a connection into `slot` that is not wanted.
-    pub fn refuse(&mut self, slot: u32, turn: &mut Turn<'_>) {
+    /// The kernel put a connection into `slot` that is not wanted: it is told `line`, where that is not empty, and
+    /// closed.
+    pub fn refuse(&mut self, slot: u32, line: &[u8], turn: &mut Turn<'_>) {
         let generation = self.occupy(slot);
         self.table.close(slot);
+        if !line.is_empty() {
+            turn.arena.reserve()[..line.len()].copy_from_slice(line);
+            let span = turn.arena.commit(line.len());
+            // None of them waits, so they are done in this order; whatever they say finds nobody.
+            turn.ops.extend([
+                Operation::Send {
+                    slot,
+                    generation,
+                    span,
+                },
+                Operation::Discard { slot, generation },
+            ]);
+        }
         turn.ops.push(Operation::Close { slot, generation });
     }
 
@@ -197,24 +219,25 @@ impl<S: Session> Machine<S> {
         }
     }
 
-    /// Terminates connections whose peers took nothing for too long.
-    pub fn sweep(&mut self, turn: &mut Turn<'_>) {
-        let timeout = turn.budget.limits().write_timeout_ms;
-        for slot in 0..self.slots.len() as u32 {
-            let this = &self.slots[slot as usize];
-            if this.flags & flag::SEND_WAIT == 0 {
-                continue;
-            }
-            if let Some(conn) = &this.conn
-                && conn.stalled_ms(turn.now_ms) > timeout
+    /// Terminates those of `slots` whose peers said or took nothing for too long.
+    pub fn sweep(&mut self, slots: Range<u32>, rules: Rules, turn: &mut Turn<'_>) {
+        for slot in slots {
+            let Some(this) = self.slots.get(slot as usize) else {
+                return;
+            };
+            let Some(conn) = &this.conn else { continue };
+            let stalled_ms = conn.stalled_ms(turn.now_ms);
+            // One that finishes with nothing waiting is about to close, for its own reason.
+            let closes = this.flags & flag::FINISHING != 0 && stalled_ms.is_none();
+            if let Some(reason) = rules.verdict(this.heard, stalled_ms)
+                && !closes
             {
-                self.terminate(slot, CloseReason::WriteTimeout, turn);
+                self.terminate(slot, reason, turn);
             }
         }
     }
 
     fn polled(&mut self, slot: u32, result: i32, more: bool, turn: &mut Turn<'_>) {
-        let generation = self.table.generation(slot);
         let this = &mut self.slots[slot as usize];
         if !more {
             this.flags &= !flag::POLL;
@@ -224,10 +247,6 @@ impl<S: Session> Machine<S> {
         }
         if result < 0 {
             return self.terminate(slot, CloseReason::Failed, turn);
-        }
-        if !more {
-            this.flags |= flag::POLL;
-            turn.ops.push(Operation::Poll { slot, generation });
         }
         if result & GONE != 0 {
             return self.terminate(slot, CloseReason::Reset, turn);
@@ -267,6 +286,7 @@ impl<S: Session> Machine<S> {
         if nonempty || this.flags & flag::HUNG_UP != 0 {
             this.flags |= flag::READABLE;
         }
+        this.heard = turn.tick;
         turn.stats.receives += 1;
         turn.stats.bytes_in += input.len() as u64;
         let said = conn.receive(input, turn.arena.reserve(), turn.budget);
@@ -408,17 +428,24 @@ impl<S: Session> Machine<S> {
         self.receive_if_ready(slot, turn);
     }
 
-    /// Receives, if there may be input, no receive is under way, and nothing waits that comes first.
+    /// Receives, if there may be input, no receive is under way, and nothing waits that comes first. Where there is none, a
+    /// poll that has ended is armed again: not before, as it would end at once for the same input, and where completions
+    /// overflow that goes round for ever.
     fn receive_if_ready(&mut self, slot: u32, turn: &mut Turn<'_>) {
         let generation = self.table.generation(slot);
         let this = &mut self.slots[slot as usize];
         let Some(conn) = &this.conn else { return };
-        let busy = flag::RECV | flag::FINISHING | flag::CLOSING;
-        if this.flags & flag::READABLE == 0
-            || this.flags & busy != 0
-            || conn.has_output()
-            || conn.wants_to_digest()
-        {
+        if this.flags & (flag::RECV | flag::FINISHING | flag::CLOSING) != 0 {
+            return;
+        }
+        if this.flags & flag::READABLE == 0 {
+            if this.flags & flag::POLL == 0 {
+                this.flags |= flag::POLL;
+                turn.ops.push(Operation::Poll { slot, generation });
+            }
+            return;
+        }
+        if conn.has_output() || conn.wants_to_digest() {
             return;
         }
         this.flags = this.flags & !flag::READABLE | flag::RECV;
@@ -470,6 +497,7 @@ impl<S: Session> Machine<S> {
                 sent_in: 0,
                 flags: 0,
                 reason: CloseReason::Failed,
+                heard: Tick::default(),
             });
         }
         debug_assert_eq!(self.slots[slot as usize].flags & !flag::DEFERRED, 0);

@@ -5,6 +5,8 @@ pub mod acceptor;
 mod driver;
 pub mod machine;
 #[cfg(test)]
+mod overflow;
+#[cfg(test)]
 mod scripted;
 
 pub use driver::Uring;

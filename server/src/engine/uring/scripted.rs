@@ -6,6 +6,7 @@
 //! are done when they are submitted, and their completions are there before the turn is settled.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use nix::libc;
 use proptest::prelude::*;
@@ -18,6 +19,7 @@ use wire::{Echo, Line, Session};
 use crate::conn::{Budget, Limits};
 use crate::engine::uring::machine::{Event, Machine, Turn};
 use crate::stats::{CloseReason, Stats};
+use crate::timeouts::{Sweep, Tick, Timeouts};
 
 const SLOTS: u32 = 6;
 
@@ -81,7 +83,8 @@ impl Script {
                 let token = Token::new(Op::Poll, slot, generation);
                 assert!(!self.polls.contains(&token), "polled twice");
                 self.polls.push(token);
-                if !self.peer(slot).inbound.is_empty() || self.peer(slot).finished {
+                let peer = self.peer(slot);
+                if !peer.inbound.is_empty() || peer.finished || peer.reset {
                     self.wake(slot);
                 }
             }
@@ -326,10 +329,12 @@ fn play<S: Session>(
     };
     let mut machine: Machine<S> = Machine::new(SLOTS, 0);
     let mut arena = SendArena::new();
-    let mut budget = Budget::new(Limits {
-        write_timeout_ms: 2_000,
-        ..Limits::default()
-    });
+    let mut budget = Budget::new(Limits::default());
+    let patience = Timeouts {
+        idle: None,
+        write: Some(Duration::from_secs(2)),
+    };
+    let rules = Sweep::new(patience, 0).rules(0);
     let mut stats = Stats::new();
     let (mut queued, mut ops): (Vec<Operation>, Vec<Operation>) = Default::default();
     for number in 2u32.. {
@@ -345,6 +350,7 @@ fn play<S: Session>(
                 &mut Turn {
                     number,
                     now_ms: number,
+                    tick: Tick::default(),
                     arena: &mut arena,
                     ops: &mut ops,
                     budget: &mut budget,
@@ -389,6 +395,7 @@ fn play<S: Session>(
         let mut turn = Turn {
             number: settled,
             now_ms: settled,
+            tick: Tick::default(),
             arena: &mut arena,
             ops: &mut ops,
             budget: &mut budget,
@@ -398,7 +405,7 @@ fn play<S: Session>(
         if script.random.random_range(0..4) == 0 {
             machine.tick(script.random.random_range(0..SLOTS), &mut turn);
         }
-        machine.sweep(&mut turn);
+        machine.sweep(0..SLOTS, rules, &mut turn);
         queued.append(&mut ops);
         if unborn.is_empty() && machine.table().used() == 0 && queued.is_empty() {
             break;
@@ -421,13 +428,14 @@ fn a_late_completion_finds_nobody() {
     let mut turn = Turn {
         number: 2,
         now_ms: 0,
+        tick: Tick::default(),
         arena: &mut arena,
         ops: &mut ops,
         budget: &mut budget,
         stats: &mut stats,
     };
     let mut machine: Machine<Echo> = Machine::new(SLOTS, 0);
-    machine.refuse(0, &mut turn);
+    machine.refuse(0, b"", &mut turn);
     machine.accepted(0, Echo, &mut turn);
     for op in [Op::Poll, Op::Recv, Op::Send] {
         let late = plain(Token::new(op, 0, 0), -libc::ECONNRESET);

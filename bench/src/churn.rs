@@ -1,0 +1,286 @@
+//! The churn: connections that come, exchange one message and go, in closed loop; what a cycle costs the server.
+//!
+//! All engines are up at the same time; each round measures every engine once, in random order.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use kernel_tuning::host::Sockstat;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::beside::{Contender, Rounds, Wanted, in_blocks};
+use crate::exchange::{
+    self, Exchange, Exchanged, Figures, Measured, Times, figures, pair_ratios_of,
+};
+use crate::load::Stage;
+use crate::report;
+use crate::result::Failure;
+use crate::run::{About, Run};
+use crate::scenario::{Engine, NEWCOMER_SOURCE, Placement};
+use crate::screen::Screen;
+use crate::stats::Spread;
+use crate::usage::{distinct, this_host, times, within};
+use crate::warning::{Warning, of_rounds};
+
+/// The flags of `throng-bench churn`.
+#[derive(Debug, Args)]
+pub struct ChurnArgs {
+    /// Engines to measure
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "uring,epoll",
+        help_heading = "What is measured"
+    )]
+    engines: Vec<Engine>,
+    /// Connections that come and go, at any time
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 64,
+        help_heading = "What is measured"
+    )]
+    churn: u64,
+    /// Bytes of the message of each
+    #[arg(
+        long,
+        value_name = "BYTES",
+        default_value_t = 64,
+        help_heading = "What is measured"
+    )]
+    message_bytes: u64,
+
+    /// Rounds, each with every engine
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 15,
+        help_heading = "How it is measured"
+    )]
+    rounds: usize,
+    /// Length of one measurement; its first fifth is not counted
+    #[arg(long, value_name = "TIME", default_value = "1500ms", value_parser = humantime::parse_duration, help_heading = "How it is measured")]
+    exchange: Duration,
+
+    /// Where to write the report as JSON: all that is printed and more
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "target/throng/churn.json",
+        help_heading = "Output"
+    )]
+    pub report: PathBuf,
+}
+
+/// What is run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Engines.
+    pub engines: Vec<Engine>,
+    /// Connections that come and go.
+    pub churn: u64,
+    /// Bytes of the message of each.
+    pub message_bytes: u64,
+    /// Rounds.
+    pub rounds: usize,
+    /// Times of one measurement.
+    pub times: Times,
+    /// The CPU of each side.
+    pub placement: Placement,
+    /// The hard open-file limit.
+    pub nofile_hard: u64,
+}
+
+/// The one thing that is measured in every round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Case {
+    /// Connections that come and go.
+    pub churn: u64,
+}
+
+/// All that the run found.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// What every report says.
+    #[serde(flatten)]
+    pub about: About,
+    /// What was to be run.
+    pub plan: Plan,
+    /// Every measurement, in the order they ran.
+    pub measured: Vec<Measured<Case>>,
+    /// Medians and ratios of `measured`.
+    pub summary: Vec<Row>,
+    /// Each server process's own summary, in the order they ended.
+    pub servers: Vec<Value>,
+    /// Doubts about the figures.
+    pub warnings: Vec<Warning>,
+}
+
+/// What the rounds say of one engine.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    /// The figures; what is counted are cycles.
+    #[serde(flatten)]
+    pub figures: Figures,
+    /// Its CPU time for a cycle ÷ epoll's, round by round.
+    pub cpu_of_epoll: Option<Spread>,
+    /// Its cycles a second ÷ epoll's.
+    pub rate_of_epoll: Option<Spread>,
+    /// From the start of a connect to the end of the echo, p99 in microseconds.
+    pub cycle_p99_us: Option<Spread>,
+}
+
+impl ChurnArgs {
+    /// What the flags ask for, on this machine.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub fn plan(self) -> Result<Plan, String> {
+        let (placement, nofile_hard) = this_host()?;
+        distinct("--engines", &self.engines)?;
+        within("--churn", self.churn, 1..=1_000_000)?;
+        within("--message-bytes", self.message_bytes, 1..=65_536)?;
+        within("--rounds", self.rounds as u64, 1..=10_000)?;
+        Ok(Plan {
+            engines: self.engines,
+            churn: self.churn,
+            message_bytes: self.message_bytes,
+            rounds: self.rounds,
+            times: times(self.exchange)?,
+            placement,
+            nofile_hard,
+        })
+    }
+}
+
+impl Plan {
+    /// About how long it takes.
+    pub fn estimate(&self) -> Duration {
+        let each_ms = self.times.exchange_ms + 500 + self.churn / 10;
+        Duration::from_millis(self.engines.len() as u64 * self.rounds as u64 * each_ms)
+    }
+}
+
+/// Runs `plan` and tells of it on `screen`.
+///
+/// # Errors
+/// When nothing could be started at all: what to tell the user.
+pub fn run(plan: Plan, command_line: Vec<String>, screen: &Screen) -> Result<Report, String> {
+    let time_limit = plan.estimate() * 4 + Duration::from_secs(60);
+    let mut run = Run::begin(
+        plan.placement.clone(),
+        plan.nofile_hard,
+        time_limit,
+        command_line,
+        screen,
+    )?;
+    screen.line(&report::churn::plan(&plan, &run.about, screen.paint));
+    let rounds = Rounds {
+        count: plan.rounds,
+        cases: &[Case { churn: plan.churn }],
+        has_floor: false,
+    };
+    let wanted = Wanted {
+        idle: 0,
+        newcomers: plan.churn,
+        table_slots: None,
+    };
+    let mut measured = Vec::new();
+    let ended = in_blocks(
+        &mut run,
+        screen,
+        &plan.engines,
+        &[wanted],
+        0,
+        |run, block| {
+            measured.extend(block.measure(
+                run,
+                screen,
+                &rounds,
+                |stage, _, base, contender| of_engine(stage, &plan, base, contender),
+                |measured| report::churn::round_line(measured, plan.rounds),
+            ));
+        },
+    );
+    let mut report = Report {
+        about: run.end(screen),
+        plan,
+        measured,
+        summary: Vec::new(),
+        servers: ended.servers,
+        warnings: Vec::new(),
+    };
+    report.conclude();
+    Ok(report)
+}
+
+fn of_engine(
+    stage: &Stage,
+    plan: &Plan,
+    base: &Sockstat,
+    contender: &mut Contender<'_>,
+) -> Result<(Exchanged, Value), Failure> {
+    let Contender::Engine(beside) = contender else {
+        unreachable!("no floor is asked for")
+    };
+    let (churn, message_bytes) = (plan.churn.to_string(), plan.message_bytes.to_string());
+    let args = [
+        ["--connections", &churn],
+        ["--churn", &churn],
+        ["--protocol", "echo"],
+        ["--source", NEWCOMER_SOURCE],
+        ["--message-bytes", &message_bytes],
+    ];
+    let exchange = Exchange {
+        during: format!("churn with {} on {churn} connections", beside.engine),
+        client: "client",
+        args: args.into_iter().flatten().map(str::to_owned).collect(),
+        connections: plan.churn,
+        times: plan.times,
+        count: |progress| progress.cycles,
+        base,
+    };
+    let exchanged = exchange::measure(stage, &mut beside.servers, exchange)?;
+    Ok((exchanged, Value::Null))
+}
+
+impl AsRef<About> for Report {
+    fn as_ref(&self) -> &About {
+        &self.about
+    }
+}
+
+impl Report {
+    /// Draws `summary` and `warnings` from the rest.
+    pub fn conclude(&mut self) {
+        self.summary = summarise(&self.plan, &self.measured);
+        self.warnings = of_rounds(
+            &self.about,
+            self.measured.iter().map(|measured| &measured.exchanged),
+        );
+    }
+}
+
+fn summarise(plan: &Plan, measured: &[Measured<Case>]) -> Vec<Row> {
+    let case = Case { churn: plan.churn };
+    let row = |engine: &Engine| {
+        let of = || measured.iter().filter(|one| one.engine == Some(*engine));
+        let of_epoll = |figure: fn(&Exchanged) -> f64| {
+            let pair = [Some(*engine), Some(Engine::Epoll)];
+            let figure = |exchanged: &Exchanged| Some(figure(exchanged));
+            (*engine != Engine::Epoll)
+                .then(|| pair_ratios_of(measured, plan.rounds, &case, pair, figure))
+                .flatten()
+        };
+        let p99 = of().filter_map(|one| one.exchanged.client_figure("/churn/cycle_us/p99"));
+        Some(Row {
+            figures: figures(of())?,
+            cpu_of_epoll: of_epoll(Exchanged::server_cpu_us),
+            rate_of_epoll: of_epoll(Exchanged::per_second),
+            cycle_p99_us: Spread::of(p99),
+        })
+    };
+    plan.engines.iter().filter_map(row).collect()
+}

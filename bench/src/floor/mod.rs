@@ -1,0 +1,405 @@
+//! The floor: what the TCP stack alone costs for the messages of an echo, and each engine as a multiple of it.
+//!
+//! The floor is a pair of processes without any readiness machinery ([`ends`]), measured by the same code and with the
+//! same count of CPU time as the engines, in the same rounds and beside the same idle connections: those of the engine's
+//! own server (see [`crate::beside`]). The idle ones are not the floor's own descriptors; they fill the same tables of
+//! sockets and the same memory of the kernel, which is what they can cost the stack.
+//!
+//! Beside idle connections each engine has a block of its own, so that the host holds as many as is said and no more.
+
+pub mod ends;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use kernel_tuning::host::Sockstat;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::beside::{Beside, Contender, Rounds, Skipped, Wanted, in_blocks};
+use crate::echo::client_args;
+use crate::exchange::{
+    self, Exchange, Exchanged, Figures, Measured, Times, figures, pair_ratios_of,
+};
+use crate::load::Stage;
+use crate::result::Failure;
+use crate::run::{About, Run};
+use crate::scenario::{Engine, NEWCOMER_SOURCE, Placement};
+use crate::screen::Screen;
+use crate::servers::{Servers, core_list};
+use crate::stats::Spread;
+use crate::usage::{distinct, this_host, times, within};
+use crate::warning::{Warning, of_rounds};
+
+/// The flags of `throng-bench floor`.
+#[derive(Debug, Args)]
+pub struct FloorArgs {
+    /// Engines to hold against the floor
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "uring,epoll",
+        help_heading = "What is measured"
+    )]
+    engines: Vec<Engine>,
+    /// Connections that exchange messages at the same time
+    #[arg(
+        long,
+        value_name = "N,N",
+        value_delimiter = ',',
+        default_value = "64,500,10000",
+        help_heading = "What is measured"
+    )]
+    active: Vec<u64>,
+    /// Idle connections beside them, held by the engine's server
+    #[arg(
+        long,
+        value_name = "N,N",
+        value_delimiter = ',',
+        default_value = "0",
+        help_heading = "What is measured"
+    )]
+    idle: Vec<u64>,
+    /// Bytes of a message
+    #[arg(
+        long,
+        value_name = "BYTES",
+        default_value_t = 64,
+        help_heading = "What is measured"
+    )]
+    message_bytes: u64,
+    /// Slots of each of io_uring's tables [default: as many as the limits allow]
+    #[arg(long, value_name = "N", help_heading = "What is measured")]
+    table_slots: Option<u32>,
+
+    /// Rounds, each with every count, the floor and every engine
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 15,
+        help_heading = "How it is measured"
+    )]
+    rounds: usize,
+    /// Length of one measurement; its first fifth is not counted
+    #[arg(long, value_name = "TIME", default_value = "1500ms", value_parser = humantime::parse_duration, help_heading = "How it is measured")]
+    exchange: Duration,
+
+    /// Where to write the report as JSON: all that is printed and more
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "target/throng/floor.json",
+        help_heading = "Output"
+    )]
+    pub report: PathBuf,
+}
+
+/// What is run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Engines held against the floor.
+    pub engines: Vec<Engine>,
+    /// Counts of active connections.
+    pub active: Vec<u64>,
+    /// Counts of idle connections beside them.
+    pub idle: Vec<u64>,
+    /// Bytes of a message.
+    pub message_bytes: u64,
+    /// Slots of each of io_uring's tables, where they are not as many as there can be.
+    pub table_slots: Option<u32>,
+    /// Rounds.
+    pub rounds: usize,
+    /// Times of one measurement.
+    pub times: Times,
+    /// The CPU of each side.
+    pub placement: Placement,
+    /// The hard open-file limit.
+    pub nofile_hard: u64,
+}
+
+/// One thing that is measured in every round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Case {
+    /// Idle connections beside.
+    pub idle: u64,
+    /// Connections that exchange messages.
+    pub active: u64,
+}
+
+/// All that the run found.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// What every report says.
+    #[serde(flatten)]
+    pub about: About,
+    /// What was to be run.
+    pub plan: Plan,
+    /// What could not be.
+    pub skipped: Vec<Skipped>,
+    /// Every measurement, in the order they ran.
+    pub measured: Vec<Measured<Case>>,
+    /// Medians and ratios of `measured`.
+    pub summary: Vec<Row>,
+    /// Each server process's own summary, in the order they ended.
+    pub servers: Vec<Value>,
+    /// Doubts about the figures.
+    pub warnings: Vec<Warning>,
+}
+
+/// What the rounds say of one engine, or of the floor, in one case.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    /// The case.
+    #[serde(flatten)]
+    pub case: Case,
+    /// The engines that were up at the same time.
+    pub beside: Vec<Engine>,
+    /// The figures.
+    #[serde(flatten)]
+    pub figures: Figures,
+    /// Its CPU time for a message ÷ the floor's, round by round; none of the floor.
+    pub of_floor: Option<Spread>,
+    /// Times the floor's server slept, for a message.
+    pub waits_per_message: Option<f64>,
+}
+
+impl FloorArgs {
+    /// What the flags ask for, on this machine.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub fn plan(self) -> Result<Plan, String> {
+        /// What a process opens besides its connections, with a wide margin.
+        const OTHER_FILES: u64 = 64;
+        let (placement, nofile_hard) = this_host()?;
+        distinct("--engines", &self.engines)?;
+        distinct("--active", &self.active)?;
+        distinct("--idle", &self.idle)?;
+        within(
+            "--message-bytes",
+            self.message_bytes,
+            1..=ends::MOST_MESSAGE_BYTES,
+        )?;
+        within("--rounds", self.rounds as u64, 1..=10_000)?;
+        let most = nofile_hard.saturating_sub(OTHER_FILES).max(1);
+        for active in &self.active {
+            within("--active", *active, 1..=most).map_err(|reason| {
+                format!("{reason}: the floor has a file for each (see ulimit -Hn)")
+            })?;
+        }
+        if let Some(slots) = self.table_slots {
+            within("--table-slots", slots.into(), 64..=nofile_hard)?;
+        }
+        Ok(Plan {
+            engines: self.engines,
+            active: self.active,
+            idle: self.idle,
+            message_bytes: self.message_bytes,
+            table_slots: self.table_slots,
+            rounds: self.rounds,
+            times: times(self.exchange)?,
+            placement,
+            nofile_hard,
+        })
+    }
+}
+
+impl Plan {
+    /// About how long it takes.
+    pub fn estimate(&self) -> Duration {
+        let each = |active: &u64| self.times.exchange_ms + 500 + active / 10;
+        let round_ms: u64 = self.active.iter().map(each).sum();
+        let block_ms = |idle: &u64| {
+            let (engines, floors) = match idle {
+                0 => (self.engines.len() as u64, 1),
+                _ => (self.engines.len() as u64, self.engines.len() as u64),
+            };
+            // Some 20,000 connects a second, and as many closed.
+            (engines + floors) * self.rounds as u64 * round_ms + engines * (idle / 10 + 1_000)
+        };
+        Duration::from_millis(self.idle.iter().map(block_ms).sum())
+    }
+
+    fn wanted(&self, idle: u64) -> Wanted {
+        Wanted {
+            idle,
+            newcomers: self.active.iter().copied().max().unwrap_or(0),
+            table_slots: self.table_slots,
+        }
+    }
+}
+
+/// Runs `plan` and tells of it on `screen`.
+///
+/// # Errors
+/// When nothing could be started at all: what to tell the user.
+pub fn run(plan: Plan, command_line: Vec<String>, screen: &Screen) -> Result<Report, String> {
+    let time_limit = plan.estimate() * 4 + Duration::from_secs(60);
+    let mut run = Run::begin(
+        plan.placement.clone(),
+        plan.nofile_hard,
+        time_limit,
+        command_line,
+        screen,
+    )?;
+    screen.line(&crate::report::floor::plan(&plan, &run.about, screen.paint));
+    let wanted: Vec<Wanted> = plan.idle.iter().map(|idle| plan.wanted(*idle)).collect();
+    let mut measured = Vec::new();
+    let ended = in_blocks(&mut run, screen, &plan.engines, &wanted, 0, |run, block| {
+        let idle = block.wanted.idle;
+        let case = |active: &u64| Case {
+            idle,
+            active: *active,
+        };
+        let cases: Vec<Case> = plan.active.iter().map(case).collect();
+        let rounds = Rounds {
+            count: plan.rounds,
+            cases: &cases,
+            has_floor: true,
+        };
+        measured.extend(block.measure(
+            run,
+            screen,
+            &rounds,
+            |stage, case, base, contender| match contender {
+                Contender::Floor => of_floor(stage, &plan, *case, base),
+                Contender::Engine(beside) => of_engine(stage, &plan, *case, base, beside),
+            },
+            |measured| crate::report::floor::round_line(measured, plan.rounds),
+        ));
+    });
+    let mut report = Report {
+        about: run.end(screen),
+        plan,
+        skipped: ended.skipped,
+        measured,
+        summary: Vec::new(),
+        servers: ended.servers,
+        warnings: Vec::new(),
+    };
+    report.conclude();
+    Ok(report)
+}
+
+fn of_engine(
+    stage: &Stage,
+    plan: &Plan,
+    case: Case,
+    base: &Sockstat,
+    beside: &mut Beside,
+) -> Result<(Exchanged, Value), Failure> {
+    let during = format!(
+        "{} on {} connections beside {} idle",
+        beside.engine, case.active, case.idle
+    );
+    let exchange = exchange_of(plan, case, base, "client", during);
+    exchange::measure(stage, &mut beside.servers, exchange)
+        .map(|exchanged| (exchanged, Value::Null))
+}
+
+fn of_floor(
+    stage: &Stage,
+    plan: &Plan,
+    case: Case,
+    base: &Sockstat,
+) -> Result<(Exchanged, Value), Failure> {
+    let during = format!(
+        "the floor on {} connections beside {} idle",
+        case.active, case.idle
+    );
+    let args = [
+        ("--connections", case.active.to_string()),
+        ("--message-bytes", plan.message_bytes.to_string()),
+        ("--cores", core_list(&stage.placement.server)),
+    ];
+    let args = args
+        .into_iter()
+        .flat_map(|(flag, value)| [flag.into(), value.into()])
+        .collect();
+    let mut server = Servers::of_role(&stage.launcher, "floor-server", args, &stage.stop)?;
+    let exchange = exchange_of(plan, case, base, "floor-client", during.clone());
+    let exchanged = exchange::measure(stage, &mut server, exchange);
+    let (summaries, failures) = server.end(&during);
+    let exchanged = exchanged?;
+    match failures.into_iter().next() {
+        Some(failure) => Err(failure),
+        None => Ok((
+            exchanged,
+            summaries.into_iter().next().unwrap_or(Value::Null),
+        )),
+    }
+}
+
+fn exchange_of<'a>(
+    plan: &Plan,
+    case: Case,
+    base: &'a Sockstat,
+    client: &'static str,
+    during: String,
+) -> Exchange<'a> {
+    Exchange {
+        during,
+        client,
+        args: client_args(NEWCOMER_SOURCE, case.active, plan.message_bytes),
+        connections: case.active,
+        times: plan.times,
+        count: |progress| progress.messages,
+        base,
+    }
+}
+
+impl AsRef<About> for Report {
+    fn as_ref(&self) -> &About {
+        &self.about
+    }
+}
+
+impl Report {
+    /// Draws `summary` and `warnings` from the rest.
+    pub fn conclude(&mut self) {
+        self.summary = summarise(&self.plan, &self.measured);
+        self.warnings = of_rounds(
+            &self.about,
+            self.measured.iter().map(|measured| &measured.exchanged),
+        );
+    }
+}
+
+fn summarise(plan: &Plan, measured: &[Measured<Case>]) -> Vec<Row> {
+    let mut rows: Vec<Row> = Vec::new();
+    for one in measured {
+        let is_known = |row: &Row| {
+            row.case == one.case && row.beside == one.beside && row.figures.engine == one.engine
+        };
+        if rows.iter().any(is_known) {
+            continue;
+        }
+        let alike = || measured.iter().filter(|other| other.is_of_the_same(one));
+        let of_floor = one.engine.and_then(|engine| {
+            let cpu_us = |exchanged: &Exchanged| Some(exchanged.server_cpu_us());
+            let pair = [Some(engine), None];
+            pair_ratios_of(measured, plan.rounds, &one.case, pair, cpu_us)
+        });
+        let waits = alike().filter_map(|one| {
+            let figure = |name| one.server.get(name).and_then(Value::as_f64);
+            Some(figure("waits")? / figure("messages")?)
+        });
+        rows.extend(figures(alike()).map(|figures| Row {
+            case: one.case,
+            beside: one.beside.clone(),
+            figures,
+            of_floor,
+            waits_per_message: Spread::of(waits).map(|waits| waits.median),
+        }));
+    }
+    rows.sort_by_key(|row| {
+        (
+            row.case.idle,
+            row.beside.clone(),
+            row.case.active,
+            row.figures.engine,
+        )
+    });
+    rows
+}

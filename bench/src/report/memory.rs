@@ -1,0 +1,305 @@
+//! What connections take of the kernel's memory, as text. Pure.
+
+use std::collections::BTreeSet;
+
+use crate::footprint::{CACHES_UNREADABLE, Growth};
+use crate::memory::result::{Kept, MemoryReport, Subject};
+use crate::report::format::{NOTHING, bytes, count, figure, of_many, spread};
+use crate::report::table::Table;
+use crate::report::text::{engines, machine, section};
+use crate::screen::Paint;
+use crate::servers::core_list;
+use crate::stats::Spread;
+use crate::warning::others_of;
+
+/// How the figures by cache are to be read.
+const HOW_CACHES_COUNT: &str = "\
+Objects in use (active_objs of /proc/slabinfo): the kernel counts a slab that a CPU is filling as in use as a whole,
+some dozen objects a cache. Caches of like objects may be merged under one name. Caches of files on disk are left
+out: other work of the host fills them. Outside of the caches are large tables (vmalloc), and the pages of a ring's
+queues, which only the memory that is available (MemAvailable, and the free pages that CPUs keep for themselves) shows, with
+the processes' own; it is a check, and moves with other work.";
+
+/// What will be measured, and where.
+pub fn plan(report: &MemoryReport, paint: Paint) -> String {
+    let plan = &report.plan;
+    let lines = [
+        paint.bold(&format!(
+            "Throng {}: memory of an idle connection, {} above a bare socket, about {} s",
+            report.throng_version,
+            engines(&plan.engines),
+            plan.estimate().as_secs()
+        )),
+        format!("  machine  {}", machine(&report.environment)),
+        format!(
+            "  cores    server {}, client {}; open files a process (nofile) {}",
+            core_list(&plan.placement.server),
+            core_list(&plan.placement.client),
+            count(plan.nofile_hard)
+        ),
+        format!(
+            "  keep     {} connections, no greeting and no heartbeat, {}, in random order",
+            count(plan.connections),
+            of_many(plan.rounds as u64, "round")
+        ),
+    ];
+    lines.join("\n") + "\n"
+}
+
+/// One measurement, as soon as it is over.
+pub fn kept_line(kept: &Kept) -> String {
+    format!(
+        "  round {}  {:<11}  kernel {} a connection, both ends; slab in use {}; server {}{}",
+        kept.round,
+        kept.subject,
+        bytes(kept.growth.kernel()),
+        figure(kept.growth.slab_in_use, bytes),
+        bytes(kept.server_rss),
+        if kept.settled { "" } else { " (not settled)" }
+    )
+}
+
+/// The tables and what they say.
+pub fn results(report: &MemoryReport, paint: Paint) -> String {
+    let mut parts = vec![whole(report).render(paint), above(report).render(paint)];
+    let has_caches = report.kept.iter().all(|kept| kept.growth.caches.is_some());
+    parts.push(match has_caches {
+        true => HOW_CACHES_COUNT.to_owned(),
+        false => CACHES_UNREADABLE.to_owned(),
+    });
+    let doubts = report
+        .kept
+        .iter()
+        .flat_map(|kept| doubts(kept, report.plan.connections));
+    let doubts = doubts.map(|doubt| paint.yellow(&doubt));
+    parts.extend(section(paint.bold("Doubts"), doubts.collect()));
+    let failures = report.failures.iter();
+    let failures =
+        failures.map(|failure| paint.red(&format!("{}: {}", failure.during, failure.cause)));
+    parts.extend(section(paint.bold("Failures"), failures.collect()));
+    parts.push(format!(
+        "The run took {:.1} s.",
+        report.duration_ms as f64 / 1e3
+    ));
+    format!("\n{}\n", parts.join("\n\n"))
+}
+
+fn doubts(kept: &Kept, connections: u64) -> Vec<String> {
+    let Kept { subject, round, .. } = kept;
+    let unsettled = (!kept.settled).then(|| {
+        format!(
+            "sockets or slab were not back near their base when {subject} began in round {round}"
+        )
+    });
+    let others = others_of(
+        (kept.growth.sockets * connections as f64) as i64,
+        connections,
+    );
+    let others = others.map(|sockets| {
+        format!(
+            "while {subject} kept its connections in round {round}, {} sockets that were not of this run {}: its figures \
+             are wrong; end what else has many connections and run again",
+            count(sockets.unsigned_abs()),
+            if sockets > 0 { "came" } else { "went" }
+        )
+    });
+    unsettled.into_iter().chain(others).collect()
+}
+
+/// The rows of `columns`, each of which is what connections took: caches first, the largest on top, then the sums.
+pub fn growth_rows(table: &mut Table, columns: &[Option<&Growth>]) {
+    let largest = |name: &str| {
+        let values = columns.iter().flatten();
+        values
+            .filter_map(|growth| growth.of_cache(name))
+            .fold(0.0, |most: f64, value| most.max(value.abs()))
+    };
+    let names = columns.iter().flatten();
+    let names = names.filter_map(|growth| growth.caches.as_ref());
+    let names: BTreeSet<&String> = names.flat_map(|caches| caches.keys()).collect();
+    let mut names: Vec<&String> = names
+        .into_iter()
+        .filter(|name| largest(name) >= 1.0)
+        .collect();
+    names.sort_by(|one, other| largest(other).total_cmp(&largest(one)));
+    for name in names {
+        let cells = columns.iter().map(|growth| {
+            let value = growth.map(|growth| growth.of_cache(name).unwrap_or(0.0));
+            figure(value, exact)
+        });
+        table.row(&format!("  {name}"), cells);
+    }
+    for (name, of) in SUMS {
+        let values: Vec<Option<f64>> = columns.iter().map(|growth| of((*growth)?)).collect();
+        if values.iter().any(Option::is_some) {
+            table.row(name, values.into_iter().map(|value| figure(value, exact)));
+        }
+    }
+}
+
+/// A sum, and how it is taken from a growth.
+type Sum = (&'static str, fn(&Growth) -> Option<f64>);
+
+const SUMS: [Sum; 8] = [
+    ("slab objects in use", |growth| growth.slab_in_use),
+    ("slab pages, free slots and large kmallocs too", |growth| {
+        Some(growth.slab_pages)
+    }),
+    ("vmalloc", |growth| Some(growth.vmalloc)),
+    ("per-CPU", |growth| growth.percpu),
+    ("page tables", |growth| Some(growth.page_tables)),
+    ("queued TCP data", |growth| Some(growth.queued)),
+    ("kernel, all of these", |growth| Some(growth.kernel())),
+    ("available memory fell by, processes too", |growth| {
+        Some(growth.available)
+    }),
+];
+
+fn whole(report: &MemoryReport) -> Table {
+    let subjects = report.plan.subjects();
+    let title = format!(
+        "bytes a connection, both ends, median of {}",
+        of_many(report.plan.rounds as u64, "round")
+    );
+    let mut table =
+        Table::new(std::iter::once(title).chain(subjects.iter().map(ToString::to_string)));
+    let medians: Vec<Option<Growth>> = subjects
+        .iter()
+        .map(|subject| report.median_growth(*subject))
+        .collect();
+    let columns: Vec<Option<&Growth>> = medians.iter().map(Option::as_ref).collect();
+    growth_rows(&mut table, &columns);
+    let mut row = |name: &str, of: fn(&Kept) -> Option<f64>| {
+        let cells = subjects.iter().map(|subject| {
+            let spread = report.figure(*subject, of);
+            figure(spread.map(|spread| spread.median), exact)
+        });
+        table.row(name, cells);
+    };
+    row("server RSS, above empty", |kept| Some(kept.server_rss));
+    row("client RSS", |kept| kept.client_rss);
+    row("a monitor's procfs inodes, in none of the sums", |kept| {
+        kept.growth.procfs
+    });
+    let processes = subjects.iter().map(|subject| {
+        let spread = report.figure(*subject, |kept| Some(kept.processes as f64));
+        figure(spread.map(|spread| spread.median), exact)
+    });
+    table.row("server processes", processes);
+    table
+}
+
+fn above(report: &MemoryReport) -> Table {
+    let engines = &report.plan.engines;
+    let title = "above the bare socket, median [min – max]".to_owned();
+    let names = engines.iter().map(ToString::to_string);
+    let mut table = Table::new(std::iter::once(title).chain(names));
+    let mut row = |name: &str, of: &dyn Fn(&Kept) -> Option<f64>| {
+        let cells = engines
+            .iter()
+            .map(|engine| shown(report.above_bare(*engine, of)));
+        table.row(name, cells);
+    };
+    for name in caches_above(report) {
+        let of = |kept: &Kept| {
+            kept.growth.caches.as_ref()?;
+            Some(kept.growth.of_cache(&name).unwrap_or(0.0))
+        };
+        row(&format!("  {name}"), &of);
+    }
+    row("slab objects in use", &|kept| kept.growth.slab_in_use);
+    row("kernel, all that is accounted for", &|kept| {
+        Some(kept.growth.kernel())
+    });
+    row("available memory fell by, processes too", &|kept| {
+        Some(kept.growth.available)
+    });
+    table
+}
+
+/// The caches of which any engine takes more, or less, than the bare socket.
+fn caches_above(report: &MemoryReport) -> Vec<String> {
+    let bare = report.median_growth(Subject::Bare);
+    let mut differing = BTreeSet::new();
+    for engine in &report.plan.engines {
+        let growth = report.median_growth(Subject::Engine(*engine));
+        let caches = [&growth, &bare].into_iter().flatten();
+        let caches = caches.filter_map(|growth| growth.caches.as_ref());
+        let names: BTreeSet<&String> = caches.flat_map(|caches| caches.keys()).collect();
+        let of = |growth: Option<&Growth>, name: &str| {
+            growth
+                .and_then(|growth| growth.of_cache(name))
+                .unwrap_or(0.0)
+        };
+        let differs =
+            |name: &&String| (of(growth.as_ref(), name) - of(bare.as_ref(), name)).abs() >= 1.0;
+        differing.extend(names.into_iter().filter(differs).cloned());
+    }
+    differing.into_iter().collect()
+}
+
+fn shown(value: Option<Spread>) -> String {
+    value.map_or_else(|| NOTHING.to_owned(), |value| spread(&value, exact))
+}
+
+/// To the byte: what is compared here differs by tens of them.
+fn exact(value: f64) -> String {
+    let sign = if value.round() < 0.0 { "−" } else { "" };
+    format!("{sign}{}", count(value.abs().round() as u64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::result::tests::{growth, report};
+    use crate::scenario::Engine;
+
+    #[test]
+    fn caches_stand_side_by_side_and_above_the_bare_socket() {
+        let uring = Subject::Engine(Engine::Uring);
+        let report = report(vec![
+            (Subject::Bare, 1, growth(8_000.0, 0.0)),
+            (uring, 1, growth(8_000.0, 256.0)),
+        ]);
+        let text = results(&report, Paint::plain());
+        let cells = |name: &str| {
+            let lines = text
+                .lines()
+                .filter(|line| line.trim_start().starts_with(name));
+            lines
+                .map(|line| {
+                    line.split_whitespace()
+                        .map(str::to_owned)
+                        .collect::<Vec<_>>()
+                })
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            cells("io_kiocb"),
+            [vec!["io_kiocb", "0", "256"], vec!["io_kiocb", "256"]]
+        );
+        assert_eq!(cells("TCP"), [["TCP", "8,000", "8,000"]]);
+        assert!(text.contains("active_objs"), "{text}");
+    }
+
+    #[test]
+    fn an_ordinary_user_is_told_what_is_missing() {
+        let mut bare = growth(8_000.0, 0.0);
+        bare.caches = None;
+        bare.slab_in_use = None;
+        let text = results(&report(vec![(Subject::Bare, 1, bare)]), Paint::plain());
+        assert!(
+            text.contains("run as root") && text.contains("8,010"),
+            "{text}"
+        );
+        assert!(!text.contains("active_objs"));
+    }
+
+    #[test]
+    fn a_figure_below_zero_keeps_its_sign() {
+        assert_eq!(
+            [exact(-12.4), exact(-0.2), exact(1_234.0)],
+            ["−12", "0", "1,234"]
+        );
+    }
+}

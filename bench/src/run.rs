@@ -1,0 +1,149 @@
+//! What surrounds every measurement of this machine: the lock, the bounds, what was there before, and what a report says
+//! of the run whatever it measured.
+//!
+//! Invariant: while a [`Run`] exists no other heavy run is on this machine, and its end comes at the latest with its
+//! time limit.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use kernel_tuning::host::{Environment, MachineBusy, Memory, environment};
+use kernel_tuning::limit::connections_that_fit;
+use serde::{Deserialize, Serialize};
+
+use crate::load::{SoftirqThreads, Stage};
+use crate::lock::MachineLock;
+use crate::result::Failure;
+use crate::runner::Launcher;
+use crate::sample::{HostSample, available_bytes, usable_bytes};
+use crate::scenario::{BYTES_PER_CONNECTION, Placement};
+use crate::screen::Screen;
+use crate::stop::Stop;
+
+/// Version of the JSON form of the reports that begin with [`About`]; it grows when a reader of the old form would
+/// misread the new one.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// What a report says of its run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct About {
+    /// [`FORMAT_VERSION`] of the program that wrote it.
+    pub format_version: u32,
+    /// Version of Throng.
+    pub throng_version: String,
+    /// The run ended early, and only what is here was measured.
+    pub partial: bool,
+    /// When it started, in seconds since 1970.
+    pub started_unix_s: u64,
+    /// How long it took.
+    pub duration_ms: u64,
+    /// The whole command line.
+    pub command_line: Vec<String>,
+    /// Where it ran.
+    pub environment: Environment,
+    /// Which CPUs each side ran on.
+    pub placement: Placement,
+    /// The hard open-file limit.
+    pub nofile_hard: u64,
+    /// CPU time of the whole machine during the run.
+    pub machine: Option<MachineBusy>,
+    /// What went wrong; empty after a good run.
+    pub failures: Vec<Failure>,
+}
+
+/// A run that has the machine for itself.
+#[derive(Debug)]
+pub struct Run {
+    /// What its measurements stand on.
+    pub stage: Stage,
+    /// What its report will say of it.
+    pub about: About,
+    /// Connections that the memory carries, both ends on this host.
+    pub fits: u64,
+    began: Instant,
+    _alone: MachineLock,
+}
+
+impl Run {
+    /// Waits for the machine, and notes how it is.
+    ///
+    /// # Errors
+    /// What to tell the user.
+    pub fn begin(
+        placement: Placement,
+        nofile_hard: u64,
+        time_limit: Duration,
+        command_line: Vec<String>,
+        screen: &Screen,
+    ) -> Result<Self, String> {
+        /// As long as a whole run of another takes.
+        const LOCK_PATIENCE: Duration = Duration::from_secs(180);
+        let stop = Stop::on_signals(time_limit + LOCK_PATIENCE)
+            .map_err(|cause| format!("cannot handle signals: {cause}"))?;
+        let alone = MachineLock::take(LOCK_PATIENCE, &stop, |reason| {
+            screen.line(&format!(
+                "waiting up to {} s: {reason}",
+                LOCK_PATIENCE.as_secs()
+            ));
+        })?;
+        let memory = Memory::read().map_err(|error| error.to_string())?;
+        let fits = connections_that_fit(available_bytes(&memory), BYTES_PER_CONNECTION)
+            .min(usable_bytes(&memory) / BYTES_PER_CONNECTION);
+        let base = HostSample::read().map_err(|error| error.to_string())?;
+        let about = About {
+            format_version: FORMAT_VERSION,
+            throng_version: env!("CARGO_PKG_VERSION").to_owned(),
+            partial: false,
+            started_unix_s: SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .map_or(0, |time| time.as_secs()),
+            duration_ms: 0,
+            command_line,
+            environment: environment(),
+            placement: placement.clone(),
+            nofile_hard,
+            machine: None,
+            failures: Vec::new(),
+        };
+        let stage = Stage {
+            launcher: Launcher::new()?,
+            stop,
+            softirq: SoftirqThreads::of(&placement),
+            placement,
+            nofile_hard,
+            base,
+        };
+        Ok(Self {
+            stage,
+            about,
+            fits,
+            began: Instant::now(),
+            _alone: alone,
+        })
+    }
+
+    /// Tells a failure and keeps it for the report.
+    pub fn note(&mut self, screen: &Screen, failure: Failure) {
+        screen.failure(&failure);
+        self.about.failures.push(failure);
+    }
+
+    /// What there is to say of the run, now that it has ended.
+    pub fn end(mut self, screen: &Screen) -> About {
+        screen.done();
+        if let Some(cause) = self.stage.stop.cause() {
+            self.about.partial = true;
+            let failure = Failure {
+                during: "the run".to_owned(),
+                cause: format!("{cause}: the report has what was measured until then"),
+                stderr_tail: Vec::new(),
+            };
+            self.note(screen, failure);
+        }
+        self.about.duration_ms =
+            u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.about.machine = MachineBusy::read()
+            .ok()
+            .map(|now| now.since(&self.stage.base.machine));
+        self.about
+    }
+}

@@ -1,0 +1,472 @@
+//! The tail: latency in open loop, at a share of what saturates the slowest engine, beside idle connections.
+//!
+//! First each engine's closed loop rate is measured with nothing idle beside; the slowest of them (tokio-uring left out,
+//! where another is measured) is the saturation, and the loads are shares of it: the same absolute rates for all engines,
+//! so that their latencies can be compared. Then every round measures every load with every engine, in random order.
+//! A latency counts from when its message was to be sent.
+//!
+//! Engines whose idle connections are few enough are up at the same time; beyond that they go one after the other, and
+//! the text says so ([`crate::beside`]).
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use kernel_tuning::host::Sockstat;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::beside::{Contender, Rounds, Skipped, Wanted, in_blocks};
+use crate::echo::client_args;
+use crate::exchange::{
+    self, Exchange, Exchanged, Figures, Measured, Times, figures, pair_ratios_of,
+};
+use crate::load::Stage;
+use crate::report;
+use crate::result::Failure;
+use crate::run::{About, Run};
+use crate::scenario::{Engine, NEWCOMER_SOURCE, Placement};
+use crate::screen::Screen;
+use crate::stats::Spread;
+use crate::usage::{distinct, this_host, times, within};
+use crate::warning::{Warning, of_rounds};
+
+/// Idle connections, of all engines in sum, up to which they are up at the same time.
+pub const MOST_TOGETHER: u64 = 300_000;
+
+/// Rounds of closed loop from which the saturation is drawn.
+pub const SATURATION_ROUNDS: usize = 3;
+
+/// The flags of `throng-bench tail`.
+#[derive(Debug, Args)]
+pub struct TailArgs {
+    /// Engines to measure
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "uring,epoll,tokio-uring",
+        help_heading = "What is measured"
+    )]
+    engines: Vec<Engine>,
+    /// Connections that exchange messages
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 500,
+        help_heading = "What is measured"
+    )]
+    active: u64,
+    /// Idle connections beside them, held by the same server
+    #[arg(
+        long,
+        value_name = "N,N",
+        value_delimiter = ',',
+        default_value = "0,100000,1000000",
+        help_heading = "What is measured"
+    )]
+    idle: Vec<u64>,
+    /// Loads, in percent of the slowest engine's saturation
+    #[arg(
+        long,
+        value_name = "N,N",
+        value_delimiter = ',',
+        default_value = "50,80",
+        help_heading = "What is measured"
+    )]
+    load: Vec<u64>,
+    /// Bytes of a message
+    #[arg(
+        long,
+        value_name = "BYTES",
+        default_value_t = 64,
+        help_heading = "What is measured"
+    )]
+    message_bytes: u64,
+
+    /// Rounds, each with every load and every engine
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 5,
+        help_heading = "How it is measured"
+    )]
+    rounds: usize,
+    /// Length of one measurement
+    #[arg(long, value_name = "TIME", default_value = "3s", value_parser = humantime::parse_duration, help_heading = "How it is measured")]
+    exchange: Duration,
+
+    /// Where to write the report as JSON: all that is printed and more
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "target/throng/tail.json",
+        help_heading = "Output"
+    )]
+    pub report: PathBuf,
+}
+
+/// What is run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Engines.
+    pub engines: Vec<Engine>,
+    /// Connections that exchange messages.
+    pub active: u64,
+    /// Counts of idle connections beside them.
+    pub idle: Vec<u64>,
+    /// Loads, in percent of the saturation.
+    pub load_percent: Vec<u64>,
+    /// Bytes of a message.
+    pub message_bytes: u64,
+    /// Rounds.
+    pub rounds: usize,
+    /// Times of one measurement.
+    pub times: Times,
+    /// The CPU of each side.
+    pub placement: Placement,
+    /// The hard open-file limit.
+    pub nofile_hard: u64,
+}
+
+/// One thing that is measured in every round.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Case {
+    /// Idle connections beside.
+    pub idle: u64,
+    /// Percent of the saturation.
+    pub load_percent: u64,
+    /// Messages a second that this is; none in closed loop.
+    pub asked_per_second: Option<u64>,
+}
+
+/// What loads are shares of.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Saturation {
+    /// The engine whose it is.
+    pub engine: Engine,
+    /// Messages a second, in closed loop.
+    pub per_second: f64,
+}
+
+/// All that the run found.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// What every report says.
+    #[serde(flatten)]
+    pub about: About,
+    /// What was to be run.
+    pub plan: Plan,
+    /// Each engine in closed loop, nothing idle beside.
+    pub closed_loop: Vec<Measured<Case>>,
+    /// What loads are shares of; none where no engine could be measured.
+    pub saturation: Option<Saturation>,
+    /// What could not be run.
+    pub skipped: Vec<Skipped>,
+    /// Every measurement in open loop, in the order they ran.
+    pub measured: Vec<Measured<Case>>,
+    /// Medians and ratios of `measured`.
+    pub summary: Vec<Row>,
+    /// Each server process's own summary, in the order they ended.
+    pub servers: Vec<Value>,
+    /// Doubts about the figures.
+    pub warnings: Vec<Warning>,
+}
+
+/// What the rounds say of one engine in one case.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    /// The case.
+    #[serde(flatten)]
+    pub case: Case,
+    /// The engines that were up at the same time.
+    pub beside: Vec<Engine>,
+    /// The figures.
+    #[serde(flatten)]
+    pub figures: Figures,
+    /// Latency from the intended time, in microseconds.
+    pub p50_us: Option<Spread>,
+    /// As above.
+    pub p99_us: Option<Spread>,
+    /// As above.
+    pub p999_us: Option<Spread>,
+    /// Its p99 ÷ epoll's, round by round, where both were up at the same time.
+    pub p99_of_epoll: Option<Spread>,
+    /// How late the client itself came to a message, p99 in microseconds.
+    pub client_lateness_p99_us: Option<Spread>,
+    /// Measurements in which the rate was not kept.
+    pub short: usize,
+}
+
+impl TailArgs {
+    /// What the flags ask for, on this machine.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub fn plan(self) -> Result<Plan, String> {
+        let (placement, nofile_hard) = this_host()?;
+        distinct("--engines", &self.engines)?;
+        distinct("--idle", &self.idle)?;
+        distinct("--load", &self.load)?;
+        within("--active", self.active, 1..=10_000_000)?;
+        for load in &self.load {
+            within("--load", *load, 1..=200)?;
+        }
+        within("--message-bytes", self.message_bytes, 1..=65_536)?;
+        within("--rounds", self.rounds as u64, 1..=10_000)?;
+        Ok(Plan {
+            engines: self.engines,
+            active: self.active,
+            idle: self.idle,
+            load_percent: self.load,
+            message_bytes: self.message_bytes,
+            rounds: self.rounds,
+            times: times(self.exchange)?,
+            placement,
+            nofile_hard,
+        })
+    }
+}
+
+impl Plan {
+    /// About how long it takes.
+    pub fn estimate(&self) -> Duration {
+        let engines = self.engines.len() as u64;
+        let each_ms = self.times.exchange_ms + 700 + self.active / 10;
+        let open = self.rounds as u64 * self.load_percent.len() as u64 * each_ms;
+        let closed = SATURATION_ROUNDS as u64 * each_ms;
+        // Some 20,000 connects a second, and as many closed.
+        let idle_ms = |idle: &u64| engines * (open + idle / 10 + 1_000);
+        Duration::from_millis(engines * closed + self.idle.iter().map(idle_ms).sum::<u64>())
+    }
+
+    fn wanted(&self, idle: u64) -> Wanted {
+        Wanted {
+            idle,
+            newcomers: self.active,
+            table_slots: None,
+        }
+    }
+}
+
+/// Runs `plan` and tells of it on `screen`.
+///
+/// # Errors
+/// When nothing could be started at all: what to tell the user.
+pub fn run(plan: Plan, command_line: Vec<String>, screen: &Screen) -> Result<Report, String> {
+    let time_limit = plan.estimate() * 4 + Duration::from_secs(60);
+    let mut run = Run::begin(
+        plan.placement.clone(),
+        plan.nofile_hard,
+        time_limit,
+        command_line,
+        screen,
+    )?;
+    screen.line(&report::tail::plan(&plan, &run.about, screen.paint));
+    let closed = Case {
+        idle: 0,
+        load_percent: 100,
+        asked_per_second: None,
+    };
+    let (engines, rounds) = (&plan.engines, SATURATION_ROUNDS);
+    let mut closed_loop = Vec::new();
+    let mut ended = in_blocks(
+        &mut run,
+        screen,
+        engines,
+        &[plan.wanted(0)],
+        0,
+        |run, block| {
+            let line = |measured: &[_]| report::tail::closed_line(measured, rounds);
+            closed_loop.extend(measure(run, screen, &plan, block, rounds, &[closed], line));
+        },
+    );
+    let saturation = saturation(engines, &closed_loop);
+    let mut measured = Vec::new();
+    if let Some(saturation) = &saturation {
+        screen.line(&report::tail::saturation_line(saturation, engines));
+        let wanted: Vec<Wanted> = plan.idle.iter().map(|idle| plan.wanted(*idle)).collect();
+        let open = in_blocks(
+            &mut run,
+            screen,
+            engines,
+            &wanted,
+            MOST_TOGETHER,
+            |run, block| {
+                let idle = block.wanted.idle;
+                let case = |percent: &u64| Case {
+                    idle,
+                    load_percent: *percent,
+                    asked_per_second: Some(share(saturation.per_second, *percent)),
+                };
+                let cases: Vec<Case> = plan.load_percent.iter().map(case).collect();
+                let line = |measured: &[_]| report::tail::round_line(measured, plan.rounds);
+                measured.extend(measure(
+                    run,
+                    screen,
+                    &plan,
+                    block,
+                    plan.rounds,
+                    &cases,
+                    line,
+                ));
+            },
+        );
+        ended.skipped.extend(open.skipped);
+        ended.servers.extend(open.servers);
+    }
+    let mut report = Report {
+        about: run.end(screen),
+        plan,
+        closed_loop,
+        saturation,
+        skipped: ended.skipped,
+        measured,
+        summary: Vec::new(),
+        servers: ended.servers,
+        warnings: Vec::new(),
+    };
+    report.conclude();
+    Ok(report)
+}
+
+fn measure(
+    run: &mut Run,
+    screen: &Screen,
+    plan: &Plan,
+    block: &mut crate::beside::Block,
+    count: usize,
+    cases: &[Case],
+    line: impl Fn(&[Measured<Case>]) -> String,
+) -> Vec<Measured<Case>> {
+    let rounds = Rounds {
+        count,
+        cases,
+        has_floor: false,
+    };
+    block.measure(
+        run,
+        screen,
+        &rounds,
+        |stage, case, base, contender| of_engine(stage, plan, *case, base, contender),
+        line,
+    )
+}
+
+fn of_engine(
+    stage: &Stage,
+    plan: &Plan,
+    case: Case,
+    base: &Sockstat,
+    contender: &mut Contender<'_>,
+) -> Result<(Exchanged, Value), Failure> {
+    let Contender::Engine(beside) = contender else {
+        unreachable!("no floor is asked for")
+    };
+    let mut args = client_args(NEWCOMER_SOURCE, plan.active, plan.message_bytes);
+    let load = match case.asked_per_second {
+        None => "in closed loop".to_owned(),
+        Some(rate) => {
+            args.extend(["--message-rate".to_owned(), rate.to_string()]);
+            format!("at {rate} messages a second")
+        }
+    };
+    let exchange = Exchange {
+        during: format!(
+            "{} {load} on {} connections beside {} idle",
+            beside.engine, plan.active, case.idle
+        ),
+        client: "client",
+        args,
+        connections: plan.active,
+        times: plan.times,
+        count: |progress| progress.messages,
+        base,
+    };
+    let exchanged = exchange::measure(stage, &mut beside.servers, exchange)?;
+    Ok((exchanged, Value::Null))
+}
+
+fn share(per_second: f64, percent: u64) -> u64 {
+    (per_second * percent as f64 / 100.0).round().max(1.0) as u64
+}
+
+fn saturation(engines: &[Engine], closed_loop: &[Measured<Case>]) -> Option<Saturation> {
+    let of = |engine: &Engine| {
+        let its = closed_loop
+            .iter()
+            .filter(|one| one.engine == Some(*engine))
+            .map(|one| one.exchanged.per_second());
+        Some(Saturation {
+            engine: *engine,
+            per_second: Spread::of(its)?.median,
+        })
+    };
+    let slowest = |engines: Vec<&Engine>| {
+        let all = engines.into_iter().filter_map(of);
+        all.min_by(|one, other| one.per_second.total_cmp(&other.per_second))
+    };
+    let (tokio, others): (Vec<_>, Vec<_>) = engines
+        .iter()
+        .partition(|engine| **engine == Engine::TokioUring);
+    slowest(others).or_else(|| slowest(tokio))
+}
+
+impl AsRef<About> for Report {
+    fn as_ref(&self) -> &About {
+        &self.about
+    }
+}
+
+impl Report {
+    /// Draws `summary` and `warnings` from the rest.
+    pub fn conclude(&mut self) {
+        self.summary = summarise(&self.plan, &self.measured);
+        let all = self.closed_loop.iter().chain(&self.measured);
+        self.warnings = of_rounds(&self.about, all.map(|measured| &measured.exchanged));
+    }
+}
+
+const P99: &str = "/messages/latency_us/p99";
+
+fn summarise(plan: &Plan, measured: &[Measured<Case>]) -> Vec<Row> {
+    let mut rows: Vec<Row> = Vec::new();
+    for one in measured {
+        let is_known = |row: &Row| {
+            row.case == one.case && row.beside == one.beside && row.figures.engine == one.engine
+        };
+        if rows.iter().any(is_known) {
+            continue;
+        }
+        let alike = || measured.iter().filter(|other| other.is_of_the_same(one));
+        let spread =
+            |pointer| Spread::of(alike().filter_map(|one| one.exchanged.client_figure(pointer)));
+        let pair = [one.engine, Some(Engine::Epoll)];
+        let p99 = |exchanged: &Exchanged| exchanged.client_figure(P99);
+        let is_short = |one: &&Measured<Case>| {
+            let told = one.exchanged.client.pointer("/messages/open_loop/is_short");
+            told.and_then(Value::as_bool) == Some(true)
+        };
+        rows.extend(figures(alike()).map(|figures| {
+            Row {
+                case: one.case,
+                beside: one.beside.clone(),
+                figures,
+                p50_us: spread("/messages/latency_us/p50"),
+                p99_us: spread(P99),
+                p999_us: spread("/messages/latency_us/p999"),
+                p99_of_epoll: (one.engine != Some(Engine::Epoll))
+                    .then(|| pair_ratios_of(measured, plan.rounds, &one.case, pair, p99))
+                    .flatten(),
+                client_lateness_p99_us: spread("/messages/open_loop/client_lateness_us/p99"),
+                short: alike().filter(is_short).count(),
+            }
+        }));
+    }
+    rows.sort_by_key(|row| {
+        let Case {
+            idle, load_percent, ..
+        } = row.case;
+        (idle, load_percent, row.beside.clone(), row.figures.engine)
+    });
+    rows
+}

@@ -1,0 +1,82 @@
+//! Checks of flags that several commands have in common. Each refusal names the flag.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use kernel_tuning::process::{Nofile, affinity, raise_nofile};
+
+use crate::exchange::Times;
+use crate::scenario::Placement;
+
+/// One CPU for each side, and the hard open-file limit.
+///
+/// # Errors
+/// What the kernel refused.
+pub fn this_host() -> Result<(Placement, u64), String> {
+    let cpus = affinity().map_err(|error| error.to_string())?;
+    let nofile = raise_nofile()
+        .or_else(|_| Nofile::read())
+        .map_err(|error| error.to_string())?;
+    Ok((Placement::halves(&cpus).one_each(), nofile.hard))
+}
+
+/// Refuses a list that names a value twice, or none.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn distinct<T: PartialEq + std::fmt::Display>(flag: &str, values: &[T]) -> Result<(), String> {
+    if values.is_empty() {
+        return Err(format!("{flag} names nothing"));
+    }
+    let repeated = (1..values.len()).find(|index| values[..*index].contains(&values[*index]));
+    repeated.map_or(Ok(()), |index| {
+        Err(format!("{flag} names {} twice", values[index]))
+    })
+}
+
+/// Refuses a number out of `range`.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn within(flag: &str, value: u64, range: RangeInclusive<u64>) -> Result<(), String> {
+    if range.contains(&value) {
+        return Ok(());
+    }
+    let (least, most) = (range.start(), range.end());
+    Err(format!(
+        "{flag} {value}: it must be between {least} and {most}"
+    ))
+}
+
+/// The times of a measurement of `exchange`: its first fifth is warm-up.
+///
+/// # Errors
+/// When it is too short to be sampled, or endless.
+pub fn times(exchange: Duration) -> Result<Times, String> {
+    const ALLOWED: RangeInclusive<Duration> =
+        Duration::from_millis(500)..=Duration::from_secs(3_600);
+    if !ALLOWED.contains(&exchange) {
+        return Err("--exchange must be between 500ms (to be sampled) and 1h".to_owned());
+    }
+    let exchange_ms = u64::try_from(exchange.as_millis()).unwrap_or(u64::MAX);
+    Ok(Times {
+        exchange_ms,
+        warm_up_ms: exchange_ms / 5,
+        sample_interval_ms: (exchange_ms / 15).clamp(20, 100),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_names_the_flag() {
+        assert_eq!(distinct("--idle", &[0, 5]), Ok(()));
+        assert!(distinct("--idle", &[0, 5, 0]).is_err_and(|said| said == "--idle names 0 twice"));
+        assert!(distinct::<u64>("--idle", &[]).is_err_and(|said| said.contains("--idle")));
+        assert!(within("--rounds", 0, 1..=9).is_err_and(|said| said.contains("--rounds 0")));
+        assert!(times(Duration::from_millis(499)).is_err_and(|said| said.contains("--exchange")));
+        assert!(times(Duration::from_secs(1)).is_ok_and(|times| times.warm_up_ms == 200));
+    }
+}

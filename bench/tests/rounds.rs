@@ -1,0 +1,132 @@
+//! The measurements in rounds, over real processes: short, small, and nothing left behind.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::time::Duration;
+
+use common::{has_engine, run, text, throng};
+use serde_json::Value;
+
+/// Runs `throng-bench SUBCOMMAND`; gives its text and its report.
+fn measured(subcommand: &str, flags: &[&str]) -> (String, Value) {
+    let directory = tempfile::tempdir().unwrap();
+    let report = directory.path().join("report.json");
+    let flags = [flags, &["--report", report.to_str().unwrap()]].concat();
+    // Other tests of this machine may hold the lock for a while.
+    let output = run(throng(subcommand, &flags), Duration::from_secs(300));
+    let said = text(&output);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    let report: Value = serde_json::from_slice(&std::fs::read(report).unwrap()).unwrap();
+    assert_eq!(report["failures"].as_array().unwrap().len(), 0);
+    assert_no_child_is_left();
+    (said, report)
+}
+
+fn assert_no_child_is_left() {
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let file = |name| std::fs::read(entry.path().join(name)).unwrap_or_default();
+        let status = String::from_utf8_lossy(&file("status")).into_owned();
+        let is_orphan = status.contains("PPid:\t1\n") && !status.contains("State:\tZ");
+        let line = String::from_utf8_lossy(&file("cmdline")).replace('\0', " ");
+        assert!(
+            !is_orphan || !line.contains("--until-stdin-closes"),
+            "{line}"
+        );
+    }
+}
+
+fn figures(report: &Value) -> &Vec<Value> {
+    report["measured"].as_array().unwrap()
+}
+
+#[test]
+fn the_floor_is_measured_beside_the_engines_and_they_are_multiples_of_it() {
+    if !has_engine(
+        "uring",
+        "the_floor_is_measured_beside_the_engines_and_they_are_multiples_of_it",
+    ) {
+        return;
+    }
+    let flags = ["--active", "8,64", "--idle", "50", "--rounds", "2"];
+    let more = ["--exchange", "800ms", "--table-slots", "64"];
+    let (said, report) = measured("floor", &[&flags[..], &more[..]].concat());
+    // Two counts, two rounds, and a block for each engine with its floor.
+    assert_eq!(figures(&report).len(), 16);
+    for one in figures(&report) {
+        assert!(one["count"].as_u64().unwrap() > 0, "{one}");
+        assert_eq!(one["idle"], 50);
+    }
+    let summary = report["summary"].as_array().unwrap();
+    for row in summary {
+        let is_floor = row["engine"].is_null();
+        assert_eq!(row["of_floor"].is_null(), is_floor, "{row}");
+        if !is_floor {
+            assert_eq!(row["of_floor"]["count"], 2);
+            assert!(row["of_floor"]["median"].as_f64().unwrap() > 0.0);
+        }
+    }
+    let uring = &report["servers"][0];
+    assert!(uring["ring"]["rings"].as_u64().unwrap() >= 2, "{uring}");
+    assert!(uring["held_max"].as_u64().unwrap() >= 114, "{uring}");
+    assert!(
+        said.contains("× floor") && said.contains("uring, 64 active: "),
+        "{said}"
+    );
+}
+
+#[test]
+fn the_tail_is_measured_at_one_rate_for_all_engines_beside_idle_connections() {
+    if !has_engine(
+        "uring",
+        "the_tail_is_measured_at_one_rate_for_all_engines_beside_idle_connections",
+    ) {
+        return;
+    }
+    let flags = ["--engines", "uring,epoll,tokio-uring", "--active", "20"];
+    let more = ["--idle", "0,50", "--load", "10", "--rounds", "1"];
+    let (said, report) = measured(
+        "tail",
+        &[&flags[..], &more[..], &["--exchange", "700ms"]].concat(),
+    );
+    assert_eq!(report["closed_loop"].as_array().unwrap().len(), 9);
+    assert_ne!(report["saturation"]["engine"], "tokio-uring");
+    let summary = report["summary"].as_array().unwrap();
+    assert_eq!(summary.len(), 6);
+    let asked = &summary[0]["asked_per_second"];
+    for row in summary {
+        assert_eq!(&row["asked_per_second"], asked);
+        let [p50, p99, p999] = ["p50_us", "p99_us", "p999_us"].map(|name| {
+            let median = row[name]["median"].as_f64();
+            median.unwrap()
+        });
+        assert!(0.0 < p50 && p50 <= p99 && p99 <= p999, "{row}");
+        assert!(row["client_lateness_p99_us"]["median"].as_f64().is_some());
+    }
+    assert!(
+        said.contains("client late p99") && said.contains("50 idle, 10 % load"),
+        "{said}"
+    );
+}
+
+#[test]
+fn churn_is_counted_in_cycles_and_compared_with_epoll() {
+    if !has_engine(
+        "uring",
+        "churn_is_counted_in_cycles_and_compared_with_epoll",
+    ) {
+        return;
+    }
+    let flags = ["--churn", "8", "--rounds", "2", "--exchange", "700ms"];
+    let (said, report) = measured("churn", &flags);
+    assert_eq!(figures(&report).len(), 4);
+    for one in figures(&report) {
+        assert!(one["count"].as_u64().unwrap() > 0, "{one}");
+    }
+    let uring = &report["summary"][0];
+    assert_eq!(uring["cpu_of_epoll"]["count"], 2);
+    assert!(
+        said.contains("uring of epoll's in the same round"),
+        "{said}"
+    );
+}
