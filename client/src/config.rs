@@ -14,6 +14,7 @@ use kernel_tuning::{host, process};
 use ring::SendArena;
 use serde::{Serialize, Serializer};
 
+use crate::canary;
 use crate::source::Plan;
 
 /// What is said on the connections.
@@ -61,6 +62,8 @@ pub struct Config {
     pub quiet_for: Duration,
     /// Size of a message in bytes.
     pub message_bytes: u32,
+    /// What is probed meanwhile.
+    pub canary: Option<canary::Config>,
     /// The CPUs of the workers.
     pub cores: Vec<usize>,
     /// Where the summary goes; `-`: stdout.
@@ -110,6 +113,7 @@ Examples:
   throng-client 127.0.0.1:7000 --connections 100000 --active 10000 --message-rate 5000 --hold 1m
   throng-client 127.0.0.1:7000 --connections 100000 --churn 200 --hold 30s
   throng-client 127.0.0.1:7000 127.0.0.1:7001 --connections 500000 --rate 20000 --samples -
+  throng-client 127.0.0.1:7000 --connections 100000 --canary --canary-port 7001
 
 Each connection is bound to a source address and port before it connects, so one address carries \
 about 64,000 connections to a target. All connections are closed with a reset (SO_LINGER 0), so that \
@@ -189,6 +193,9 @@ struct Flags {
     /// Size of a message; with --protocol line its line end counts
     #[arg(long, default_value_t = 64, value_name = "N", requires = "exchange", value_parser = clap::value_parser!(u32).range(1..=MAX_MESSAGE_BYTES), help_heading = "While held")]
     message_bytes: u32,
+
+    #[command(flatten)]
+    canary: canary::CanaryFlags,
 
     /// CPUs to run on, one worker each: a list such as 0,1, or all [default: the affinity mask]
     #[arg(
@@ -280,7 +287,11 @@ impl Flags {
                 "--message-rate: no connection sends; say how many do with --active".into(),
             );
         }
+        let canary = self
+            .canary
+            .resolve(&targets, self.protocol == Protocol::Line)?;
         Ok(Config {
+            canary,
             targets,
             connections: self.connections,
             sources,

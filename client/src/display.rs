@@ -78,6 +78,20 @@ impl Progress {
         }
     }
 
+    /// What the run does while no connection is opened or held.
+    pub(crate) fn note(&self, text: &str) {
+        match &self.bar {
+            Some(bar) => {
+                bar.set_prefix("canary");
+                bar.set_message(text.to_string());
+            }
+            None => {
+                // A reader that went away is no reason to stop.
+                let _ = writeln!(stderr(), "{text}");
+            }
+        }
+    }
+
     pub(crate) fn finish(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
@@ -112,6 +126,7 @@ pub(crate) fn summary(summary: &Summary, has_colour: bool) -> String {
     };
     let mut lines: Vec<(&str, String)> = vec![
         ("target", summary.target.clone()),
+        ("path", summary.path.to_string()),
         (
             "established",
             format!(
@@ -226,10 +241,14 @@ pub(crate) fn summary(summary: &Summary, has_colour: bool) -> String {
     if let Some(diagnosis) = &summary.diagnosis {
         lines.push(("diagnosis", format!("{red}{diagnosis}{end}")));
     }
-    lines
+    let mut text: String = lines
         .iter()
         .map(|(name, text)| format!("{bold}{name:<16}{end} {text}\n"))
-        .collect()
+        .collect();
+    if let Some(canaries) = &summary.canaries {
+        text += &format!("{bold}canaries{end}\n{}", canaries.text());
+    }
+    text
 }
 
 fn latency(p: &Percentiles) -> String {

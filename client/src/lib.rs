@@ -14,10 +14,12 @@
 //! | `worker` | one pinned thread: its rings and its connections |
 //! | `run` | the phases, the ends, the signals |
 //! | `counters` | what workers tell while they run |
+//! | [`canary`] | whether the rest of the network suffers meanwhile |
 //! | [`summary`] | what was measured, merged |
 //! | `display`, `samples` | what a person and a program see of it |
 #![forbid(unsafe_code)]
 
+pub mod canary;
 mod churn;
 pub mod cli;
 pub mod config;

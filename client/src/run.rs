@@ -8,9 +8,9 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::{self, ScopedJoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, anyhow};
+use anyhow::{Context as _, anyhow, bail};
 use kernel_tuning::host::{self, NetCounters};
 use kernel_tuning::limit::{self, Cause, Context, Evidence, Step};
 use nix::errno::Errno;
@@ -18,6 +18,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
+use crate::canary::{self, Canaries, Stage};
 use crate::config::Config;
 use crate::counters::{Counts, Phase, Shared};
 use crate::display::Progress;
@@ -32,6 +33,8 @@ const TICK: Duration = Duration::from_millis(20);
 const GRACE: Duration = Duration::from_secs(1);
 /// A run ends rather than take this last memory of the host.
 const MEMORY_FLOOR_BYTES: u64 = 256 << 20;
+/// How long the kernel may take for the mass close before the canaries' recovery is said to begin.
+const LONGEST_CLOSE: Duration = Duration::from_secs(30);
 
 /// What asks a run to end: SIGINT, SIGTERM, or the end of stdin.
 pub(crate) struct Interrupts {
@@ -72,6 +75,21 @@ impl Interrupts {
         }
         Ok(self.signals.read_signal()?.is_some() || self.stdin_closed.load(Relaxed))
     }
+
+    /// Waits for `time`, or until `is_done`. True when the run is to end.
+    fn linger(&self, time: Duration, mut is_done: impl FnMut() -> bool) -> anyhow::Result<bool> {
+        let start = Instant::now();
+        while !is_done() {
+            let left = time.saturating_sub(start.elapsed());
+            if left.is_zero() {
+                break;
+            }
+            if self.wait(TICK.min(left))? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
 }
 
 /// Those who watch a run.
@@ -93,6 +111,17 @@ pub(crate) fn run(
     let before = NetCounters::read().unwrap_or_default();
     let nofile = kernel_tuning::process::raise_nofile()?;
     let table_slots = nofile.soft.min(u64::from(ring::Token::MAX_SLOTS)) as u32;
+    let canaries = config.canary.as_ref().map(Canaries::start).transpose()?;
+    if let Some(canaries) = &canaries {
+        let baseline = canaries.config().baseline;
+        watchers.progress.note(&format!(
+            "baseline of the canaries: {} before the first connection",
+            humantime::format_duration(baseline)
+        ));
+        if interrupts.linger(baseline, || false)? {
+            bail!("interrupted in the baseline, before the first connection");
+        }
+    }
     let shared = Shared::new(config.cores.len(), config.connections)?;
     thread::scope(|scope| {
         let _ending = EndWorkers(&shared);
@@ -111,6 +140,7 @@ pub(crate) fn run(
         let mut conductor = Conductor {
             config,
             shared: &shared,
+            canaries: canaries.as_ref(),
             workers: &workers,
             interrupts,
             watchers,
@@ -137,6 +167,9 @@ pub(crate) fn run(
         course.counts = shared.counts();
         let mut summary = Summary::new(config.clone(), &merged, &course);
         summary.diagnosis = diagnose(&summary, &merged, plan, &evidence);
+        summary.canaries = canaries
+            .map(|canaries| recover(canaries, &summary, interrupts))
+            .transpose()?;
         Ok(summary)
     })
 }
@@ -154,6 +187,7 @@ impl Drop for EndWorkers<'_> {
 struct Conductor<'a, 'scope> {
     config: &'a Config,
     shared: &'a Shared,
+    canaries: Option<&'a Canaries>,
     workers: &'a [ScopedJoinHandle<'scope, anyhow::Result<Report>>],
     interrupts: &'a Interrupts,
     watchers: &'a mut Watchers,
@@ -289,6 +323,11 @@ impl Conductor<'_, '_> {
 
     fn enter(&mut self, phase: Phase) -> anyhow::Result<()> {
         self.phase = phase;
+        if let Some(canaries) = self.canaries
+            && let Some(stage) = stage_of(phase)
+        {
+            canaries.enter(stage);
+        }
         self.shared.enter(phase)?;
         self.next_sample = self.now();
         self.show(self.next_sample, &self.shared.counts());
@@ -314,6 +353,34 @@ impl Conductor<'_, '_> {
     fn now(&self) -> Duration {
         self.shared.start.elapsed()
     }
+}
+
+/// What a phase is to the canaries. The while that echoes have to come back belongs to what was before.
+fn stage_of(phase: Phase) -> Option<Stage> {
+    match phase {
+        Phase::Ramp => Some(Stage::Ramp),
+        Phase::Quiet | Phase::Hold => Some(Stage::Hold),
+        Phase::Active => Some(Stage::Active),
+        Phase::Close => None,
+        Phase::Done => Some(Stage::Close),
+    }
+}
+
+/// The workers have ended: the kernel closes what they held, and the canaries go on until that is over and for the
+/// recovery after it.
+fn recover(
+    canaries: Canaries,
+    summary: &Summary,
+    interrupts: &Interrupts,
+) -> anyhow::Result<canary::Report> {
+    let held = summary.established;
+    if summary.ended != Ended::Interrupted
+        && !interrupts.linger(LONGEST_CLOSE, canaries.teardown(held))?
+    {
+        canaries.enter(Stage::Recovery);
+        interrupts.linger(canaries.config().recovery, || false)?;
+    }
+    canaries.finish(held)
 }
 
 /// What stopped a run short of what was asked, in words.

@@ -12,6 +12,7 @@ use kernel_tuning::limit::Step;
 use nix::errno::Errno;
 use serde::Serialize;
 
+use crate::canary;
 use crate::config::Config;
 use crate::counters::Counts;
 
@@ -360,6 +361,10 @@ pub struct Summary {
     pub peak_rss_bytes: u64,
     /// What the rings did.
     pub ring: ring::Stats,
+    /// What lies between here and the first target.
+    pub path: canary::Path,
+    /// What the canaries found.
+    pub canaries: Option<canary::Report>,
     /// What stopped it short, and what to do about it.
     pub diagnosis: Option<String>,
     /// Why it ended.
@@ -412,6 +417,13 @@ impl Summary {
             bytes_received: counts.bytes_received,
             peak_rss_bytes: course.peak_rss_bytes,
             ring: report.ring,
+            path: config
+                .targets
+                .first()
+                .map_or(canary::Path::Unknown, |target| {
+                    canary::Path::to(target.ip()).0
+                }),
+            canaries: None,
             diagnosis: None,
             ended: course.ended,
             config,

@@ -12,6 +12,7 @@ use tracing::level_filters::LevelFilter;
 use tracing::warn;
 use tracing_subscriber::EnvFilter;
 
+use crate::canary::Responder;
 use crate::config::{Protocol, Resolved, UsageError, resolve};
 use crate::control::Control;
 use crate::server::{Server, StartError, start};
@@ -71,7 +72,12 @@ fn run(resolved: &mut Resolved) -> anyhow::Result<()> {
     let started = Instant::now();
     let server = serve(resolved)?;
     let address = server.address().to_string();
-    announce(resolved, &address);
+    // Ends with the server.
+    let canary = resolved
+        .canary_port
+        .map(|port| Responder::start(server.address().ip(), port))
+        .transpose()?;
+    announce(resolved, &address, canary.as_ref());
     obey_signals(signals, &server, resolved.broadcast.clone())?;
     // Removed when the server has ended.
     let _control = match resolved.control.take() {
@@ -88,7 +94,8 @@ fn run(resolved: &mut Resolved) -> anyhow::Result<()> {
         stop_when_stdin_closes(server.stopper())?;
     }
     let ended = server.wait()?;
-    let summary = Summary::new(resolved, address, started.elapsed().as_secs_f64(), ended);
+    let mut summary = Summary::new(resolved, address, started.elapsed().as_secs_f64(), ended);
+    summary.canary = canary.as_ref().map(Responder::summary);
     // A reader that has gone must not keep the summary from its file.
     let _ = write!(std::io::stdout(), "{summary}");
     if let Some(path) = &resolved.json {
@@ -105,7 +112,7 @@ fn serve(resolved: &Resolved) -> Result<Server, StartError> {
     }
 }
 
-fn announce(resolved: &Resolved, address: &str) {
+fn announce(resolved: &Resolved, address: &str, canary: Option<&Responder>) {
     let config = &resolved.config;
     let cores: Vec<String> = config.cores.iter().map(usize::to_string).collect();
     let (protocol, heartbeat) = match (resolved.protocol, config.heartbeat) {
@@ -116,9 +123,10 @@ fn announce(resolved: &Resolved, address: &str) {
             format!(", heartbeat {}", humantime::format_duration(every)),
         ),
     };
+    let canary = canary.map_or(String::new(), |c| format!(", canary {}", c.address()));
     let _ = writeln!(
         std::io::stdout(),
-        "ready on {address} (engine {}, workers {} on cores {}, protocol {protocol}{heartbeat})",
+        "ready on {address} (engine {}, workers {} on cores {}, protocol {protocol}{heartbeat}{canary})",
         config.engine.name(),
         cores.len(),
         cores.join(","),

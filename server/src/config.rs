@@ -117,6 +117,7 @@ Examples:
   throng-server --listen [::]:7000 --heartbeat 30s   all addresses, a heartbeat every 30 s
   throng-server --engine epoll --max-connections 10000
   throng-server --max-connections 10000 --refusal 'busy, try later' --idle-timeout 5m
+  throng-server --canary-port 7001                   answers the client's --canary too
 
 SIGINT or SIGTERM: stops accepting, sends what waits, closes, prints a summary.
 Exit status: 0 ended in good order; 1 failed while running; 2 bad usage.";
@@ -142,6 +143,9 @@ pub struct Flags {
     /// Share the port with other processes that do the same (SO_REUSEPORT)
     #[arg(long, help_heading = "What it serves")]
     pub reuse_port: bool,
+    /// Answer the client's canaries (UDP and TCP) on this port too, from a thread of its own; 0 takes a free one
+    #[arg(long, value_name = "PORT", help_heading = "What it serves")]
+    pub canary_port: Option<u16>,
     /// What carries the connections
     #[arg(long, value_enum, default_value_t = EngineChoice::Auto, help_heading = "How it serves")]
     pub engine: EngineChoice,
@@ -261,6 +265,9 @@ pub enum UsageError {
     /// Tables for an engine without.
     #[error("--table-slots goes with --engine uring: the others have no tables")]
     NoTables,
+    /// The responder and the server on one port.
+    #[error("--canary-port {0} is the port of --listen: choose another, or 0 for a free one")]
+    CanaryPort(u16),
     /// A core outside the affinity mask.
     #[error(
         "core {core} is not in this process's affinity mask {mask:?}: choose from those (see `taskset -p $$`)"
@@ -305,6 +312,8 @@ pub struct Resolved {
     pub leaks: bool,
     /// Why `--engine auto` did not take io_uring.
     pub fallback: Option<ring::Unavailable>,
+    /// Where canaries are answered.
+    pub canary_port: Option<u16>,
     /// Where the summary goes.
     pub json: Option<PathBuf>,
     /// Where commands come from.
@@ -349,6 +358,12 @@ pub fn resolve(args: impl Iterator<Item = OsString>) -> Result<Resolved, UsageEr
         .map_or(Vec::new(), |text| format!("{text}\n").into_bytes());
     if refusal.len() > Config::MAX_REFUSAL_BYTES {
         return Err(UsageError::RefusalTooLong(refusal.len() - 1));
+    }
+    if let Some(port) = flags.canary_port
+        && port != 0
+        && port == flags.listen.port()
+    {
+        return Err(UsageError::CanaryPort(port));
     }
     let mask = process::affinity()?;
     let cores = match flags.cores {
@@ -414,6 +429,7 @@ pub fn resolve(args: impl Iterator<Item = OsString>) -> Result<Resolved, UsageEr
         },
         protocol: flags.protocol,
         fallback,
+        canary_port: flags.canary_port,
         json: flags.json,
         control,
         broadcast: (
@@ -445,6 +461,7 @@ mod tests {
         assert!(refused("--cores 4096").contains("affinity mask"));
         assert!(refused("--cores 0,x").contains("not a core"));
         assert!(refused("--listen nowhere").contains("--listen"));
+        assert!(refused("--canary-port 7000").contains("--canary-port"));
         assert!(refused("--max-connections 0").contains("--max-connections"));
         assert!(refused("--refusal busy").contains("--max-connections"));
         let long = format!("--max-connections 1 --refusal {}", "x".repeat(1024));

@@ -14,6 +14,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod canary;
 pub mod cli;
 pub mod config;
 pub mod conn;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::canary::ResponderSummary;
 use crate::config::{Protocol, Resolved};
 use crate::engine::EngineKind;
 use crate::server::Ended;
@@ -31,6 +32,8 @@ pub struct Summary {
     pub idle_timeout_ms: u64,
     /// For how long a peer may take nothing of what waits, in ms; 0 without a bound.
     pub write_timeout_ms: u64,
+    /// What canaries got, where `--canary-port` answers them.
+    pub canary: Option<ResponderSummary>,
     /// Why it ended.
     pub cause: &'static str,
     /// For how long it ran, in seconds.
@@ -55,6 +58,7 @@ impl Summary {
             heartbeat_ms: ms(config.heartbeat),
             idle_timeout_ms: ms(config.timeouts.idle),
             write_timeout_ms: ms(config.timeouts.write),
+            canary: None,
             cause: ended.cause,
             seconds,
             stats: ended.stats,
@@ -114,6 +118,17 @@ impl fmt::Display for Summary {
             if count > 0 {
                 writeln!(f, "  {}", what.replace("{}", &count.to_string()))?;
             }
+        }
+        if let Some(canary) = &self.canary {
+            writeln!(
+                f,
+                "  canaries     {} datagrams and {} connections answered on {}; {} datagrams ignored, {} connections too many",
+                canary.datagrams,
+                canary.connections,
+                canary.address,
+                canary.datagrams_ignored,
+                canary.connections_refused
+            )?;
         }
         if let Some(ring) = &stats.ring {
             write!(
