@@ -135,11 +135,15 @@ fn what_came_and_went_leaves_nothing_behind(engine: &str) {
         mass_close(&server, 2000);
         rounds.push(Holding::settled(&server, control, &base));
     }
-    let first = rounds[0].rss_bytes;
-    for round in &rounds {
-        let grown = round.rss_bytes.saturating_sub(first);
-        assert!(grown <= 512 << 10, "memory grows: {base:?} {rounds:?}");
-    }
+    // A leak grows in every round, an allocator's heap only now and then.
+    let least_growth = rounds
+        .windows(2)
+        .map(|pair| pair[1].rss_bytes.saturating_sub(pair[0].rss_bytes))
+        .min();
+    assert!(
+        least_growth <= Some(128 << 10),
+        "memory grows: {base:?} {rounds:?}"
+    );
     match slab {
         Some(slab) => slab.settles("what_came_and_went_leaves_nothing_behind"),
         None => skip("the slab after churn", "/proc/slabinfo is for root"),
