@@ -35,9 +35,6 @@ impl Worker<'_> {
         if result < 0 {
             return self.lose(c, Cause::Errno(-result));
         }
-        if !more {
-            self.poll(c)?;
-        }
         if result & HANG_UP != 0 {
             self.conns[c as usize].flags.set(Flags::HUNG_UP);
         }
@@ -64,17 +61,22 @@ impl Worker<'_> {
                     return Ok(());
                 }
                 if completion.nonempty || again || hung_up {
-                    self.receive(c)?;
+                    return self.receive(c);
                 }
             }
             error if -error == libc::EAGAIN => {
                 if again {
-                    self.receive(c)?;
+                    return self.receive(c);
                 }
             }
             error => return self.lose(c, Cause::Errno(-error)),
         }
-        Ok(())
+        // A poll that has ended is armed again only here: before its receive it would end at once for the same input,
+        // and where completions overflow that goes round for ever.
+        match self.conns[c as usize].flags.has(Flags::POLL) {
+            true => Ok(()),
+            false => self.poll(c),
+        }
     }
 
     pub(super) fn hear(&mut self, c: u32, completion: &Completion) -> io::Result<()> {
