@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use hold::{HOLD_EXAMPLES, HoldArgs};
-use kernel_tuning::process::{Nofile, affinity, raise_nofile};
 use memory::{MEMORY_EXAMPLES, MemoryArgs};
 use serde::Serialize;
 
@@ -23,9 +22,10 @@ use crate::floor::{self, FloorArgs};
 use crate::memory::memory as measure_memory;
 use crate::report::{self, json, text};
 use crate::run::About;
-use crate::scenario::{EchoPlan, Engine, HoldPlan, Placement, Plan};
+use crate::scenario::{EchoPlan, Engine, HoldPlan, Plan};
 use crate::screen::{Paint, Screen};
 use crate::tail::{self, TailArgs};
+use crate::usage::{distinct, this_host};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -319,22 +319,10 @@ fn exit_code(outcome: Result<bool, Refusal>) -> ExitCode {
 
 /// The plan that the flags ask for, on this machine.
 fn plan(args: CompareArgs) -> Result<(PathBuf, Plan), String> {
-    let mut engines: Vec<Engine> = Vec::new();
-    for engine in args.engines {
-        if engines.contains(&engine) {
-            return Err(format!("--engines names {engine} twice"));
-        }
-        engines.push(engine);
-    }
+    distinct("--engines", &args.engines)?;
+    distinct("--active", &args.active)?;
     if args.active.contains(&0) {
         return Err("--active must be above 0".to_owned());
-    }
-    if let Some(active) = args
-        .active
-        .iter()
-        .find(|active| args.active.iter().filter(|other| other == active).count() > 1)
-    {
-        return Err(format!("--active names {active} twice"));
     }
     /// The client's bound.
     const MOST_MESSAGE_BYTES: u64 = 65_536;
@@ -376,24 +364,15 @@ fn plan(args: CompareArgs) -> Result<(PathBuf, Plan), String> {
         warm_up_ms: 300,
         sample_interval_ms: 100,
     };
-    let (placement, nofile_hard) = machine()?;
+    let (placement, nofile_hard) = this_host()?;
     let plan = Plan {
-        engines,
+        engines: args.engines,
         hold: (args.connections > 0).then_some(hold),
         echo: (args.rounds > 0).then_some(echo),
         placement,
         nofile_hard,
     };
     Ok((args.report, plan))
-}
-
-/// Which CPUs each side gets, and the open files that a process may have.
-fn machine() -> Result<(Placement, u64), String> {
-    let cpus = affinity().map_err(|error| error.to_string())?;
-    let nofile = raise_nofile()
-        .or_else(|_| Nofile::read())
-        .map_err(|error| error.to_string())?;
-    Ok((Placement::halves(&cpus), nofile.hard))
 }
 
 fn millis(time: Duration) -> u64 {

@@ -11,11 +11,10 @@ use rand::seq::SliceRandom;
 
 use crate::echo::{self, Event};
 use crate::hold::hold;
-use crate::load::{SoftirqThreads, Stage};
+use crate::load::Stage;
 use crate::lock::alone;
 use crate::report::text;
 use crate::result::{Echo, FORMAT_VERSION, Failure, Report};
-use crate::runner::Launcher;
 use crate::sample::{HostSample, available_bytes, usable_bytes};
 use crate::scenario::Plan;
 use crate::screen::Screen;
@@ -39,14 +38,7 @@ pub fn compare(
         .max(1);
     let cut = plan.fit(fits, available_bytes);
     let base = HostSample::read().map_err(|error| error.to_string())?;
-    let stage = Stage {
-        launcher: Launcher::new()?,
-        stop,
-        placement: plan.placement.clone(),
-        softirq: SoftirqThreads::of(&plan.placement),
-        nofile_hard: plan.nofile_hard,
-        base,
-    };
+    let stage = Stage::new(plan.placement.clone(), plan.nofile_hard, stop, base)?;
     let mut report = Report {
         format_version: FORMAT_VERSION,
         throng_version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -108,6 +108,22 @@ impl<Case: PartialEq> Measured<Case> {
     }
 }
 
+/// The first of each kind: of those that only the round tells apart.
+pub fn kinds<Case: PartialEq>(
+    measured: &[Measured<Case>],
+) -> impl Iterator<Item = &Measured<Case>> {
+    let is_new = |(index, one): &(usize, &Measured<Case>)| {
+        !measured[..*index]
+            .iter()
+            .any(|earlier| earlier.is_of_the_same(one))
+    };
+    measured
+        .iter()
+        .enumerate()
+        .filter(is_new)
+        .map(|(_, one)| one)
+}
+
 /// One engine's figures over the rounds of a case.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Figures {

@@ -34,6 +34,28 @@ pub struct Stage {
     pub base: HostSample,
 }
 
+impl Stage {
+    /// For processes on `placement`, before any is started; `base` is the host as it is now.
+    ///
+    /// # Errors
+    /// What to tell the user.
+    pub fn new(
+        placement: Placement,
+        nofile_hard: u64,
+        stop: Stop,
+        base: HostSample,
+    ) -> Result<Self, String> {
+        Ok(Self {
+            launcher: Launcher::new()?,
+            stop,
+            softirq: SoftirqThreads::of(&placement),
+            placement,
+            nofile_hard,
+            base,
+        })
+    }
+}
+
 /// The kernel threads that finish softirq work on each side's CPUs; `None` where they cannot be seen.
 #[derive(Debug)]
 pub struct SoftirqThreads {

@@ -9,10 +9,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use kernel_tuning::host::{Environment, MachineBusy, Memory, environment};
 use serde::{Deserialize, Serialize};
 
-use crate::load::{SoftirqThreads, Stage};
+use crate::load::Stage;
 use crate::lock::{MachineLock, alone};
 use crate::result::Failure;
-use crate::runner::Launcher;
 use crate::sample::{HostSample, available_bytes, usable_bytes};
 use crate::scenario::Placement;
 use crate::screen::Screen;
@@ -62,18 +61,18 @@ pub struct Run {
 }
 
 impl Run {
-    /// Waits for the machine, and notes how it is.
+    /// Waits for the machine, and notes how it is. The run is ended when it takes far longer than the `estimate`.
     ///
     /// # Errors
     /// What to tell the user.
     pub fn begin(
         placement: Placement,
         nofile_hard: u64,
-        time_limit: Duration,
+        estimate: Duration,
         command_line: Vec<String>,
         screen: &Screen,
     ) -> Result<Self, String> {
-        let (stop, alone) = alone(time_limit, screen)?;
+        let (stop, alone) = alone(estimate * 4 + Duration::from_secs(60), screen)?;
         let memory = Memory::read().map_err(|error| error.to_string())?;
         let room_bytes = (available_bytes(&memory) / 100 * 85).min(usable_bytes(&memory));
         let base = HostSample::read().map_err(|error| error.to_string())?;
@@ -92,14 +91,7 @@ impl Run {
             machine: None,
             failures: Vec::new(),
         };
-        let stage = Stage {
-            launcher: Launcher::new()?,
-            stop,
-            softirq: SoftirqThreads::of(&placement),
-            placement,
-            nofile_hard,
-            base,
-        };
+        let stage = Stage::new(placement, nofile_hard, stop, base)?;
         Ok(Self {
             stage,
             about,

@@ -8,7 +8,7 @@ use kernel_tuning::process::{Nofile, affinity, raise_nofile};
 use crate::exchange::Times;
 use crate::scenario::Placement;
 
-/// One CPU for each side, and the hard open-file limit.
+/// Which CPUs each side gets, and the open files that a process may have.
 ///
 /// # Errors
 /// What the kernel refused.
@@ -17,7 +17,7 @@ pub fn this_host() -> Result<(Placement, u64), String> {
     let nofile = raise_nofile()
         .or_else(|_| Nofile::read())
         .map_err(|error| error.to_string())?;
-    Ok((Placement::halves(&cpus).one_each(), nofile.hard))
+    Ok((Placement::halves(&cpus), nofile.hard))
 }
 
 /// Refuses a list that names a value twice, or none.

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{machine, millis};
+use super::millis;
 use crate::climb::plan::{Active, ClimbPlan, Up};
 use crate::scenario::Engine;
+use crate::usage::this_host;
 
 pub(super) const HOLD_EXAMPLES: &str = "\
 Examples:
@@ -123,7 +124,7 @@ impl HoldArgs {
         {
             return Err("--keep-free must be at least 512MiB".to_owned());
         }
-        let (placement, nofile_hard) = machine()?;
+        let (placement, nofile_hard) = this_host()?;
         let plan = ClimbPlan {
             engine: self.engine,
             connections: self.connections,

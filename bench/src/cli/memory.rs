@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::machine;
 use crate::memory::result::MemoryPlan;
 use crate::scenario::Engine;
+use crate::usage::{distinct, this_host};
 
 pub(super) const MEMORY_EXAMPLES: &str = "\
 Examples:
@@ -58,14 +58,8 @@ pub(super) struct MemoryArgs {
 impl MemoryArgs {
     /// The plan that the flags ask for, on this machine.
     pub(super) fn plan(&self) -> Result<MemoryPlan, String> {
-        let repeated = self
-            .engines
-            .iter()
-            .find(|engine| self.engines.iter().filter(|other| other == engine).count() > 1);
-        if let Some(engine) = repeated {
-            return Err(format!("--engines names {engine} twice"));
-        }
-        let (placement, nofile_hard) = machine()?;
+        distinct("--engines", &self.engines)?;
+        let (placement, nofile_hard) = this_host()?;
         Ok(MemoryPlan {
             engines: self.engines.clone(),
             connections: self.connections,

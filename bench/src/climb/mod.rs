@@ -18,12 +18,12 @@ use crate::climb::result::{Climb, Close, Step};
 use crate::crowd::{Crowd, Halt};
 use crate::footprint::{Growth, QUIETEST_TAKES, quietest};
 use crate::guard::Guard;
-use crate::load::{SoftirqThreads, Stage, flag_ms};
+use crate::load::{Stage, flag_ms};
 use crate::lock::alone;
 use crate::report::climb as text;
 use crate::report::format::{count, of_many};
 use crate::result::{FORMAT_VERSION, Failure};
-use crate::runner::{Ended, Launcher};
+use crate::runner::Ended;
 use crate::sample::{HostSample, available_bytes, sockets_settle};
 use crate::scenario::{Protocol, server_processes};
 use crate::screen::Screen;
@@ -40,14 +40,12 @@ pub fn climb(plan: ClimbPlan, command_line: Vec<String>, screen: &Screen) -> Res
     let (stop, _alone) = alone(plan.time_limit(), screen)?;
     let room = room()?;
     plan.fit(&room)?;
-    let stage = Stage {
-        launcher: Launcher::new()?,
+    let stage = Stage::new(
+        plan.placement.clone(),
+        plan.nofile_hard,
         stop,
-        placement: plan.placement.clone(),
-        softirq: SoftirqThreads::of(&plan.placement),
-        nofile_hard: plan.nofile_hard,
-        base: HostSample::read().map_err(|error| error.to_string())?,
-    };
+        HostSample::read().map_err(|error| error.to_string())?,
+    )?;
     let mut report = Climb {
         format_version: FORMAT_VERSION,
         throng_version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -14,12 +14,11 @@ use rand::seq::SliceRandom;
 use crate::crowd::Crowd;
 use crate::footprint::{Growth, quietest};
 use crate::guard::Guard;
-use crate::load::{SoftirqThreads, Stage};
+use crate::load::Stage;
 use crate::lock::alone;
 use crate::memory::result::{Kept, MemoryPlan, MemoryReport, Subject};
 use crate::report::memory as text;
 use crate::result::{FORMAT_VERSION, Failure};
-use crate::runner::Launcher;
 use crate::sample::{HostSample, settle};
 use crate::scenario::{CLIENT_SOURCE, Protocol, processes_by_files, server_processes};
 use crate::screen::Screen;
@@ -43,14 +42,7 @@ pub fn memory(
     let (stop, _alone) = alone(plan.time_limit(), screen)?;
     let base = HostSample::read().map_err(|error| error.to_string())?;
     plan.fit(&base.memory)?;
-    let stage = Stage {
-        launcher: Launcher::new()?,
-        stop,
-        placement: plan.placement.clone(),
-        softirq: SoftirqThreads::of(&plan.placement),
-        nofile_hard: plan.nofile_hard,
-        base,
-    };
+    let stage = Stage::new(plan.placement.clone(), plan.nofile_hard, stop, base)?;
     let mut report = MemoryReport {
         format_version: FORMAT_VERSION,
         throng_version: env!("CARGO_PKG_VERSION").to_owned(),

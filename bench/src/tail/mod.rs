@@ -153,7 +153,7 @@ impl TailArgs {
             message_bytes: self.message_bytes,
             rounds: self.rounds,
             times: times(self.exchange)?,
-            placement,
+            placement: placement.one_each(),
             nofile_hard,
         })
     }
@@ -185,11 +185,10 @@ impl Plan {
 /// # Errors
 /// When nothing could be started at all: what to tell the user.
 pub fn run(plan: Plan, command_line: Vec<String>, screen: &Screen) -> Result<Report, String> {
-    let time_limit = plan.estimate() * 4 + Duration::from_secs(60);
     let mut run = Run::begin(
         plan.placement.clone(),
         plan.nofile_hard,
-        time_limit,
+        plan.estimate(),
         command_line,
         screen,
     )?;

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::blocks::Skipped;
-use crate::exchange::{Exchanged, Figures, Measured, figures, pair_ratios_of};
+use crate::exchange::{Exchanged, Figures, Measured, figures, kinds, pair_ratios_of};
 use crate::run::About;
 use crate::scenario::Engine;
 use crate::stats::Spread;
@@ -99,13 +99,7 @@ const P99: &str = "/messages/latency_us/p99";
 
 fn summarise(plan: &Plan, measured: &[Measured<Case>]) -> Vec<Row> {
     let mut rows: Vec<Row> = Vec::new();
-    for one in measured {
-        let is_known = |row: &Row| {
-            row.case == one.case && row.beside == one.beside && row.figures.engine == one.engine
-        };
-        if rows.iter().any(is_known) {
-            continue;
-        }
+    for one in kinds(measured) {
         let alike = || measured.iter().filter(|other| other.is_of_the_same(one));
         let spread =
             |pointer| Spread::of(alike().filter_map(|one| one.exchanged.client_figure(pointer)));

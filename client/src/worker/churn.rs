@@ -13,7 +13,6 @@ use nix::libc;
 
 use super::{Worker, record};
 use crate::conn::{Flags, Phase};
-use crate::counters;
 use crate::dial::{self, Failure};
 use crate::verify::Verifier;
 
@@ -34,11 +33,11 @@ impl Worker<'_> {
 
     /// The next step of a churning connection that is free.
     pub(super) fn churn_on(&mut self, c: u32) -> io::Result<()> {
-        let is_held = matches!(self.phase, counters::Phase::Hold | counters::Phase::Active);
+        let may_reconnect = self.is_exchanging();
         let conn = &mut self.conns[c as usize];
         match conn.flags.has(Flags::CYCLING) {
             true => self.send(c),
-            false if is_held => {
+            false if may_reconnect => {
                 conn.flags.set(Flags::RECONNECTS);
                 self.terminate(c)
             }
