@@ -4,7 +4,8 @@
 //! |---|---|
 //! | [`cli`] | from arguments to an exit code |
 //! | [`config`] | flags to a validated [`config::Config`] |
-//! | [`source`] | which source address and port connects to which target (pure) |
+//! | [`source`] | what `--source` means, and which source address and port connects to which target (pure) |
+//! | [`outlook`] | how many connections that can be, and the tightest limit |
 //! | [`pace`] | how many connects may start now (pure) |
 //! | [`schedule`] | when each message is to be sent, in open loop (pure) |
 //! | [`verify`] | what a connection must hear (pure) |
@@ -25,6 +26,7 @@ mod conn;
 mod counters;
 mod dial;
 mod display;
+pub mod outlook;
 pub mod pace;
 mod run;
 mod samples;

@@ -22,7 +22,7 @@ use crate::config::Config;
 use crate::counters::{Counts, Phase, Shared};
 use crate::display::Progress;
 use crate::samples::Samples;
-use crate::source::Plan;
+use crate::source::{Plan, Source};
 use crate::summary::{Course, Ended, Report, Summary};
 use crate::worker::{self, Job};
 
@@ -323,16 +323,16 @@ fn diagnose(
         return None;
     }
     let config = &summary.config;
+    let source = report.unbound.and_then(|address| config.source_of(address));
     let context = |step| Context {
         established: summary.established,
         address: config.targets.first().copied(),
         sources: plan.addresses(),
         source: report.unbound,
-        source_network: report
-            .unbound
-            .and_then(|address| config.source_network(address)),
+        source_networks: source.map(Source::networks).unwrap_or_default(),
+        source_interface: source.and_then(Source::interface).map(str::to_owned),
         destinations: config.targets.len() as u64,
-        source_ports: Some(plan.lowest_port()..=u16::MAX),
+        source_ports: Some(plan.ports()),
         ..Context::new(step)
     };
     let say = |cause, step| Some(limit::diagnose(cause, &context(step), evidence).to_string());

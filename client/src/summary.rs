@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use crate::config::Config;
 use crate::counters::Counts;
+use crate::outlook::Outlook;
 
 /// One worker's figures at its end.
 pub(crate) struct Report {
@@ -358,6 +359,8 @@ pub struct Summary {
     pub bytes_received: u64,
     /// The most resident memory this process had (VmHWM).
     pub peak_rss_bytes: u64,
+    /// How many connections the sources and the host allow, by the plan made before the start.
+    pub plan: Option<Outlook>,
     /// What the rings did.
     pub ring: ring::Stats,
     /// What stopped it short, and what to do about it.
@@ -411,6 +414,7 @@ impl Summary {
             churn: (config.churn > 0).then(|| Churn::new(report, course)),
             bytes_received: counts.bytes_received,
             peak_rss_bytes: course.peak_rss_bytes,
+            plan: None,
             ring: report.ring,
             diagnosis: None,
             ended: course.ended,

@@ -16,6 +16,10 @@ use serde::{Deserialize, Serialize};
 pub use crate::cgroup::CgroupMemory;
 pub use crate::counters::{NetCounters, meaning};
 pub use crate::environment::{Environment, environment};
+pub use crate::interface::{
+    LOOPBACK, interface_addresses, interface_statistics, interface_towards,
+};
+pub use crate::table::TableUse;
 
 /// Why something could not be read from the host.
 #[derive(Debug, thiserror::Error)]

@@ -16,5 +16,7 @@ mod counters;
 mod environment;
 mod evidence;
 pub mod host;
+mod interface;
 pub mod limit;
 pub mod process;
+mod table;
