@@ -14,6 +14,7 @@
 //! | `dial` | bound sockets, and what to do when a port is taken |
 //! | `worker` | one pinned thread: its rings and its connections |
 //! | `run` | the phases, the ends, the signals |
+//! | [`phases`] | what the host's counters did in each phase |
 //! | `counters` | what workers tell while they run |
 //! | [`summary`] | what was measured, merged |
 //! | `display`, `samples` | what a person and a program see of it |
@@ -28,6 +29,7 @@ mod dial;
 mod display;
 pub mod outlook;
 pub mod pace;
+pub mod phases;
 mod run;
 mod samples;
 pub mod schedule;

@@ -21,6 +21,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use crate::config::Config;
 use crate::counters::{Counts, Phase, Shared};
 use crate::display::Progress;
+use crate::phases::Watch;
 use crate::samples::Samples;
 use crate::source::{Plan, Source};
 use crate::summary::{Course, Ended, Report, Summary};
@@ -94,6 +95,7 @@ pub(crate) fn run(
     let nofile = kernel_tuning::process::raise_nofile()?;
     let table_slots = nofile.soft.min(u64::from(ring::Token::MAX_SLOTS)) as u32;
     let shared = Shared::new(config.cores.len(), config.connections)?;
+    let host = Watch::new(&config.targets);
     thread::scope(|scope| {
         let _ending = EndWorkers(&shared);
         let mut workers = Vec::new();
@@ -114,6 +116,7 @@ pub(crate) fn run(
             workers: &workers,
             interrupts,
             watchers,
+            host,
             phase: Phase::Ramp,
             next_sample: Duration::ZERO,
             next_memory_check: Duration::ZERO,
@@ -125,6 +128,7 @@ pub(crate) fn run(
         let evidence = Evidence::read(&before);
         let entered = conductor.enter(Phase::Done);
         conductor.watchers.progress.finish();
+        let host = conductor.host;
         let mut merged = Report::new()?;
         for worker in workers {
             let report = worker
@@ -137,6 +141,7 @@ pub(crate) fn run(
         course.counts = shared.counts();
         let mut summary = Summary::new(config.clone(), &merged, &course);
         summary.diagnosis = diagnose(&summary, &merged, plan, &evidence);
+        summary.host_counters = Some(host.finish(shared.start.elapsed()));
         Ok(summary)
     })
 }
@@ -157,6 +162,7 @@ struct Conductor<'a, 'scope> {
     workers: &'a [ScopedJoinHandle<'scope, anyhow::Result<Report>>],
     interrupts: &'a Interrupts,
     watchers: &'a mut Watchers,
+    host: Watch,
     phase: Phase,
     next_sample: Duration,
     next_memory_check: Duration,
@@ -285,6 +291,7 @@ impl Conductor<'_, '_> {
 
     fn enter(&mut self, phase: Phase) -> anyhow::Result<()> {
         self.phase = phase;
+        self.host.enter(phase, self.now());
         self.shared.enter(phase)?;
         self.next_sample = self.now();
         self.show(self.next_sample, &self.shared.counts());

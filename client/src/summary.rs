@@ -15,6 +15,7 @@ use serde::Serialize;
 use crate::config::Config;
 use crate::counters::Counts;
 use crate::outlook::Outlook;
+use crate::phases::HostCounters;
 
 /// One worker's figures at its end.
 pub(crate) struct Report {
@@ -361,6 +362,8 @@ pub struct Summary {
     pub peak_rss_bytes: u64,
     /// How many connections the sources and the host allow, by the plan made before the start.
     pub plan: Option<Outlook>,
+    /// What the counters of this host and of the interfaces to the targets did in each phase.
+    pub host_counters: Option<HostCounters>,
     /// What the rings did.
     pub ring: ring::Stats,
     /// What stopped it short, and what to do about it.
@@ -415,6 +418,7 @@ impl Summary {
             bytes_received: counts.bytes_received,
             peak_rss_bytes: course.peak_rss_bytes,
             plan: None,
+            host_counters: None,
             ring: report.ring,
             diagnosis: None,
             ended: course.ended,

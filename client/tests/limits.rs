@@ -58,6 +58,22 @@ fn an_accept_queue_that_nobody_empties_is_named() {
         summary["failed"]["ETIMEDOUT"].as_u64().unwrap() > 0,
         "{summary}"
     );
+    // Told of the phase in which it was.
+    let phases = &summary["host_counters"]["phases"];
+    assert_eq!(phases[0]["phase"], "ramp", "{phases}");
+    let trouble = phases[0]["trouble"].to_string();
+    assert!(
+        trouble.contains("because an accept queue was full"),
+        "{phases}"
+    );
+    assert!(!trouble.contains("RetransSegs"), "{phases}");
+    assert!(
+        phases[0]["interfaces"]["lo"]["rx_packets"]
+            .as_u64()
+            .unwrap()
+            > 0,
+        "{phases}"
+    );
     let said = diagnosis(&summary);
     assert!(
         said.contains("stopped by a full accept queue")
@@ -82,9 +98,21 @@ fn a_network_that_swallows_connects_is_told_from_one_that_refuses_them() {
     command("ip neigh add 10.1.1.2 lladdr 02:00:00:00:00:02 dev v0 nud permanent");
     let to = |target: &str, more: &str| {
         let flags = "--source v0 --connections 5 --protocol echo --hold 0s";
-        diagnosis(&run(&format!("{target} {flags} {more}")))
+        run(&format!("{target} {flags} {more}"))
     };
-    let said = to("10.1.1.2:7000", "--connect-timeout 2s");
+    let summary = to("10.1.1.2:7000", "--connect-timeout 2s");
+    let ramp = &summary["host_counters"]["phases"][0];
+    assert!(
+        ramp["interfaces"]["v0"]["tx_packets"].as_u64().unwrap() >= 5,
+        "{ramp}"
+    );
+    assert!(
+        ramp["trouble"]
+            .to_string()
+            .contains("SYN-ACK packets sent again"),
+        "{ramp}"
+    );
+    let said = diagnosis(&summary);
     assert!(
         said.contains("stopped by connects that nobody answers")
             && said.contains("SYNs were sent again")
@@ -92,13 +120,13 @@ fn a_network_that_swallows_connects_is_told_from_one_that_refuses_them() {
         "{said}"
     );
     // This one has no known neighbour, and nobody answers who it is.
-    let said = to("10.1.1.3:7000", "--connect-timeout 20s");
+    let said = diagnosis(&to("10.1.1.3:7000", "--connect-timeout 20s"));
     assert!(
         said.contains("10.1.1.3:7000 is unreachable (EHOSTUNREACH)")
             && said.ends_with("ip route get 10.1.1.3"),
         "{said}"
     );
-    let said = to("192.0.2.1:7000", "");
+    let said = diagnosis(&to("192.0.2.1:7000", ""));
     assert!(said.contains("there is no route to it"), "{said}");
 }
 
