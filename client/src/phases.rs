@@ -1,7 +1,8 @@
 //! What the counters of this host did in each phase of a run.
 //!
 //! Touches `/proc` and `/sys`, by `kernel_tuning::host`. Invariant: what grows between the first reading and the last
-//! belongs to exactly one phase. The counters are those of the network namespace, so others in it count too.
+//! belongs to exactly one phase. The counters are those of the network namespace, and of the whole host where the kernel
+//! has but one (softnet, neighbours): the traffic of others counts too.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;

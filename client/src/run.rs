@@ -383,10 +383,17 @@ fn diagnose(
             )),
         };
     }
+    if summary.greetings_missing > 0 && summary.greetings_verified > 0 {
+        let context = Context {
+            established: summary.greetings_verified,
+            ..context(Step::Hold)
+        };
+        return Some(limit::diagnose(Cause::NeverServed, &context, evidence).to_string());
+    }
     if summary.greetings_missing > 0 {
         return Some(format!(
             "{} connections were accepted and never greeted: the server does not speak this protocol (try --protocol \
-             echo), is too slow (hold longer), or its accept queue took connections that it has not seen yet",
+             echo), or is too slow (hold longer)",
             summary.greetings_missing
         ));
     }

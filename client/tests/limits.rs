@@ -6,6 +6,7 @@
 mod common;
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
 use std::process::{Command, ExitCode};
 use std::thread;
@@ -13,6 +14,8 @@ use std::time::Duration;
 
 use common::{command, has_io_uring, is_in_namespace, run, silent_server, skip, sysctl};
 use serde_json::Value;
+
+const GREETING: &[u8] = b"Welcome to the echo server! Type quit to exit.\r\n";
 
 #[test]
 fn ports_that_are_left_are_counted_before_and_named_when_they_run_out() {
@@ -190,6 +193,60 @@ fn a_source_that_vanishes_gets_the_command_that_brings_it_back() {
         said.ends_with("ip -6 route add local fd07::/64 dev lo"),
         "{said}"
     );
+}
+
+#[test]
+fn files_that_do_not_suffice_for_the_rings_are_named() {
+    if !has_io_uring("files_that_do_not_suffice_for_the_rings_are_named") {
+        return;
+    }
+    // As processes of their own, with a limit of their own.
+    let output = Command::new("sh")
+        .args([
+            "-c",
+            "ulimit -n 40 && exec \"$0\" 127.0.0.1:7000 --connections 20000",
+        ])
+        .arg(env!("CARGO_BIN_EXE_throng-client"))
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        said.contains("stopped by the open-file limit of this process")
+            && said.contains("ulimit -n ")
+            && said.contains("now: nofile soft 40, hard 40"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_server_that_serves_only_some_is_named() {
+    if !has_io_uring("a_server_that_serves_only_some_is_named") {
+        return;
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let target = listener.local_addr().unwrap();
+    let server = thread::spawn(move || {
+        let streams = listener.incoming().flatten().take(5);
+        let served: Vec<_> = streams
+            .map(|mut stream| {
+                stream.write_all(GREETING).unwrap();
+                stream
+            })
+            .collect();
+        // As one that has no open file left: the others stay in the queue.
+        thread::sleep(Duration::from_secs(3));
+        drop((served, listener));
+    });
+    let summary = run(&format!(
+        "{target} --connections 20 --heartbeat 0s --hold 1s"
+    ));
+    let said = diagnosis(&summary);
+    assert!(
+        said.contains("stopped by the other side") && said.contains("served 5 connections"),
+        "{said}"
+    );
+    server.join().unwrap();
 }
 
 #[test]

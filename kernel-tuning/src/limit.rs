@@ -27,6 +27,8 @@ pub enum Cause {
     Stalled,
     /// The other side accepted a connection and closed it at once.
     ClosedAfterAccept,
+    /// The other side served some connections, and others, which its kernel took, not at all.
+    NeverServed,
 }
 
 impl From<&io::Error> for Cause {
@@ -245,6 +247,7 @@ pub fn diagnose(cause: Cause, context: &Context, evidence: &Evidence) -> Diagnos
         Cause::Errno(raw) => Errno::from_raw(raw),
         Cause::Stalled => Errno::ETIMEDOUT,
         Cause::ClosedAfterAccept => return network::closed_after_accept(context),
+        Cause::NeverServed => return network::never_served(context),
     };
     match (errno, context.step) {
         (Errno::EMFILE, _) => rules::open_files(context, evidence),

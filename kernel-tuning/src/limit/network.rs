@@ -57,9 +57,20 @@ pub(super) fn closed_after_accept(context: &Context) -> Diagnosis {
         context.established
     );
     let advice = "raise the server's --max-connections or its open-file limit; see which it has";
-    Diagnosis::new(Limit::OtherSide, text, advice)
-        .command("grep 'open files' /proc/$(pidof -s throng-server)/limits")
+    Diagnosis::new(Limit::OtherSide, text, advice).command(OPEN_FILES_OF_SERVER)
 }
+
+pub(super) fn never_served(context: &Context) -> Diagnosis {
+    let text = format!(
+        "{} served {} connections and left others in its accept queue",
+        destination(context),
+        context.established
+    );
+    let advice = "it is too slow (hold longer), stands still, or has no open file left; see how many it may have";
+    Diagnosis::new(Limit::OtherSide, text, advice).command(OPEN_FILES_OF_SERVER)
+}
+
+const OPEN_FILES_OF_SERVER: &str = "grep 'open files' /proc/$(pidof -s throng-server)/limits";
 
 pub(super) fn unanswered(context: &Context, evidence: &Evidence) -> Diagnosis {
     // A full table ends a ramp for good, a full queue now and then is part of any.
@@ -85,8 +96,9 @@ pub(super) fn unanswered(context: &Context, evidence: &Evidence) -> Diagnosis {
         };
     }
     let dropped = grown(evidence, "SoftnetDropped");
-    if dropped > 0 {
-        let text = format!("{dropped} packets were dropped on this host (softnet)");
+    // It counts the packets of all namespaces; and a queue that is full at times lets some connects through.
+    if dropped > 0 && context.established > 0 {
+        let text = format!("{dropped} packets of any process were dropped on this host (softnet)");
         let diagnosis = Diagnosis::new(
             Limit::PacketBacklog,
             text,
@@ -110,7 +122,7 @@ pub(super) fn unanswered(context: &Context, evidence: &Evidence) -> Diagnosis {
         count => format!(", {count} SYNs were sent again"),
     };
     let text = format!(
-        "{name} did not answer, {} established{resent}, and this host dropped none",
+        "{name} did not answer, {} established{resent}, and no full queue or table of this host explains it",
         context.established
     );
     let advice = "look for a firewall on the way, and on the other host for drops";

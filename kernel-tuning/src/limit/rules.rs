@@ -144,8 +144,9 @@ pub(super) fn address_in_use(context: &Context) -> Diagnosis {
 pub(super) fn open_files(context: &Context, evidence: &Evidence) -> Diagnosis {
     let (text, instead) = match context.step {
         Step::IoUring => (
-            "a table of direct descriptors may not be larger than it".to_owned(),
-            "use smaller tables",
+            "no descriptor is left for a ring, or its table would be larger than the limit"
+                .to_owned(),
+            "ask for fewer connections",
         ),
         _ => (
             format!(

@@ -264,6 +264,13 @@ fn a_refusal_at_the_first_connect_differs_from_one_half_way() {
     );
     assert_eq!(closed.limit, Limit::OtherSide);
     assert!(closed.to_string().contains("--max-connections"));
+    let queued = diagnose(Cause::NeverServed, &context(Step::Hold, 89), &evidence());
+    assert_eq!(queued.limit, Limit::OtherSide);
+    let text = queued.to_string();
+    assert!(
+        text.contains("served 89 connections") && text.contains("grep 'open files'"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -313,6 +320,17 @@ fn unanswered_connects_are_explained_by_what_the_host_counted() {
         )
         .limit,
         Limit::PacketBacklog
+    );
+    // Not the reason where nothing at all came through.
+    let nothing = context(Step::Connect, 0);
+    assert_eq!(
+        of(
+            Errno::ETIMEDOUT,
+            &nothing,
+            &counted_evidence("SoftnetDropped", 1)
+        )
+        .0,
+        Limit::NoAnswer
     );
     let none = diagnose(
         Cause::Stalled,
