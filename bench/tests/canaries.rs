@@ -247,8 +247,8 @@ fn a_host_that_stops_answering_pings_is_told_as_loss() {
     told_as_worse(&run);
 }
 
-/// Held connections (they begin at port 10000) that have bound every port leave none to a program that connects without a bind: that is told, and
-/// is neither a loss nor the prober's own trouble.
+/// Held connections that need every port leave none to a program that connects without a bind: that is told, and is
+/// neither a loss nor the prober's own trouble.
 #[test]
 fn ports_that_the_held_connections_take_from_others_are_told() {
     let test = "ports_that_the_held_connections_take_from_others_are_told";
@@ -257,8 +257,13 @@ fn ports_that_the_held_connections_take_from_others_are_told() {
     }
     let server = Server::start(&["--canary-port", "0"]);
     let port = canary_port(&server);
-    // Of this namespace alone.
-    fs::write("/proc/sys/net/ipv4/ip_local_port_range", "10050 10099").unwrap();
+    // Of this namespace alone. Those the kernel chooses from are bound last, so there are no others than the 300 needed.
+    let of_namespace = |name: &str, value: &str| {
+        fs::write(format!("/proc/sys/net/ipv4/{name}"), value).unwrap();
+    };
+    of_namespace("ip_local_port_range", "10050 10099");
+    let others = "1024-9999,10300-65535";
+    of_namespace("ip_local_reserved_ports", others);
     let flags = [
         "--hold",
         "2s",

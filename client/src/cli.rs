@@ -14,9 +14,10 @@ use tracing_subscriber::EnvFilter;
 use crate::config::Config;
 use crate::dial::{self, Failure};
 use crate::display::{self, Progress};
+use crate::outlook::Outlook;
 use crate::run::{self, Interrupts, Watchers};
 use crate::samples::Samples;
-use crate::source::Plan;
+use crate::source::{Plan, Source};
 use crate::summary::{Summary, errno_name};
 
 const FLAWED: u8 = 1;
@@ -60,9 +61,11 @@ fn check(config: &Config, plan: &Plan) -> anyhow::Result<Outputs> {
     let stride = plan.addresses().div_ceil(MOST_CHECKED) as usize;
     for source in plan.sources().step_by(stride) {
         dial::check_source(source).map_err(|Failure { step, errno, .. }| {
+            let given = config.source_of(source);
             let context = Context {
                 source: Some(source),
-                source_network: config.source_network(source),
+                source_networks: given.map(Source::networks).unwrap_or_default(),
+                source_interface: given.and_then(Source::interface).map(str::to_owned),
                 address: config.targets.first().copied(),
                 ..Context::new(step)
             };
@@ -92,7 +95,11 @@ fn run(config: &Config, plan: &Plan, outputs: Outputs) -> anyhow::Result<Summary
         progress: Progress::new(config),
         samples: outputs.samples.map(Samples::new),
     };
-    let summary = run::run(config, plan, &interrupts, &mut watchers)?;
+    let outlook = Outlook::of_host(config, plan);
+    // Nobody to tell when this fails.
+    let _ = writeln!(io::stderr(), "plan: {outlook}");
+    let mut summary = run::run(config, plan, &interrupts, &mut watchers)?;
+    summary.plan = Some(outlook);
     show(config, &summary);
     if let Some(mut json) = outputs.json {
         serde_json::to_writer_pretty(&mut json, &summary)?;

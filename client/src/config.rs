@@ -1,6 +1,6 @@
 //! Flags to a validated [`Config`].
 //!
-//! Touches the arguments, the name service, this thread's CPU mask and the list of reserved ports; nothing has started
+//! Touches the arguments, the name service, this thread's CPU mask, the interfaces and the list of reserved ports; nothing has started
 //! when a flag is refused. Invariant: a `Config` can be run; only the host can still say no.
 
 use std::ffi::OsString;
@@ -9,13 +9,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgGroup, Parser, ValueEnum};
-use ipnet::IpNet;
 use kernel_tuning::{host, process};
 use ring::SendArena;
 use serde::{Serialize, Serializer};
 
 use crate::canary;
-use crate::source::Plan;
+use crate::source::{HostPorts, Plan, Source};
 
 /// What is said on the connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
@@ -35,7 +34,7 @@ pub struct Config {
     /// How many connections.
     pub connections: u64,
     /// Where from.
-    pub sources: Vec<IpNet>,
+    pub sources: Vec<Source>,
     /// Connects per second over all workers; 0: as fast as `concurrency` allows.
     pub rate: f64,
     /// Handshakes in flight over all workers.
@@ -88,21 +87,18 @@ impl Config {
             clap::Error::raw(clap::error::ErrorKind::ValueValidation, format!("{text}\n"))
         };
         let config = flags.resolve().map_err(refuse)?;
-        let reserved = host::reserved_ports().map_err(|error| refuse(error.to_string()))?;
-        let plan = Plan::new(
-            &config.sources,
-            &config.targets,
-            &reserved,
-            config.connections,
-        )
-        .map_err(|error| refuse(error.to_string()))?;
+        let ports = HostPorts {
+            reserved: host::reserved_ports().map_err(|error| refuse(error.to_string()))?,
+            automatic: host::ip_local_port_range().ok(),
+        };
+        let plan = Plan::new(&config.sources, &config.targets, &ports, config.connections)
+            .map_err(|error| refuse(error.to_string()))?;
         Ok((config, plan))
     }
 
-    /// The `--source` that `address` is of, as a diagnosis names it: the CIDR, or nothing for a single address.
-    pub(crate) fn source_network(&self, address: IpAddr) -> Option<String> {
-        let network = self.sources.iter().find(|net| net.contains(&address))?;
-        (network.prefix_len() < network.max_prefix_len()).then(|| network.to_string())
+    /// The `--source` that `address` is of.
+    pub(crate) fn source_of(&self, address: IpAddr) -> Option<&Source> {
+        self.sources.iter().find(|source| source.contains(address))
     }
 }
 
@@ -112,6 +108,7 @@ Examples:
   throng-client 127.0.0.1:7000 --connections 10000 --active 500 --hold 10s --json result.json
   throng-client 127.0.0.1:7000 --connections 100000 --active 10000 --message-rate 5000 --hold 1m
   throng-client 127.0.0.1:7000 --connections 100000 --churn 200 --hold 30s
+  throng-client 10.0.0.1:7000 --connections 300000 --source 10.0.0.5-10.0.0.9 --source eth1
   throng-client 127.0.0.1:7000 127.0.0.1:7001 --connections 500000 --rate 20000 --samples -
   throng-client 127.0.0.1:7000 --connections 100000 --canary --canary-port 7001
 
@@ -146,9 +143,9 @@ struct Flags {
     /// How many connections to establish and hold
     #[arg(long, short = 'n', default_value_t = 1000, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=MAX_CONNECTIONS), help_heading = "Connections")]
     connections: u64,
-    /// Address or CIDR to connect from, repeatable [default to loopback: 127.1.0.0/16 or ::1]
-    #[arg(long, value_name = "CIDR", value_parser = parse_source, help_heading = "Connections")]
-    source: Vec<IpNet>,
+    /// Where to connect from, repeatable: address, CIDR, FIRST-LAST, or interface [default to loopback: 127.1.0.0/16, ::1]
+    #[arg(long, value_name = "SOURCE", help_heading = "Connections")]
+    source: Vec<Source>,
     /// Connects per second over all workers; 0: as fast as --concurrency allows
     #[arg(long, default_value_t = 0.0, value_name = "PER_SECOND", value_parser = parse_rate, allow_negative_numbers = true, help_heading = "Connections")]
     rate: f64,
@@ -236,8 +233,8 @@ impl Flags {
             .map(|text| resolve_target(text))
             .collect::<Result<Vec<_>, _>>()?;
         let sources = match self.source.is_empty() {
-            false => self.source,
-            true => vec![default_source(&targets)?],
+            false => resolve_sources(self.source, &targets)?,
+            true => default_sources(&targets)?,
         };
         within(
             "--connect-timeout",
@@ -333,18 +330,27 @@ fn resolve_target(text: &str) -> Result<SocketAddr, String> {
     }
 }
 
-fn default_source(targets: &[SocketAddr]) -> Result<IpNet, String> {
-    let fixed = match targets.iter().find(|t| !t.ip().is_loopback()) {
-        Some(target) => {
-            return Err(format!(
-                "--source is needed: {target} is not a loopback address, so the addresses to connect from cannot be \
-                 guessed; one address carries about 64,000 connections (see `ip addr`)"
-            ));
-        }
-        None if targets[0].is_ipv4() => "127.1.0.0/16",
-        None => "::1/128",
-    };
-    fixed.parse().map_err(|error| format!("{fixed}: {error}"))
+fn resolve_sources(sources: Vec<Source>, targets: &[SocketAddr]) -> Result<Vec<Source>, String> {
+    let interfaces = host::interface_addresses()
+        .map_err(|errno| format!("the interfaces cannot be listed: {errno}"))?;
+    let is_wanted = |address: IpAddr| targets.iter().any(|t| t.is_ipv4() == address.is_ipv4());
+    sources
+        .into_iter()
+        .map(|source| source.on(&interfaces, is_wanted))
+        .collect()
+}
+
+fn default_sources(targets: &[SocketAddr]) -> Result<Vec<Source>, String> {
+    if let Some(target) = targets.iter().find(|t| !t.ip().is_loopback()) {
+        return Err(format!(
+            "--source is needed: {target} is not a loopback address, so the addresses to connect from cannot be \
+             guessed; one address carries about 64,000 connections (see `ip addr`)"
+        ));
+    }
+    let of_family = |is_ipv4| targets.iter().any(|t| t.is_ipv4() == is_ipv4);
+    let ipv4 = of_family(true).then_some("127.1.0.0/16");
+    let ipv6 = of_family(false).then_some("::1");
+    ipv4.into_iter().chain(ipv6).map(str::parse).collect()
 }
 
 fn resolve_cores(text: &str) -> Result<Vec<usize>, String> {
@@ -368,22 +374,6 @@ fn resolve_cores(text: &str) -> Result<Vec<usize>, String> {
         cores.push(core);
     }
     Ok(cores)
-}
-
-fn parse_source(text: &str) -> Result<IpNet, String> {
-    let net = match text.parse::<IpAddr>() {
-        Ok(address) => IpNet::from(address),
-        Err(_) => text
-            .parse::<IpNet>()
-            .map_err(|_| {
-                "it has the form of an address or a CIDR, such as 127.1.0.0/16".to_string()
-            })?
-            .trunc(),
-    };
-    if net.addr().is_unspecified() || net.addr().is_multicast() {
-        return Err("connections cannot come from there".into());
-    }
-    Ok(net)
 }
 
 fn parse_rate(text: &str) -> Result<f64, String> {
@@ -432,7 +422,7 @@ mod tests {
         assert_eq!(config.connections, 1000);
         assert_eq!(
             config.sources,
-            vec!["127.1.0.0/16".parse::<IpNet>().unwrap()]
+            vec!["127.1.0.0/16".parse::<Source>().unwrap()]
         );
         assert_eq!(config.heartbeat, Duration::from_secs(10));
         assert!(!config.cores.is_empty());
@@ -452,10 +442,9 @@ mod tests {
             ("192.0.2.1:7000", "--source is needed"),
             ("127.0.0.1:7000 --source ::1", "IPv6"),
             ("127.0.0.1:7000 --source 127.1.0.0/33", "CIDR"),
-            (
-                "127.0.0.1:7000 --source 127.1.0.0/16 --source 127.1.2.3",
-                "overlap",
-            ),
+            ("127.0.0.1:7000 --source 127.1.0.9-8", "a range goes"),
+            ("127.0.0.1:7000 --source no-such0", "nor an interface"),
+            ("127.0.0.1:7000 [::1]:7000 --source 127.0.0.1", "[::1]:7000"),
             (
                 "127.0.0.1:7000 --source 127.0.0.1 --connections 65000",
                 "source ports",

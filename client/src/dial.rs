@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use kernel_tuning::limit::Step;
 use nix::libc;
+use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::counters::Shared;
@@ -114,12 +115,16 @@ impl<'a> Dialler<'a> {
     }
 }
 
-/// Whether `address` is one this host can connect from.
+/// Whether `address` is one this host can connect from. It takes no port, of which the kernel may have none to give.
 ///
 /// # Errors
 /// That of bind(2), EADDRNOTAVAIL where it is not.
 pub(crate) fn check_source(address: IpAddr) -> Result<(), Failure> {
-    bound(SocketAddr::new(address, 0)).map(drop)
+    let source = SocketAddr::new(address, 0);
+    let socket = unbound(source).map_err(failed(Step::Socket, None))?;
+    setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)
+        .map_err(|errno| failed(Step::Socket, None)(errno.into()))?;
+    bind(socket, source).map(drop)
 }
 
 /// A socket for `assignment` and no other.
@@ -127,23 +132,24 @@ pub(crate) fn check_source(address: IpAddr) -> Result<(), Failure> {
 /// # Errors
 /// That of socket(2) or bind(2).
 pub(crate) fn dial(assignment: Assignment) -> Result<Dialled, Failure> {
-    let socket = bound(assignment.source)?;
+    let socket = unbound(assignment.source).map_err(failed(Step::Socket, None))?;
+    let socket = bind(socket, assignment.source)?;
     Ok(Dialled { socket, assignment })
 }
 
-fn bound(source: SocketAddr) -> Result<OwnedFd, Failure> {
-    let failed = |step, source| {
-        move |error: io::Error| Failure {
-            step,
-            errno: error.raw_os_error().unwrap_or(libc::EIO),
-            source,
-        }
-    };
-    let socket = unbound(source).map_err(failed(Step::Socket, None))?;
+fn bind(socket: Socket, source: SocketAddr) -> Result<OwnedFd, Failure> {
     socket
         .bind(&source.into())
         .map_err(failed(Step::Bind, Some(source.ip())))?;
     Ok(OwnedFd::from(socket))
+}
+
+fn failed(step: Step, source: Option<IpAddr>) -> impl Fn(io::Error) -> Failure {
+    move |error| Failure {
+        step,
+        errno: error.raw_os_error().unwrap_or(libc::EIO),
+        source,
+    }
 }
 
 fn unbound(source: SocketAddr) -> io::Result<Socket> {

@@ -11,6 +11,7 @@ use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
 
 use crate::config::Config;
 use crate::counters::{Counts, Phase};
+use crate::phases::HostCounters;
 use crate::summary::{Percentiles, Summary};
 
 /// Progress on stderr.
@@ -236,6 +237,9 @@ pub(crate) fn summary(summary: &Summary, has_colour: bool) -> String {
         "peak memory",
         HumanBytes(summary.peak_rss_bytes).to_string(),
     ));
+    if let Some(counters) = &summary.host_counters {
+        lines.extend(host_counters(counters));
+    }
     let colour = if summary.is_flawless() { green } else { red };
     lines.push(("ended", format!("{colour}{}{end}", summary.ended.name())));
     if let Some(diagnosis) = &summary.diagnosis {
@@ -249,6 +253,26 @@ pub(crate) fn summary(summary: &Summary, has_colour: bool) -> String {
         text += &format!("{bold}canaries{end}\n{}", canaries.text());
     }
     text
+}
+
+/// A line for each phase in which something moved that means trouble.
+fn host_counters(counters: &HostCounters) -> Vec<(&'static str, String)> {
+    let troubled = counters
+        .troubled()
+        .map(|phase| format!("{}: {}", phase.phase, phase.trouble.join("; ")));
+    let unread = counters.unread.iter().cloned();
+    let lines: Vec<String> = troubled.chain(unread).collect();
+    if lines.is_empty() {
+        let over = counters.interfaces.join(", ");
+        return vec![(
+            "host counters",
+            format!("nothing dropped or sent again, {over} included"),
+        )];
+    }
+    lines
+        .into_iter()
+        .map(|line| ("host counters", line))
+        .collect()
 }
 
 fn latency(p: &Percentiles) -> String {

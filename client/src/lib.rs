@@ -4,7 +4,8 @@
 //! |---|---|
 //! | [`cli`] | from arguments to an exit code |
 //! | [`config`] | flags to a validated [`config::Config`] |
-//! | [`source`] | which source address and port connects to which target (pure) |
+//! | [`source`] | what `--source` means, and which source address and port connects to which target (pure) |
+//! | [`outlook`] | how many connections that can be, and the tightest limit |
 //! | [`pace`] | how many connects may start now (pure) |
 //! | [`schedule`] | when each message is to be sent, in open loop (pure) |
 //! | [`verify`] | what a connection must hear (pure) |
@@ -13,6 +14,7 @@
 //! | `dial` | bound sockets, and what to do when a port is taken |
 //! | `worker` | one pinned thread: its rings and its connections |
 //! | `run` | the phases, the ends, the signals |
+//! | [`phases`] | what the host's counters did in each phase |
 //! | `counters` | what workers tell while they run |
 //! | [`canary`] | whether the rest of the network suffers meanwhile |
 //! | [`summary`] | what was measured, merged |
@@ -27,7 +29,9 @@ mod conn;
 mod counters;
 mod dial;
 mod display;
+pub mod outlook;
 pub mod pace;
+pub mod phases;
 mod run;
 mod samples;
 pub mod schedule;

@@ -22,8 +22,9 @@ use crate::canary::{self, Canaries, Stage};
 use crate::config::Config;
 use crate::counters::{Counts, Phase, Shared};
 use crate::display::Progress;
+use crate::phases::Watch;
 use crate::samples::Samples;
-use crate::source::Plan;
+use crate::source::{Plan, Source};
 use crate::summary::{Course, Ended, Report, Summary};
 use crate::worker::{self, Job};
 
@@ -123,6 +124,7 @@ pub(crate) fn run(
         }
     }
     let shared = Shared::new(config.cores.len(), config.connections)?;
+    let host = Watch::new(&config.targets);
     thread::scope(|scope| {
         let _ending = EndWorkers(&shared);
         let mut workers = Vec::new();
@@ -144,6 +146,7 @@ pub(crate) fn run(
             workers: &workers,
             interrupts,
             watchers,
+            host,
             phase: Phase::Ramp,
             next_sample: Duration::ZERO,
             next_memory_check: Duration::ZERO,
@@ -155,6 +158,7 @@ pub(crate) fn run(
         let evidence = Evidence::read(&before);
         let entered = conductor.enter(Phase::Done);
         conductor.watchers.progress.finish();
+        let host = conductor.host;
         let mut merged = Report::new()?;
         for worker in workers {
             let report = worker
@@ -170,6 +174,7 @@ pub(crate) fn run(
         summary.canaries = canaries
             .map(|canaries| recover(canaries, &summary, interrupts))
             .transpose()?;
+        summary.host_counters = Some(host.finish(shared.start.elapsed()));
         Ok(summary)
     })
 }
@@ -191,6 +196,7 @@ struct Conductor<'a, 'scope> {
     workers: &'a [ScopedJoinHandle<'scope, anyhow::Result<Report>>],
     interrupts: &'a Interrupts,
     watchers: &'a mut Watchers,
+    host: Watch,
     phase: Phase,
     next_sample: Duration,
     next_memory_check: Duration,
@@ -328,6 +334,7 @@ impl Conductor<'_, '_> {
         {
             canaries.enter(stage);
         }
+        self.host.enter(phase, self.now());
         self.shared.enter(phase)?;
         self.next_sample = self.now();
         self.show(self.next_sample, &self.shared.counts());
@@ -394,16 +401,16 @@ fn diagnose(
         return None;
     }
     let config = &summary.config;
+    let source = report.unbound.and_then(|address| config.source_of(address));
     let context = |step| Context {
         established: summary.established,
         address: config.targets.first().copied(),
         sources: plan.addresses(),
         source: report.unbound,
-        source_network: report
-            .unbound
-            .and_then(|address| config.source_network(address)),
+        source_networks: source.map(Source::networks).unwrap_or_default(),
+        source_interface: source.and_then(Source::interface).map(str::to_owned),
         destinations: config.targets.len() as u64,
-        source_ports: Some(plan.lowest_port()..=u16::MAX),
+        source_ports: Some(plan.ports()),
         ..Context::new(step)
     };
     let say = |cause, step| Some(limit::diagnose(cause, &context(step), evidence).to_string());
@@ -447,10 +454,17 @@ fn diagnose(
             )),
         };
     }
+    if summary.greetings_missing > 0 && summary.greetings_verified > 0 {
+        let context = Context {
+            established: summary.greetings_verified,
+            ..context(Step::Hold)
+        };
+        return Some(limit::diagnose(Cause::NeverServed, &context, evidence).to_string());
+    }
     if summary.greetings_missing > 0 {
         return Some(format!(
             "{} connections were accepted and never greeted: the server does not speak this protocol (try --protocol \
-             echo), is too slow (hold longer), or its accept queue took connections that it has not seen yet",
+             echo), or is too slow (hold longer)",
             summary.greetings_missing
         ));
     }

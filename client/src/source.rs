@@ -1,251 +1,278 @@
-//! Which source address and port each connection has, and where it goes.
+//! Where connections come from: what `--source` says, as spans of addresses, and the plan made of them.
 //!
-//! Pure. A connection is a tuple of source address, source port and target; ports are explicit, since the
-//! kernel's own choice gets slow past half of a range and stops short of it.
-//! Invariant: different assignments are different tuples.
+//! Pure: who calls looks interfaces up. Invariant: a source stands for the addresses its text names and no others.
+
+mod plan;
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::ops::RangeInclusive;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, IpSubnets, Ipv4Subnets, Ipv6Subnets};
+use serde::{Serialize, Serializer};
 
-/// Ports per source address that the plan aims at. Fewer distinct ports, shared by all addresses, keep the
-/// kernel's bind buckets few; more addresses keep each of them short.
-pub const PREFERRED_PORTS_PER_ADDRESS: u64 = 6_000;
+pub use plan::{Assignment, HostPorts, Plan, PlanError, Reach};
 
-/// Where the plan starts to take ports. Services listen below, so those ports come last.
-const FIRST_PORT: u16 = 10_000;
-/// The lowest port an ordinary user may bind (net.ipv4.ip_unprivileged_port_start by default).
-const LOWEST_PORT: u16 = 1_024;
-
-/// One connection to make.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Assignment {
-    /// What to bind before connecting.
-    pub source: SocketAddr,
-    /// Index of the target.
-    pub target: u32,
+/// One `--source`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// An address or a CIDR.
+    Net(IpNet),
+    /// All addresses from the first to the last, which are of one family.
+    Range(IpAddr, IpAddr),
+    /// An interface, and the addresses of it that are used.
+    Interface(String, Vec<IpAddr>),
 }
 
-/// Every connection of a run, by number.
-#[derive(Clone, Debug)]
-pub struct Plan {
-    blocks: Vec<Block>,
-    ports: Vec<u16>,
-    targets: u64,
-    /// Source addresses in use: the first ones of the blocks.
-    addresses: u64,
+impl FromStr for Source {
+    type Err = String;
+
+    /// An address, a CIDR, `FIRST-LAST`, or else the name of an interface, whose addresses [`Source::on`] finds.
+    fn from_str(text: &str) -> Result<Source, String> {
+        let source = if let Ok(address) = text.parse::<IpAddr>() {
+            Source::Net(address.into())
+        } else if let Some((first, last)) = parse_range(text)? {
+            Source::Range(first, last)
+        } else if text.contains('/') {
+            let net = text
+                .parse::<IpNet>()
+                .map_err(|_| "a CIDR has the form 127.1.0.0/16 or fd00::/64".to_owned())?;
+            Source::Net(net.trunc())
+        } else if is_interface_name(text) {
+            Source::Interface(text.to_owned(), Vec::new())
+        } else {
+            return Err(
+                "it is an address, a CIDR, a range such as 10.0.0.5-10.0.0.90, or an interface"
+                    .into(),
+            );
+        };
+        let (first, last) = source.edges();
+        match [first, last].into_iter().flatten().any(cannot_be_a_source) {
+            true => Err("connections cannot come from there".into()),
+            false => Ok(source),
+        }
+    }
 }
 
-/// Why the sources cannot carry the connections.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PlanError {
-    /// Some source and some target are of different families.
-    #[error("source {source_net} cannot reach {target}: one is IPv4, the other IPv6")]
-    Family {
-        /// The source.
-        source_net: IpNet,
-        /// The target.
-        target: SocketAddr,
-    },
-    /// Two sources share addresses, so that two connections would be one.
-    #[error("sources {0} and {1} overlap: name each address once")]
-    Overlap(IpNet, IpNet),
-    /// The same target twice.
-    #[error("target {0} is named twice")]
-    RepeatedTarget(SocketAddr),
-    /// More connections than tuples.
-    #[error(
-        "{wanted} connections do not fit: {addresses} source address(es) x {ports} ports x {targets} target(s) carry \
-         {capacity}. The limit is source ports: give more addresses with --source{example}, or start a server on a further \
-         port and name it as a further target"
-    )]
-    TooMany {
-        /// Connections asked for.
-        wanted: u64,
-        /// Source addresses there are.
-        addresses: u64,
-        /// Usable ports of each.
-        ports: u64,
-        /// Targets.
-        targets: u64,
-        /// The product.
-        capacity: u64,
-        /// What could be given, where that is known.
-        example: &'static str,
-    },
-}
-
-impl Plan {
-    /// A plan for `connections` from `sources` to `targets`. Ports in `reserved` and the targets' own are
-    /// not used.
+impl Source {
+    /// The source with the addresses that it has on this host, where it is an interface; any other as it is.
+    ///
+    /// `interfaces` are all addresses there are; those of a family that `is_wanted` denies are left out, and so are
+    /// link-local ones, which cannot be connected from without naming a zone.
     ///
     /// # Errors
-    /// Why these sources cannot carry them.
-    pub fn new(
-        sources: &[IpNet],
-        targets: &[SocketAddr],
-        reserved: &[RangeInclusive<u16>],
-        connections: u64,
-    ) -> Result<Plan, PlanError> {
-        for (index, source) in sources.iter().enumerate() {
-            let foreign = |t: &&SocketAddr| t.is_ipv4() != source.addr().is_ipv4();
-            if let Some(target) = targets.iter().find(foreign) {
-                return Err(PlanError::Family {
-                    source_net: *source,
-                    target: *target,
-                });
-            }
-            let overlaps =
-                |other: &&IpNet| other.contains(&source.addr()) || source.contains(&other.addr());
-            if let Some(other) = sources[..index].iter().find(overlaps) {
-                return Err(PlanError::Overlap(*other, *source));
-            }
-        }
-        for (index, target) in targets.iter().enumerate() {
-            if targets[..index].contains(target) {
-                return Err(PlanError::RepeatedTarget(*target));
-            }
-        }
-        let usable = |port: &u16| {
-            !reserved.iter().any(|range| range.contains(port))
-                && !targets.iter().any(|t| t.port() == *port)
+    /// There is no such interface, or it has no such address; the text says what to do.
+    pub fn on(
+        self,
+        interfaces: &[(String, IpAddr)],
+        is_wanted: impl Fn(IpAddr) -> bool,
+    ) -> Result<Source, String> {
+        let Source::Interface(name, _) = self else {
+            return Ok(self);
         };
-        let mut plan = Plan {
-            blocks: sources.iter().map(Block::of).collect(),
-            ports: (FIRST_PORT..=u16::MAX)
-                .chain(LOWEST_PORT..FIRST_PORT)
-                .filter(usable)
+        let of_it = || interfaces.iter().filter(|(other, _)| *other == name);
+        let addresses: Vec<IpAddr> = of_it()
+            .map(|(_, address)| *address)
+            .filter(|address| is_wanted(*address) && !is_link_local(*address))
+            .collect();
+        if !addresses.is_empty() {
+            return Ok(Source::Interface(name, addresses));
+        }
+        if of_it().next().is_some() {
+            return Err(format!(
+                "--source {name}: that interface has no address of a target's family; add one (as root): ip addr add \
+                 ADDRESS/PREFIX dev {name}"
+            ));
+        }
+        let mut names: Vec<&str> = interfaces.iter().map(|(name, _)| name.as_str()).collect();
+        names.sort_unstable();
+        names.dedup();
+        Err(format!(
+            "--source {name}: it is neither an address, a CIDR or a range, nor an interface with an address; those are: {}",
+            names.join(", ")
+        ))
+    }
+
+    /// Whether `address` is one of these.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.spans().iter().any(|span| span.contains(address))
+    }
+
+    /// The CIDRs that make all of it local by AnyIP, none for single addresses.
+    pub fn networks(&self) -> Vec<String> {
+        let subnets: Vec<IpNet> = match self {
+            Source::Net(net) => vec![*net],
+            Source::Range(IpAddr::V4(first), IpAddr::V4(last)) => {
+                IpSubnets::from(Ipv4Subnets::new(*first, *last, 0)).collect()
+            }
+            Source::Range(IpAddr::V6(first), IpAddr::V6(last)) => {
+                IpSubnets::from(Ipv6Subnets::new(*first, *last, 0)).collect()
+            }
+            Source::Range(..) | Source::Interface(..) => Vec::new(),
+        };
+        match subnets.as_slice() {
+            [only] if only.prefix_len() == only.max_prefix_len() => Vec::new(),
+            all => all.iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    /// The interface it names.
+    pub fn interface(&self) -> Option<&str> {
+        match self {
+            Source::Interface(name, _) => Some(name),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn spans(&self) -> Vec<Span> {
+        match self {
+            Source::Net(net) => vec![Span::of(net)],
+            Source::Range(first, last) => vec![Span::between(*first, *last)],
+            Source::Interface(_, addresses) => addresses
+                .iter()
+                .map(|address| Span::between(*address, *address))
                 .collect(),
-            targets: targets.len() as u64,
-            addresses: 0,
-        };
-        let addresses = plan
-            .blocks
-            .iter()
-            .fold(0u64, |sum, b| sum.saturating_add(b.count));
-        let ports = plan.ports.len() as u64;
-        let capacity = addresses.saturating_mul(ports * plan.targets);
-        if connections > capacity {
-            return Err(PlanError::TooMany {
-                wanted: connections,
-                addresses,
-                ports,
-                targets: plan.targets,
-                capacity,
-                example: match targets {
-                    [target, ..] if target.is_ipv4() && target.ip().is_loopback() => {
-                        " (such as 127.1.0.0/16)"
-                    }
-                    _ => "",
-                },
-            });
         }
-        let ports_per_address = ports.clamp(1, PREFERRED_PORTS_PER_ADDRESS);
-        let preferred = connections.div_ceil(plan.targets * ports_per_address);
-        plan.addresses = preferred.clamp(1, addresses);
-        Ok(plan)
     }
 
-    /// Assignment `number`. Those of the connections come first, evenly over targets and addresses; the rest are
-    /// spares for ports that turn out to be taken. None past the last.
-    pub fn assignment(&self, number: u64) -> Option<Assignment> {
-        let tuple = number / self.targets;
-        let port = *self
-            .ports
-            .get(usize::try_from(tuple / self.addresses).ok()?)?;
-        Some(Assignment {
-            source: SocketAddr::new(self.address(tuple % self.addresses), port),
-            target: (number % self.targets) as u32,
-        })
-    }
-
-    /// How many source addresses are in use.
-    pub fn addresses(&self) -> u64 {
-        self.addresses
-    }
-
-    /// The lowest port that may be used.
-    pub fn lowest_port(&self) -> u16 {
-        self.ports.iter().copied().min().unwrap_or(LOWEST_PORT)
-    }
-
-    /// The source addresses in use, in order.
-    pub fn sources(&self) -> impl Iterator<Item = IpAddr> {
-        (0..self.addresses).map(|number| self.address(number))
-    }
-
-    fn address(&self, mut number: u64) -> IpAddr {
-        for block in &self.blocks {
-            if number < block.count {
-                return block.address(number);
-            }
-            number -= block.count;
+    fn edges(&self) -> (Option<IpAddr>, Option<IpAddr>) {
+        match self {
+            Source::Net(net) => (Some(net.network()), Some(net.network())),
+            Source::Range(first, last) => (Some(*first), Some(*last)),
+            Source::Interface(..) => (None, None),
         }
-        unreachable!("an address past the plan's last")
     }
 }
 
-impl fmt::Display for Plan {
+impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let first = self.address(0);
-        match self.addresses {
-            1 => write!(f, "1 source address ({first})"),
-            n => write!(
-                f,
-                "{n} source addresses ({first} to {})",
-                self.address(n - 1)
-            ),
+        match self {
+            Source::Net(net) if net.prefix_len() == net.max_prefix_len() => net.addr().fmt(f),
+            Source::Net(net) => net.fmt(f),
+            Source::Range(first, last) => write!(f, "{first}-{last}"),
+            Source::Interface(name, _) => f.write_str(name),
         }
     }
 }
 
-/// The usable addresses of one CIDR.
-#[derive(Clone, Copy, Debug)]
-struct Block {
+impl Serialize for Source {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// Addresses of one family that follow each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Span {
     first: u128,
-    count: u64,
+    last: u128,
     is_ipv4: bool,
 }
 
-impl Block {
-    fn of(net: &IpNet) -> Block {
-        let (first, last, edges) = match net.trunc() {
-            IpNet::V4(v4) => {
-                let edges = if v4.prefix_len() < 31 { (1, 1) } else { (0, 0) };
-                (
-                    u128::from(v4.network().to_bits()),
-                    u128::from(v4.broadcast().to_bits()),
-                    edges,
-                )
-            }
+impl Span {
+    /// The usable addresses of `net`.
+    fn of(net: &IpNet) -> Span {
+        let all = Span::between(net.network(), net.broadcast());
+        let (before, after) = match net {
+            IpNet::V4(v4) if v4.prefix_len() < 31 => (1, 1),
             // The first address of an IPv6 subnet is its routers' anycast address; there is no broadcast.
-            IpNet::V6(v6) => {
-                let edges = if v6.prefix_len() < 127 {
-                    (1, 0)
-                } else {
-                    (0, 0)
-                };
-                (v6.network().to_bits(), v6.broadcast().to_bits(), edges)
-            }
+            IpNet::V6(v6) if v6.prefix_len() < 127 => (1, 0),
+            _ => (0, 0),
         };
-        let (first, last) = (first + edges.0, last - edges.1);
-        Block {
-            first,
-            count: u64::try_from((last - first).saturating_add(1)).unwrap_or(u64::MAX),
-            is_ipv4: matches!(net, IpNet::V4(_)),
+        Span {
+            first: all.first + before,
+            last: all.last - after,
+            ..all
         }
+    }
+
+    /// From `first` to `last`, of one family and in order.
+    fn between(first: IpAddr, last: IpAddr) -> Span {
+        Span {
+            first: bits(first),
+            last: bits(last),
+            is_ipv4: first.is_ipv4(),
+        }
+    }
+
+    fn contains(&self, address: IpAddr) -> bool {
+        address.is_ipv4() == self.is_ipv4 && (self.first..=self.last).contains(&bits(address))
+    }
+
+    fn count(&self) -> u64 {
+        u64::try_from((self.last - self.first).saturating_add(1)).unwrap_or(u64::MAX)
     }
 
     fn address(&self, number: u64) -> IpAddr {
         let bits = self.first + u128::from(number);
-        if self.is_ipv4 {
-            IpAddr::V4(Ipv4Addr::from_bits(bits as u32))
-        } else {
-            IpAddr::V6(Ipv6Addr::from_bits(bits))
+        match self.is_ipv4 {
+            true => Ipv4Addr::from_bits(bits as u32).into(),
+            false => Ipv6Addr::from_bits(bits).into(),
         }
     }
+
+    /// What is left of it without `other`.
+    fn without(self, other: Span) -> impl Iterator<Item = Span> {
+        let is_apart =
+            self.is_ipv4 != other.is_ipv4 || self.last < other.first || other.last < self.first;
+        let before = (is_apart || self.first < other.first).then(|| Span {
+            last: match is_apart {
+                true => self.last,
+                false => other.first - 1,
+            },
+            ..self
+        });
+        let after = (!is_apart && other.last < self.last).then(|| Span {
+            first: other.last + 1,
+            ..self
+        });
+        before.into_iter().chain(after)
+    }
+}
+
+fn bits(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(v4) => v4.to_bits().into(),
+        IpAddr::V6(v6) => v6.to_bits(),
+    }
+}
+
+/// `FIRST-LAST`, both whole addresses, or the last octet alone for the last one; none where `text` is no range.
+fn parse_range(text: &str) -> Result<Option<(IpAddr, IpAddr)>, String> {
+    let Some((first, last)) = text.split_once('-') else {
+        return Ok(None);
+    };
+    let Ok(first) = first.trim().parse::<IpAddr>() else {
+        return Ok(None);
+    };
+    let last_octet = |octet: u8| match first {
+        IpAddr::V4(v4) => {
+            let [a, b, c, _] = v4.octets();
+            Some(IpAddr::from([a, b, c, octet]))
+        }
+        IpAddr::V6(_) => None,
+    };
+    let whole = last.trim().parse::<IpAddr>().ok();
+    let last = whole.or_else(|| last.trim().parse().ok().and_then(last_octet));
+    match last {
+        Some(last) if last.is_ipv4() == first.is_ipv4() && first <= last => Ok(Some((first, last))),
+        _ => Err("a range goes from one address up to another, such as 10.0.0.5-10.0.0.90".into()),
+    }
+}
+
+/// As the kernel takes them: dev_valid_name() of net/core/dev.c.
+fn is_interface_name(text: &str) -> bool {
+    (1..16).contains(&text.len())
+        && ![".", ".."].contains(&text)
+        && !text.contains(|c: char| c == '/' || c == ':' || c.is_whitespace())
+}
+
+fn cannot_be_a_source(address: IpAddr) -> bool {
+    address.is_unspecified() || address.is_multicast() || address == IpAddr::V4(Ipv4Addr::BROADCAST)
+}
+
+fn is_link_local(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local())
 }
 
 #[cfg(test)]
@@ -253,119 +280,127 @@ impl Block {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::collections::{HashMap, HashSet};
 
-    fn nets(texts: &[&str]) -> Vec<IpNet> {
-        texts.iter().map(|t| t.parse().unwrap()).collect()
+    fn source(text: &str) -> Source {
+        text.parse().unwrap()
     }
 
-    fn target() -> Vec<SocketAddr> {
-        vec!["127.0.0.1:7000".parse().unwrap()]
-    }
-
-    proptest! {
-        #[test]
-        fn assignments_are_distinct_usable_and_even(
-            prefix in 24u8..=32,
-            extra in 0u8..3,
-            targets in 1usize..4,
-            reserved in (9_990u16..10_100, 0u16..200),
-            connections in 1u64..40_000,
-        ) {
-            let mut sources = vec![IpNet::new("127.1.2.0".parse().unwrap(), prefix).unwrap()];
-            sources.extend((0..extra).map(|n| IpNet::from(IpAddr::from([127, 9, 9, n]))));
-            let targets: Vec<SocketAddr> = (0..targets).map(|n| SocketAddr::from(([127, 0, 0, 1], 10_001 + n as u16))).collect();
-            let reserved = reserved.0..=reserved.0 + reserved.1;
-            let plan = Plan::new(&sources, &targets, std::slice::from_ref(&reserved), connections).unwrap();
-            let mut seen = HashSet::new();
-            let mut per_place: HashMap<(IpAddr, u32), u64> = HashMap::new();
-            for number in 0..connections + 100 {
-                let Some(a) = plan.assignment(number) else { break };
-                prop_assert!(seen.insert(a));
-                prop_assert!(sources.iter().any(|s| s.contains(&a.source.ip())));
-                prop_assert!(a.source.port() >= 1024 && !reserved.contains(&a.source.port()));
-                prop_assert!(targets.iter().all(|t| t.port() != a.source.port()));
-                if number < connections {
-                    *per_place.entry((a.source.ip(), a.target)).or_default() += 1;
-                }
-            }
-            prop_assert!(seen.len() as u64 >= connections);
-            let (least, most) = (per_place.values().min().unwrap(), per_place.values().max().unwrap());
-            prop_assert!(most - least <= 1 || per_place.len() as u64 == connections);
-        }
-
-        /// However few ports are left, by `ip_local_reserved_ports`.
-        #[test]
-        fn every_planned_connection_has_an_assignment(
-            prefix in 28u8..=32,
-            targets in 1usize..4,
-            usable_ports in 1u16..8_000,
-            fill in 0.0..=1.0,
-        ) {
-            let sources = [IpNet::new("127.1.2.0".parse().unwrap(), prefix).unwrap()];
-            // Below the lowest port, so that the targets take none of those that are left.
-            let targets: Vec<SocketAddr> = (0..targets).map(|n| SocketAddr::from(([127, 0, 0, 1], 700 + n as u16))).collect();
-            let reserved = [LOWEST_PORT + usable_ports..=u16::MAX];
-            let capacity = Block::of(&sources[0]).count * u64::from(usable_ports) * targets.len() as u64;
-            let connections = ((capacity as f64 * fill) as u64).max(1);
-            let plan = Plan::new(&sources, &targets, &reserved, connections).unwrap();
-            let assigned = (0..connections).filter(|number| plan.assignment(*number).is_some()).count();
-            prop_assert_eq!(assigned as u64, connections);
-        }
+    fn addresses(text: &str) -> Vec<String> {
+        let spans = source(text).spans();
+        let addresses = spans
+            .iter()
+            .flat_map(|span| (0..span.count()).map(|n| span.address(n).to_string()));
+        addresses.collect()
     }
 
     #[test]
-    fn a_hundred_thousand_take_seventeen_addresses_and_six_thousand_ports() {
-        let plan = Plan::new(&nets(&["127.1.0.0/16"]), &target(), &[], 100_000).unwrap();
-        assert_eq!(plan.addresses(), 17);
-        let ports: HashSet<u16> = (0..100_000)
-            .map(|n| plan.assignment(n).unwrap().source.port())
-            .collect();
-        assert!(ports.len() <= 6_000, "{}", ports.len());
-        let first: SocketAddr = "127.1.0.1:10000".parse().unwrap();
-        assert_eq!(plan.assignment(0).unwrap().source, first);
-        assert_eq!(
-            plan.sources().last(),
-            Some("127.1.0.17".parse::<IpAddr>().unwrap())
-        );
-    }
-
-    #[test]
-    fn edges_of_a_block_are_skipped_only_where_it_has_them() {
-        let addresses = |net: &str| {
-            let block = Block::of(&net.parse().unwrap());
-            (0..block.count)
-                .map(|n| block.address(n).to_string())
-                .collect::<Vec<_>>()
-        };
+    fn edges_of_a_network_are_skipped_only_where_it_has_them() {
         assert_eq!(addresses("127.1.0.0/30"), ["127.1.0.1", "127.1.0.2"]);
         assert_eq!(addresses("127.1.0.0/31"), ["127.1.0.0", "127.1.0.1"]);
         assert_eq!(addresses("127.1.0.7/32"), ["127.1.0.7"]);
         assert_eq!(addresses("127.1.0.5/30"), ["127.1.0.5", "127.1.0.6"]);
-        assert_eq!(addresses("::1/128"), ["::1"]);
+        assert_eq!(addresses("::1"), ["::1"]);
         assert_eq!(addresses("fd00::/126"), ["fd00::1", "fd00::2", "fd00::3"]);
-        assert_eq!(Block::of(&"::/0".parse().unwrap()).count, u64::MAX);
+        assert_eq!(source("8000::/1").spans()[0].count(), u64::MAX);
     }
 
     #[test]
-    fn a_plan_that_cannot_be_is_refused_with_the_limit() {
-        let one = nets(&["127.0.0.1/32"]);
-        assert!(Plan::new(&one, &target(), &[], 64_511).is_ok());
-        let error = Plan::new(&one, &target(), &[], 64_512)
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("64511") && error.contains("--source"),
-            "{error}"
+    fn a_range_has_all_its_addresses_and_can_be_short() {
+        assert_eq!(
+            addresses("10.0.0.254-10.0.1.1"),
+            ["10.0.0.254", "10.0.0.255", "10.0.1.0", "10.0.1.1"]
         );
-        let overlap = Plan::new(&nets(&["127.1.0.0/16", "127.1.3.0/24"]), &target(), &[], 1);
-        assert!(matches!(overlap, Err(PlanError::Overlap(..))));
-        let family = Plan::new(&nets(&["::1/128"]), &target(), &[], 1);
-        assert!(matches!(family, Err(PlanError::Family { .. })));
-        let twice = [target(), target()].concat();
-        assert!(matches!(
-            Plan::new(&one, &twice, &[], 1),
-            Err(PlanError::RepeatedTarget(_))
-        ));
+        assert_eq!(addresses("10.0.0.5-7"), addresses("10.0.0.5-10.0.0.7"));
+        assert_eq!(addresses("fd00::e-fd00::10").len(), 3);
+        assert_eq!(addresses("10.0.0.5-5"), ["10.0.0.5"]);
+        for text in [
+            "10.0.0.5-10.0.0.4",
+            "10.0.0.5-4",
+            "10.0.0.5-256",
+            "10.0.0.5-fd00::1",
+            "fd00::1-9",
+            "10.0.0.5-",
+            "127.1.0.0/33",
+            "0.0.0.0",
+            "0.0.0.0-9",
+            "255.255.255.250-255",
+            "ff02::1",
+            "224.0.0.0/4",
+            "a name that is far too long",
+            "",
+        ] {
+            assert!(text.parse::<Source>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_interface_stands_for_its_addresses_of_the_targets_family() {
+        let there: Vec<(String, IpAddr)> = [
+            ("lo", "127.0.0.1"),
+            ("eth0", "10.0.0.5"),
+            ("eth0", "10.0.0.6"),
+            ("eth0", "fd00::5"),
+            ("eth0", "fe80::5"),
+            ("br-1a2b", "fe80::1"),
+        ]
+        .map(|(name, address)| (name.to_owned(), address.parse().unwrap()))
+        .to_vec();
+        let ipv4 = source("eth0")
+            .on(&there, |address| address.is_ipv4())
+            .unwrap();
+        assert!(ipv4.contains("10.0.0.6".parse().unwrap()));
+        assert_eq!(ipv4.spans().len(), 2);
+        let both = source("eth0").on(&there, |_| true).unwrap();
+        assert_eq!(both.spans().len(), 3);
+        let none = source("br-1a2b").on(&there, |_| true).unwrap_err();
+        assert!(
+            none.contains("ip addr add ADDRESS/PREFIX dev br-1a2b"),
+            "{none}"
+        );
+        let unknown = source("eth7").on(&there, |_| true).unwrap_err();
+        assert!(unknown.contains("br-1a2b, eth0, lo"), "{unknown}");
+        let range = source("10.0.0.5-7");
+        assert_eq!(range.clone().on(&there, |_| true), Ok(range));
+    }
+
+    #[test]
+    fn the_networks_of_a_source_are_what_makes_it_local() {
+        assert_eq!(source("10.9.0.0/16").networks(), ["10.9.0.0/16"]);
+        assert_eq!(source("fd00::/64").networks(), ["fd00::/64"]);
+        assert_eq!(
+            source("10.0.0.5-10.0.0.9").networks(),
+            ["10.0.0.5/32", "10.0.0.6/31", "10.0.0.8/31"]
+        );
+        assert_eq!(source("10.0.0.8-15").networks(), ["10.0.0.8/29"]);
+        for single in ["10.0.0.5", "10.0.0.5-5", "eth0"] {
+            assert!(source(single).networks().is_empty(), "{single}");
+        }
+    }
+
+    #[test]
+    fn a_source_is_shown_as_it_was_given() {
+        for text in [
+            "10.0.0.5",
+            "127.1.0.0/16",
+            "10.0.0.5-10.0.0.90",
+            "fd00::1",
+            "eth0",
+        ] {
+            assert_eq!(source(text).to_string(), text);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_left_of_a_span_is_what_the_other_has_not(a: u8, b: u8, c: u8, d: u8) {
+            let span = |x: u8, y: u8| Span::between(IpAddr::from([10, 0, 0, x.min(y)]), IpAddr::from([10, 0, 0, x.max(y)]));
+            let (one, other) = (span(a, b), span(c, d));
+            let left: Vec<Span> = one.without(other).collect();
+            for octet in 0..=255 {
+                let address = IpAddr::from([10, 0, 0, octet]);
+                let holders = left.iter().filter(|span| span.contains(address)).count();
+                prop_assert_eq!(holders, usize::from(one.contains(address) && !other.contains(address)));
+            }
+        }
     }
 }

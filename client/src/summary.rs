@@ -15,6 +15,8 @@ use serde::Serialize;
 use crate::canary;
 use crate::config::Config;
 use crate::counters::Counts;
+use crate::outlook::Outlook;
+use crate::phases::HostCounters;
 
 /// One worker's figures at its end.
 pub(crate) struct Report {
@@ -359,6 +361,10 @@ pub struct Summary {
     pub bytes_received: u64,
     /// The most resident memory this process had (VmHWM).
     pub peak_rss_bytes: u64,
+    /// How many connections the sources and the host allow, by the plan made before the start.
+    pub plan: Option<Outlook>,
+    /// What the counters of this host and of the interfaces to the targets did in each phase.
+    pub host_counters: Option<HostCounters>,
     /// What the rings did.
     pub ring: ring::Stats,
     /// What lies between here and the first target.
@@ -416,6 +422,8 @@ impl Summary {
             churn: (config.churn > 0).then(|| Churn::new(report, course)),
             bytes_received: counts.bytes_received,
             peak_rss_bytes: course.peak_rss_bytes,
+            plan: None,
+            host_counters: None,
             ring: report.ring,
             path: config
                 .targets

@@ -17,10 +17,12 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::anyhow;
 use hdrhistogram::Histogram;
+use kernel_tuning::host::NetCounters;
+use kernel_tuning::limit::{self, Evidence, Step};
 use nix::errno::Errno;
-use ring::{Completion, Group, Op, Operation, Token};
+use ring::{Completion, Group, Op, Operation, Token, Unavailable};
 
 use crate::churn::Churners;
 use crate::config::Config;
@@ -115,10 +117,11 @@ impl<'a> Worker<'a> {
         })?;
         let tables = connections.div_ceil(slots);
         for table in 1..tables {
-            group.add_ring().with_context(|| {
-                format!(
+            group.add_ring().map_err(|why| {
+                let why = explain(&why);
+                anyhow!(
                     "{connections} connections take {tables} tables of {slots} slots (RLIMIT_NOFILE), each with a ring; \
-                     there is no more after {table}"
+                     there is no more after {table}: {why}"
                 )
             })?;
         }
@@ -325,6 +328,15 @@ impl<'a> Worker<'a> {
         let token = Token::new(op, slot, generation);
         self.group.push(ring, Operation::Cancel { token })
     }
+}
+
+/// Which limit it is that denies a ring.
+fn explain(why: &Unavailable) -> String {
+    let Unavailable::Failed(error) = why else {
+        return why.to_string();
+    };
+    let evidence = Evidence::read(&NetCounters::default());
+    limit::diagnose(error.into(), &limit::Context::new(Step::IoUring), &evidence).to_string()
 }
 
 fn record(histogram: &mut Histogram<u64>, time: Duration) {

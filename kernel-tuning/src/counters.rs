@@ -15,13 +15,24 @@ use crate::host::{HostError, format_error, read};
 pub struct NetCounters(BTreeMap<String, u64>);
 
 impl NetCounters {
-    /// Reads `/proc/net/netstat`, `/proc/net/snmp` and `/proc/net/softnet_stat`.
+    /// Reads `/proc/net/netstat`, `/proc/net/snmp`, `/proc/net/softnet_stat`, and of `/proc/net/stat` what there is of
+    /// connection tracking and neighbours.
     ///
     /// # Errors
-    /// When one of them cannot be read or has another form.
+    /// When one of the first three cannot be read or has another form.
     pub fn read() -> Result<Self, HostError> {
         let (netstat, snmp) = (read("/proc/net/netstat")?, read("/proc/net/snmp")?);
-        Self::parse(&netstat, &snmp, &read("/proc/net/softnet_stat")?)
+        let mut counters = Self::parse(&netstat, &snmp, &read("/proc/net/softnet_stat")?)?;
+        for (name, files, column) in TABLE_COUNTERS {
+            let texts = files
+                .iter()
+                .filter_map(|file| read(format!("/proc/net/stat/{file}")).ok());
+            let sums = texts.filter_map(|text| column_sum(&text, column));
+            if let Some(sum) = sums.reduce(|one, other| one + other) {
+                counters.0.insert((*name).to_owned(), sum);
+            }
+        }
+        Ok(counters)
     }
 
     /// What each counter grew by since `earlier`; a counter that either reading lacks is absent.
@@ -48,6 +59,7 @@ impl NetCounters {
     fn parse(netstat: &str, snmp: &str, softnet: &str) -> Result<Self, HostError> {
         let mut found = paired_lines(netstat, "TcpExt:");
         found.extend(paired_lines(snmp, "Tcp:"));
+        found.extend(paired_lines(snmp, "Ip:"));
         let (dropped, time_squeeze) = softnet_totals(softnet)?;
         found.extend([
             ("SoftnetDropped", dropped),
@@ -75,7 +87,27 @@ pub fn meaning(name: &str) -> Option<&'static str> {
         .map(|(_, meaning)| *meaning)
 }
 
-/// Sources: Documentation/networking/snmp_counter.rst and net/ipv4 of the kernel.
+/// Of `/proc/net/stat`: our name, the files, and their column. There is a row for each CPU, all hexadecimal; the
+/// neighbours are those of the whole host, and another network namespace than its own does not see them.
+const TABLE_COUNTERS: &[(&str, &[&str], &str)] = &[
+    ("ConntrackDrop", &["nf_conntrack"], "drop"),
+    ("ConntrackEarlyDrop", &["nf_conntrack"], "early_drop"),
+    ("ConntrackInsertFailed", &["nf_conntrack"], "insert_failed"),
+    (
+        "NeighbourTableFulls",
+        &["arp_cache", "ndisc_cache"],
+        "table_fulls",
+    ),
+    (
+        "NeighbourUnresolvedDiscards",
+        &["arp_cache", "ndisc_cache"],
+        "unresolved_discards",
+    ),
+];
+
+/// Sources: Documentation/networking/snmp_counter.rst, Documentation/ABI/testing/sysfs-class-net-statistics,
+/// net/core/neighbour.c, net/netfilter and net/ipv4 of the kernel. An interface's packets, bytes and multicasts are
+/// traffic, not trouble, and have no words.
 const COUNTERS: &[(&str, &str)] = &[
     (
         "ListenOverflows",
@@ -106,6 +138,10 @@ const COUNTERS: &[(&str, &str)] = &[
         "times that queued TCP data rose above the pressure mark of tcp_mem",
     ),
     (
+        "TCPMemoryPressuresChrono",
+        "milliseconds that queued TCP data was above the pressure mark of tcp_mem",
+    ),
+    (
         "TCPAbortOnMemory",
         "connections reset for lack of TCP memory or for too many orphans",
     ),
@@ -116,6 +152,50 @@ const COUNTERS: &[(&str, &str)] = &[
     (
         "TCPBacklogDrop",
         "packets dropped because the owner held the socket's lock for too long",
+    ),
+    (
+        "TCPRcvQDrop",
+        "segments dropped because there was no memory for a receive queue",
+    ),
+    (
+        "RcvPruned",
+        "segments dropped because a socket's receive buffer was full",
+    ),
+    (
+        "IPReversePathFilter",
+        "packets dropped because their source is not reached by the interface they came by (rp_filter)",
+    ),
+    (
+        "InDiscards",
+        "incoming IP packets dropped for lack of memory or by policy",
+    ),
+    (
+        "OutDiscards",
+        "outgoing IP packets dropped for lack of memory, by a full queue or by a neighbour that cannot be had",
+    ),
+    (
+        "OutNoRoutes",
+        "outgoing IP packets dropped for want of a route",
+    ),
+    (
+        "ConntrackDrop",
+        "packets dropped because connection tracking had no room (nf_conntrack_max)",
+    ),
+    (
+        "ConntrackEarlyDrop",
+        "tracked connections forgotten early to make room for new ones (nf_conntrack_max)",
+    ),
+    (
+        "ConntrackInsertFailed",
+        "packets dropped because their connection could not be tracked, for a clash with another",
+    ),
+    (
+        "NeighbourTableFulls",
+        "packets dropped because the neighbour table was full (gc_thresh3)",
+    ),
+    (
+        "NeighbourUnresolvedDiscards",
+        "packets dropped while their neighbour's hardware address was not known",
     ),
     ("RetransSegs", "TCP segments sent again"),
     (
@@ -131,6 +211,59 @@ const COUNTERS: &[(&str, &str)] = &[
         "SoftnetTimeSqueeze",
         "times a CPU ran out of its packet budget (netdev_budget) with packets left",
     ),
+    ("rx_errors", "bad packets that the interface received"),
+    (
+        "rx_dropped",
+        "received packets dropped by the interface's driver or above it, unwanted protocols included",
+    ),
+    (
+        "rx_missed_errors",
+        "packets that the NIC dropped because the host did not take them in time (ring size: ethtool -g)",
+    ),
+    (
+        "rx_fifo_errors",
+        "packets lost because the NIC's receive queue overflowed",
+    ),
+    (
+        "rx_over_errors",
+        "packets lost because the NIC's receive ring overflowed",
+    ),
+    (
+        "rx_crc_errors",
+        "packets received with a wrong checksum: cable, transceiver or duplex",
+    ),
+    ("rx_frame_errors", "packets received out of alignment"),
+    (
+        "rx_length_errors",
+        "packets received of a wrong length (MTU)",
+    ),
+    (
+        "rx_nohandler",
+        "packets received by an interface that is not in use, such as a bond's spare",
+    ),
+    ("tx_errors", "packets that the interface could not send"),
+    (
+        "tx_dropped",
+        "packets dropped before they were sent, for want of resources or by the other end of a veth",
+    ),
+    (
+        "tx_fifo_errors",
+        "packets lost because the NIC's send queue ran dry or over",
+    ),
+    ("tx_aborted_errors", "sends that the medium aborted"),
+    (
+        "tx_carrier_errors",
+        "sends that failed because the link was lost",
+    ),
+    (
+        "tx_heartbeat_errors",
+        "heartbeat failures of an old half-duplex medium",
+    ),
+    (
+        "tx_window_errors",
+        "late collisions of a half-duplex medium",
+    ),
+    ("collisions", "collisions of a half-duplex medium"),
 ];
 
 /// `Prefix: names…` followed by `Prefix: values…`.
@@ -142,6 +275,18 @@ fn paired_lines<'a>(text: &'a str, prefix: &str) -> BTreeMap<&'a str, u64> {
     pairs
         .filter_map(|(name, value)| Some((name, value.parse().ok()?)))
         .collect()
+}
+
+/// The sum of one column of a file of `/proc/net/stat`, whose first line has the names; `None` where it has no such one.
+fn column_sum(text: &str, column: &str) -> Option<u64> {
+    let mut lines = text.lines();
+    let index = lines
+        .next()?
+        .split_whitespace()
+        .position(|name| name == column)?;
+    lines
+        .map(|row| u64::from_str_radix(row.split_whitespace().nth(index)?, 16).ok())
+        .sum()
 }
 
 /// The sums of the dropped and time_squeeze columns; one row a CPU, all columns hexadecimal.
@@ -203,6 +348,16 @@ mod tests {
         assert_eq!(grown.get("ListenDrops"), Some(5));
         assert_eq!(grown.get("ListenOverflows"), None);
         assert_eq!(grown.get("TCPTimeouts"), None);
+    }
+
+    #[test]
+    fn a_column_of_a_table_is_summed_over_the_cpus() {
+        let text = "entries  insert_failed drop early_drop\n00000005 00000000 0000000a 00000001\n\
+                    00000005 00000000 00000010 00000000\n";
+        assert_eq!(column_sum(text, "drop"), Some(26));
+        assert_eq!(column_sum(text, "early_drop"), Some(1));
+        assert_eq!(column_sum(text, "table_fulls"), None);
+        assert_eq!(column_sum("drop\nx\n", "drop"), None);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 use nix::sys::resource::{Resource, getrlimit};
 use serde::{Deserialize, Serialize};
 
-use crate::host::{self, CgroupMemory, Files, Memory, NetCounters, Sockstat};
+use crate::host::{self, CgroupMemory, Files, Memory, NetCounters, Sockstat, TableUse};
 use crate::process::Nofile;
 
 /// The limits of the host and of this process, and what of them is used.
@@ -35,6 +35,12 @@ pub struct Evidence {
     pub port_range: Option<RangeInclusive<u16>>,
     /// Those it leaves out.
     pub reserved_ports: Vec<RangeInclusive<u16>>,
+    /// Connections tracked in this network namespace, and `nf_conntrack_max`.
+    pub conntrack: Option<TableUse>,
+    /// IPv4 neighbours of the host, and `gc_thresh3`.
+    pub neighbours: Option<TableUse>,
+    /// IPv6 neighbours of the host, and `gc_thresh3`.
+    pub neighbours_ipv6: Option<TableUse>,
     /// `net.core.somaxconn`.
     pub somaxconn: Option<u64>,
     /// `net.core.netdev_max_backlog`.
@@ -67,6 +73,9 @@ impl Evidence {
                 .map(|(soft, _hard)| soft),
             port_range: host::ip_local_port_range().ok(),
             reserved_ports: host::reserved_ports().unwrap_or_default(),
+            conntrack: TableUse::of_conntrack(),
+            neighbours: TableUse::of_neighbours("arp_cache", "ipv4"),
+            neighbours_ipv6: TableUse::of_neighbours("ndisc_cache", "ipv6"),
             somaxconn: host::sysctl_u64("net.core.somaxconn").ok(),
             netdev_max_backlog: host::sysctl_u64("net.core.netdev_max_backlog").ok(),
             io_uring_disabled: host::io_uring_disabled(),

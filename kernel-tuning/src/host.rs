@@ -17,6 +17,8 @@ pub use crate::cgroup::CgroupMemory;
 pub use crate::counters::{NetCounters, meaning};
 pub use crate::environment::{Environment, environment};
 pub use crate::footprint::Footprint;
+pub use crate::interface::{LOOPBACK, Route, interface_addresses, interface_statistics, route};
+pub use crate::table::TableUse;
 
 /// Why something could not be read from the host.
 #[derive(Debug, thiserror::Error)]

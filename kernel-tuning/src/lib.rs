@@ -17,5 +17,7 @@ mod environment;
 mod evidence;
 mod footprint;
 pub mod host;
+mod interface;
 pub mod limit;
 pub mod process;
+mod table;

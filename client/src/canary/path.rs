@@ -1,12 +1,11 @@
 //! What lies between here and a target: whether a figure says anything of a network.
 //!
-//! Touches a UDP socket that sends nothing, the list of interfaces, and what the kernel says of a device.
+//! Touches the routes and interfaces, by `kernel_tuning::host`, and what the kernel says of a device.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::IpAddr;
 
-use nix::ifaddrs::getifaddrs;
-use nix::sys::socket::SockaddrStorage;
+use kernel_tuning::host::{LOOPBACK, route};
 use serde::Serialize;
 
 use super::link;
@@ -57,50 +56,19 @@ impl fmt::Display for Path {
 impl Path {
     /// The path to `target` and the source address that the kernel would choose for it.
     pub fn to(target: IpAddr) -> (Path, Option<IpAddr>) {
-        let Some(source) = source(target) else {
+        let Some(route) = route(target) else {
             return (Path::Unknown, None);
         };
-        let interfaces: Vec<(String, IpAddr)> = getifaddrs()
-            .map(|list| {
-                list.filter_map(|i| Some((i.interface_name, ip(i.address.as_ref()?)?)))
-                    .collect()
-            })
-            .unwrap_or_default();
-        let device_of = |address: IpAddr| interfaces.iter().find(|(_, ip)| *ip == address);
-        // A local route without an address (AnyIP) has the target itself for its source.
-        let path = if target.is_loopback() || source == target || device_of(target).is_some() {
-            Path::Loopback
-        } else {
-            match device_of(source) {
-                None => Path::Unknown,
-                Some((device, _)) => {
-                    let device = device.clone();
-                    match link::kind(&device) {
-                        Some(kind) if kind == "veth" => Path::Veth { device },
-                        software => Path::Device { device, software },
-                    }
-                }
-            }
+        let path = match route.interface {
+            None => Path::Unknown,
+            Some(device) if device == LOOPBACK => Path::Loopback,
+            Some(device) => match link::kind(&device) {
+                Some(kind) if kind == "veth" => Path::Veth { device },
+                software => Path::Device { device, software },
+            },
         };
-        (path, Some(source))
+        (path, Some(route.source))
     }
-}
-
-/// A connected UDP socket has asked the routing table, and has sent nothing.
-fn source(target: IpAddr) -> Option<IpAddr> {
-    let any: SocketAddr = match target {
-        IpAddr::V4(_) => ([0; 4], 0).into(),
-        IpAddr::V6(_) => ([0_u16; 8], 0).into(),
-    };
-    let socket = UdpSocket::bind(any).ok()?;
-    // Any port but 0 will do.
-    socket.connect((target, 9)).ok()?;
-    Some(socket.local_addr().ok()?.ip())
-}
-
-fn ip(address: &SockaddrStorage) -> Option<IpAddr> {
-    None.or_else(|| address.as_sockaddr_in().map(|a| a.ip().into()))
-        .or_else(|| address.as_sockaddr_in6().map(|a| a.ip().into()))
 }
 
 #[cfg(test)]

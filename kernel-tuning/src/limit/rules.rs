@@ -34,13 +34,16 @@ pub(super) fn ephemeral_ports(context: &Context, evidence: &Evidence) -> Diagnos
     let lingering = evidence
         .sockstat
         .map(|tcp| tcp.time_wait)
-        .filter(|sockets| *sockets > 0);
-    let lingering = lingering
+        .filter(|sockets| *sockets > 0)
         .map(|sockets| format!("{sockets} sockets in TIME_WAIT hold a port for a minute each"));
+    let reserved = || reserved_ports(evidence);
+    let shown = |facts: Vec<Option<String>>| {
+        let facts: Vec<String> = facts.into_iter().flatten().collect();
+        (!facts.is_empty()).then(|| facts.join("; "))
+    };
     let limit = Limit::EphemeralPorts;
 
-    if let Some(range) = &context.source_ports {
-        let ports = range.len() as u64;
+    if let Some(ports) = context.source_ports {
         let rest = match context.established < ports.saturating_mul(pairs) {
             true => format!(
                 ", {} are established and another socket holds the next",
@@ -48,24 +51,42 @@ pub(super) fn ephemeral_ports(context: &Context, evidence: &Evidence) -> Diagnos
             ),
             false => String::new(),
         };
-        return Diagnosis::new(limit, allowed(ports) + &rest, add).now(lingering);
+        return Diagnosis::new(limit, allowed(ports) + &rest, add)
+            .now(shown(vec![reserved(), lingering]));
     }
     let Some(range) = &evidence.port_range else {
         return Diagnosis::new(limit, format!("no port is left for {sources}"), add).now(lingering);
     };
-    let reserved = range.clone().filter(|port| {
+    let is_reserved = |port: &u16| {
         evidence
             .reserved_ports
             .iter()
             .any(|range| range.contains(port))
-    });
-    let text = allowed((range.len() - reserved.count()) as u64);
-    if *range.start() <= 1024 && *range.end() == u16::MAX {
-        return Diagnosis::new(limit, text, add).now(lingering);
+    };
+    let ports = range.clone().filter(|port| !is_reserved(port)).count();
+    let value = format!(
+        "net.ipv4.ip_local_port_range = {} {}",
+        range.start(),
+        range.end()
+    );
+    let diagnosis = |advice: String| {
+        Diagnosis::new(limit, allowed(ports as u64), advice).now(shown(vec![
+            Some(value),
+            reserved(),
+            lingering,
+        ]))
+    };
+    match *range.start() <= 1024 && *range.end() == u16::MAX {
+        true => diagnosis(add.to_owned()),
+        false => diagnosis(format!("{add} or widen"))
+            .command("sysctl -w net.ipv4.ip_local_port_range=\"1024 65535\""),
     }
-    Diagnosis::new(limit, text, format!("{add} or widen"))
-        .command("sysctl -w net.ipv4.ip_local_port_range=\"1024 65535\"")
-        .now(lingering)
+}
+
+fn reserved_ports(evidence: &Evidence) -> Option<String> {
+    let ranges = &evidence.reserved_ports;
+    let ports: usize = ranges.iter().map(ExactSizeIterator::len).sum();
+    (ports > 0).then(|| format!("net.ipv4.ip_local_reserved_ports reserves {ports}"))
 }
 
 pub(super) fn source_address(context: &Context) -> Diagnosis {
@@ -74,22 +95,30 @@ pub(super) fn source_address(context: &Context) -> Diagnosis {
         .or(context.address.map(|address| address.ip()));
     let name = source.map_or_else(|| "the address".to_owned(), |ip| ip.to_string());
     let text = format!("{name} is not configured here");
-    let network = context
-        .source_network
-        .as_ref()
-        .filter(|network| network.contains('/'));
-    let (advice, command) = match (network, source) {
-        (Some(network), _) => (
-            "make all of them local (as root)",
-            format!("ip route add local {network} dev lo"),
-        ),
-        (None, Some(IpAddr::V4(ip))) => ("add it (as root)", format!("ip addr add {ip}/32 dev lo")),
-        (None, Some(IpAddr::V6(ip))) => {
-            ("add it (as root)", format!("ip addr add {ip}/128 dev lo"))
-        }
-        (None, None) => ("see which are", "ip -brief addr".to_owned()),
+    let diagnosis =
+        |advice, command| Diagnosis::new(Limit::SourceAddress, text, advice).command(command);
+    let Some(source) = source else {
+        return diagnosis("see which are", "ip -brief addr".to_owned());
     };
-    Diagnosis::new(Limit::SourceAddress, text, advice).command(command)
+    let (ip, bits) = match source {
+        IpAddr::V4(_) => ("ip", 32),
+        IpAddr::V6(_) => ("ip -6", 128),
+    };
+    let all = "make all of them local (as root)";
+    match context.source_networks.as_slice() {
+        [] => {
+            let interface = context.source_interface.as_deref().unwrap_or("lo");
+            let command = format!("ip addr add {source}/{bits} dev {interface}");
+            diagnosis("add it (as root)", command)
+        }
+        [network] => diagnosis(all, format!("{ip} route add local {network} dev lo")),
+        networks => {
+            let networks = networks.join(" ");
+            let command =
+                format!("for net in {networks}; do {ip} route add local $net dev lo; done");
+            diagnosis(all, command)
+        }
+    }
 }
 
 pub(super) fn address_in_use(context: &Context) -> Diagnosis {
@@ -115,8 +144,9 @@ pub(super) fn address_in_use(context: &Context) -> Diagnosis {
 pub(super) fn open_files(context: &Context, evidence: &Evidence) -> Diagnosis {
     let (text, instead) = match context.step {
         Step::IoUring => (
-            "a table of direct descriptors may not be larger than it".to_owned(),
-            "use smaller tables",
+            "no descriptor is left for a ring, or its table would be larger than the limit"
+                .to_owned(),
+            "ask for fewer connections",
         ),
         _ => (
             format!(
@@ -212,7 +242,7 @@ pub(super) fn memory(errno: Errno, context: &Context, evidence: &Evidence) -> Di
 const LOW_MEMLOCK_BYTES: u64 = 8 << 20;
 
 /// When queued TCP data is at its maximum now, or connections were reset for it during the run.
-fn tcp_memory(evidence: &Evidence) -> Option<Diagnosis> {
+pub(super) fn tcp_memory(evidence: &Evidence) -> Option<Diagnosis> {
     let aborted = grown(evidence, "TCPAbortOnMemory");
     let pages = evidence
         .sockstat
@@ -291,138 +321,6 @@ pub(super) fn io_uring(errno: Errno, evidence: &Evidence) -> Diagnosis {
     }
 }
 
-pub(super) fn refused(context: &Context) -> Diagnosis {
-    let name = destination(context);
-    if context.established == 0 {
-        let diagnosis = Diagnosis::new(
-            Limit::NobodyListens,
-            format!("{name} refused the first connection"),
-            "start a server there",
-        );
-        return diagnosis.command(format!("throng-server --listen {name}"));
-    }
-    let text = format!(
-        "{name} refused after {} connections: its server closed or died",
-        context.established
-    );
-    Diagnosis::new(
-        Limit::OtherSide,
-        text,
-        "read the server's own output, and whether it still listens",
-    )
-    .command("ss -ltn")
-}
-
-pub(super) fn reset(context: &Context, evidence: &Evidence) -> Diagnosis {
-    if let Some(diagnosis) = tcp_memory(evidence) {
-        return diagnosis;
-    }
-    if let Some(diagnosis) = accept_queue(evidence) {
-        return diagnosis;
-    }
-    let text = format!(
-        "{} reset a connection after {} were established",
-        destination(context),
-        context.established
-    );
-    Diagnosis::new(
-        Limit::OtherSide,
-        text,
-        "read the server's own output; it may have died, or refuse by a rule of its own",
-    )
-}
-
-pub(super) fn closed_after_accept(context: &Context) -> Diagnosis {
-    let name = destination(context);
-    let text = format!(
-        "{name} closed connections as soon as it had accepted them, with {} others established",
-        context.established
-    );
-    let advice = "raise the server's --max-connections or its open-file limit; see which it has";
-    Diagnosis::new(Limit::OtherSide, text, advice)
-        .command("grep 'open files' /proc/$(pidof -s throng-server)/limits")
-}
-
-pub(super) fn unanswered(context: &Context, evidence: &Evidence) -> Diagnosis {
-    if let Some(diagnosis) = accept_queue(evidence) {
-        return diagnosis;
-    }
-    let name = destination(context);
-    let half_open = grown(evidence, "TCPReqQFullDrop");
-    if half_open > 0 {
-        let text = format!("{half_open} SYNs were dropped on this host (TCPReqQFullDrop)");
-        // Counted only where cookies are off: with them a full queue drops no SYN.
-        let cookies = "sysctl -w net.ipv4.tcp_syncookies=1";
-        let diagnosis = |advice| Diagnosis::new(Limit::SynQueue, text, advice);
-        return match short_queue(evidence) {
-            None => diagnosis("connect more slowly (--rate), or answer with cookies (as root)")
-                .command(cookies),
-            Some(somaxconn) => diagnosis(
-                "connect more slowly (--rate), or answer with cookies and restart the server with a longer queue (as root)",
-            )
-            .command(format!("{cookies} net.core.somaxconn={SERVER_BACKLOG}"))
-            .now(format!("net.core.somaxconn = {somaxconn}")),
-        };
-    }
-    let dropped = grown(evidence, "SoftnetDropped");
-    if dropped > 0 {
-        let text = format!("{dropped} packets were dropped on this host (softnet)");
-        let diagnosis = Diagnosis::new(
-            Limit::PacketBacklog,
-            text,
-            "connect more slowly (--rate), or raise it (as root)",
-        );
-        return match evidence.netdev_max_backlog {
-            Some(packets) => diagnosis
-                .now(format!("net.core.netdev_max_backlog = {packets}"))
-                .command(format!(
-                    "sysctl -w net.core.netdev_max_backlog={}",
-                    packets.saturating_mul(4)
-                )),
-            None => diagnosis.command("sysctl net.core.netdev_max_backlog"),
-        };
-    }
-    let resent = match grown(evidence, "TCPSynRetrans") {
-        0 => String::new(),
-        count => format!(", {count} SYNs were sent again"),
-    };
-    let text = format!(
-        "{name} did not answer, {} established{resent}, and this host dropped none",
-        context.established
-    );
-    let advice = "look for a firewall on the way, and on the other host for drops";
-    Diagnosis::new(Limit::NoAnswer, text, advice)
-        .command("nstat -az TcpExtListenDrops TcpExtListenOverflows")
-}
-
-fn accept_queue(evidence: &Evidence) -> Option<Diagnosis> {
-    let overflows = grown(evidence, "ListenOverflows");
-    (overflows > 0).then(|| {
-        let text = format!("{overflows} handshakes were dropped on this host (ListenOverflows)");
-        let diagnosis = |advice| Diagnosis::new(Limit::AcceptQueue, text, advice);
-        match short_queue(evidence) {
-            None => diagnosis(
-                "the server accepts too slowly: connect more slowly (--rate), or give it more cores",
-            ),
-            Some(somaxconn) => diagnosis(
-                "connect more slowly (--rate), give the server more cores, or raise it (as root) and restart the server",
-            )
-            .command(format!("sysctl -w net.core.somaxconn={SERVER_BACKLOG}"))
-            .now(format!("net.core.somaxconn = {somaxconn}")),
-        }
-    })
-}
-
-/// What throng-server asks of listen(2): a larger `net.core.somaxconn` makes its queues no longer.
-const SERVER_BACKLOG: u64 = 4096;
-
-/// `net.core.somaxconn`, where it is what bounds the server's queues.
-fn short_queue(evidence: &Evidence) -> Option<u64> {
-    evidence
-        .somaxconn
-        .filter(|somaxconn| *somaxconn < SERVER_BACKLOG)
-}
-
 pub(super) fn unknown(errno: Errno, context: &Context) -> Diagnosis {
     let text = format!(
         "{errno} at step {:?}, {} established",
@@ -431,18 +329,18 @@ pub(super) fn unknown(errno: Errno, context: &Context) -> Diagnosis {
     Diagnosis::new(Limit::Unknown, text, "see the kernel log").command("dmesg | tail")
 }
 
-fn grown(evidence: &Evidence, counter: &str) -> u64 {
+pub(super) fn grown(evidence: &Evidence, counter: &str) -> u64 {
     evidence.counters.get(counter).unwrap_or(0)
 }
 
-fn destination(context: &Context) -> String {
+pub(super) fn destination(context: &Context) -> String {
     context.address.map_or_else(
         || "the other side".to_owned(),
         |address| address.to_string(),
     )
 }
 
-fn counted(count: u64, one: &str, many: &str) -> String {
+pub(super) fn counted(count: u64, one: &str, many: &str) -> String {
     format!("{count} {}", if count == 1 { one } else { many })
 }
 
