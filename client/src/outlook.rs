@@ -6,6 +6,7 @@ use std::fmt;
 
 use indicatif::HumanCount;
 use kernel_tuning::host::{LOOPBACK, NetCounters, route};
+use kernel_tuning::process;
 use kernel_tuning::limit::{Evidence, Headroom, Limit, headrooms};
 use serde::Serialize;
 
@@ -35,7 +36,10 @@ impl Outlook {
             .iter()
             .filter_map(|target| route(target.ip())?.interface)
             .any(|interface| interface == LOOPBACK);
-        let evidence = Evidence::read(&NetCounters::default());
+        let mut evidence = Evidence::read(&NetCounters::default());
+        if process::is_bound_by_file_max().is_ok_and(|is_bound| !is_bound) {
+            evidence.files = None;
+        }
         Outlook::new(plan, config.connections, &evidence, 1 + u64::from(is_here))
     }
 
