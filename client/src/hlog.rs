@@ -118,3 +118,103 @@ impl Interval {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::counters::{Order, Phase};
+    use crate::latency::{Busy, Kind};
+    use hdrhistogram::Histogram;
+    use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
+    use std::cell::RefCell;
+    use std::rc::Rc;
+
+    #[derive(Clone, Default)]
+    struct Page(Rc<RefCell<Vec<u8>>>);
+
+    impl Write for Page {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.borrow_mut().write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Page {
+        /// Start, length and maximum of each line, in milliseconds and nanoseconds.
+        fn lines(&self) -> Vec<(u128, u128, f64)> {
+            IntervalLogIterator::new(&self.0.borrow())
+                .filter_map(|entry| match entry.unwrap() {
+                    LogEntry::Interval(line) => Some((
+                        line.start_timestamp().as_millis(),
+                        line.duration().as_millis(),
+                        line.max(),
+                    )),
+                    _ => None,
+                })
+                .collect()
+        }
+    }
+
+    fn handover(worker: usize, interval: u64, next_interval: u64, ns: u64) -> Handover {
+        let mut histogram = Histogram::new_with_bounds(1, 1 << 40, 5).unwrap();
+        histogram.record(ns).unwrap();
+        Handover {
+            worker,
+            order: Order {
+                phase: Phase::Hold,
+                interval,
+            },
+            next_interval,
+            histograms: Histograms::from([(Kind::Echo, histogram)]),
+            busy: Busy::default(),
+        }
+    }
+
+    fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    #[test]
+    fn an_interval_waits_for_the_last_worker_and_one_left_late_stays_whole() {
+        let page = Page::default();
+        let mut log = IntervalLog::new(Box::new(page.clone()), SystemTime::UNIX_EPOCH, 2).unwrap();
+        log.begin(1, ms(100));
+        log.add(&handover(0, 0, 1, 5000)).unwrap();
+        log.write().unwrap();
+        assert_eq!(page.lines(), []);
+        log.add(&handover(1, 0, 1, 7000)).unwrap();
+        log.write().unwrap();
+        assert_eq!(page.lines(), [(0, 100, 7000.0)]);
+
+        // The second worker sees only the third order: what it did meanwhile is of the interval it was in.
+        log.begin(2, ms(200));
+        log.begin(3, ms(350));
+        log.add(&handover(0, 1, 2, 1000)).unwrap();
+        log.add(&handover(0, 2, 3, 2000)).unwrap();
+        log.write().unwrap();
+        assert_eq!(page.lines().len(), 1);
+        log.add(&handover(1, 1, 3, 9000)).unwrap();
+        log.write().unwrap();
+        let expected = [(0, 100, 7000.0), (100, 100, 9000.0), (200, 150, 2000.0)];
+        assert_eq!(page.lines(), expected);
+    }
+
+    #[test]
+    fn what_others_recorded_is_written_though_a_worker_never_came() {
+        let page = Page::default();
+        let mut log = IntervalLog::new(Box::new(page.clone()), SystemTime::UNIX_EPOCH, 2).unwrap();
+        log.begin(1, ms(40));
+        log.add(&handover(0, 0, 1, 3000)).unwrap();
+        log.finish().unwrap();
+        assert_eq!(page.lines(), [(0, 40, 3000.0)]);
+        assert!(
+            page.0
+                .borrow()
+                .starts_with(b"#[Histogram log format version 1.3]\n")
+        );
+    }
+}
