@@ -236,7 +236,7 @@ pub(crate) fn summary(summary: &Summary, has_colour: bool) -> String {
         lines.push(("its connects", latency(&churn.connect_us)));
     }
     if let Some(text) = summary.load.text() {
-        lines.push(("client busy", format!("{text} of the time held")));
+        lines.push(("client busy", format!("{text}, of the time held")));
     }
     if let Some(text) = &summary.load.bottleneck {
         lines.push(("bottleneck", format!("{red}{text}{end}")));

@@ -9,6 +9,7 @@ use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
+use kernel_tuning::process;
 use nix::time::{ClockId, clock_gettime};
 
 use crate::counters::Order;
@@ -87,11 +88,13 @@ pub(crate) struct Handover {
     pub(crate) busy: Busy,
 }
 
-/// How much of its time a thread ran.
+/// How much of its time a thread ran, or would have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Busy {
     /// CLOCK_THREAD_CPUTIME_ID, clock_gettime(2).
     pub(crate) cpu: Duration,
+    /// While others had its CPU; zero where the kernel does not tell.
+    pub(crate) waited: Duration,
     pub(crate) wall: Duration,
 }
 
@@ -100,6 +103,7 @@ impl Busy {
     pub(crate) fn plus(self, other: Busy) -> Busy {
         Busy {
             cpu: self.cpu + other.cpu,
+            waited: self.waited + other.waited,
             wall: self.wall + other.wall,
         }
     }
@@ -111,9 +115,15 @@ pub(crate) struct Recorder {
     to: Sender<Handover>,
     order: Order,
     histograms: [Histogram<u64>; Kind::COUNT],
-    since: Instant,
-    /// Of this thread, at `since`.
+    since: Reading,
+}
+
+/// The clocks of a thread.
+struct Reading {
+    now: Instant,
     cpu: Duration,
+    /// None where the kernel does not tell.
+    waited: Option<Duration>,
 }
 
 impl Recorder {
@@ -133,8 +143,7 @@ impl Recorder {
             to,
             order,
             histograms: std::array::from_fn(|_| empty.clone()),
-            since: Instant::now(),
-            cpu: thread_cpu(),
+            since: Reading::take(),
         })
     }
 
@@ -157,11 +166,8 @@ impl Recorder {
                 histograms.insert(kind, std::mem::replace(histogram, empty));
             }
         }
-        let (now, cpu) = (Instant::now(), thread_cpu());
-        let busy = Busy {
-            cpu: cpu.saturating_sub(self.cpu),
-            wall: now - self.since,
-        };
+        let reading = Reading::take();
+        let busy = reading.since(&self.since);
         // Nobody hears it only where the run has failed.
         let _ = self.to.send(Handover {
             worker: self.worker,
@@ -170,7 +176,28 @@ impl Recorder {
             histograms,
             busy,
         });
-        (self.order, self.since, self.cpu) = (next, now, cpu);
+        (self.order, self.since) = (next, reading);
+    }
+}
+
+impl Reading {
+    fn take() -> Reading {
+        Reading {
+            now: Instant::now(),
+            cpu: thread_cpu(),
+            waited: process::run_delay(),
+        }
+    }
+
+    fn since(&self, earlier: &Reading) -> Busy {
+        Busy {
+            cpu: self.cpu.saturating_sub(earlier.cpu),
+            waited: match (self.waited, earlier.waited) {
+                (Some(waited), Some(earlier)) => waited.saturating_sub(earlier),
+                _ => Duration::ZERO,
+            },
+            wall: self.now - earlier.now,
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! How busy the workers were: whether the client itself was the bottleneck (pure).
 //!
-//! Invariant: a share is CPU time of the worker's own thread by the time that has passed, so what others took of its CPU
-//! does not count as busy.
+//! Invariant: a share is time of the worker's own thread by the time that has passed; that in which it ran and that in which
+//! it would have run, had not others had its CPU, are told apart.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -21,8 +21,8 @@ const LEAST: Duration = Duration::from_millis(100);
 pub struct Load {
     /// In the order of their CPUs in the configuration.
     pub workers: Vec<WorkerLoad>,
-    /// Which workers were at least 90 % busy while the connections were held and exchanged, and what that means; none where
-    /// none was.
+    /// Which workers were busy, or waited for their CPU, for at least 90 % of the time in which connections were held and
+    /// exchanged, and what that means; none where none was.
     pub bottleneck: Option<String>,
 }
 
@@ -33,6 +33,9 @@ pub struct WorkerLoad {
     pub cpu: usize,
     /// The share of its time that it ran while connections were held and exchanged, 0 to 1; none where that did not last.
     pub busy_share: Option<f64>,
+    /// The share of the same time that it waited while others had its CPU (`/proc/thread-self/schedstat`); 0 where the
+    /// kernel does not tell.
+    pub waited_share: Option<f64>,
     /// The same of each phase that lasted.
     pub busy_share_by_phase: BTreeMap<&'static str, f64>,
 }
@@ -40,19 +43,22 @@ pub struct WorkerLoad {
 impl Load {
     /// Of workers on `cores`.
     pub(crate) fn new(cores: &[usize], phases: &[Measured]) -> Load {
-        let worker = |(number, cpu): (usize, &usize)| WorkerLoad {
-            cpu: *cpu,
-            busy_share: share(
-                phases
-                    .iter()
-                    .filter(|measured| measured.phase.is_exchanging())
-                    .map(|measured| measured.busy[number])
-                    .fold(Busy::default(), Busy::plus),
-            ),
-            busy_share_by_phase: phases
+        let worker = |(number, cpu): (usize, &usize)| {
+            let held = phases
                 .iter()
-                .filter_map(|measured| Some((measured.phase.name(), share(measured.busy[number])?)))
-                .collect(),
+                .filter(|measured| measured.phase.is_exchanging())
+                .map(|measured| measured.busy[number])
+                .fold(Busy::default(), Busy::plus);
+            let in_phase = |measured: &Measured| {
+                let Busy { cpu, wall, .. } = measured.busy[number];
+                Some((measured.phase.name(), share(cpu, wall)?))
+            };
+            WorkerLoad {
+                cpu: *cpu,
+                busy_share: share(held.cpu, held.wall),
+                waited_share: share(held.waited, held.wall),
+                busy_share_by_phase: phases.iter().filter_map(in_phase).collect(),
+            }
         };
         let workers: Vec<WorkerLoad> = cores.iter().enumerate().map(worker).collect();
         Load {
@@ -61,7 +67,7 @@ impl Load {
         }
     }
 
-    /// `CPU 0 12 %, CPU 1 97 %`; none where nothing was held for long enough.
+    /// `CPU 0 12 %, CPU 1 57 % and waiting for it 40 %`; none where nothing was held for long enough.
     pub fn text(&self) -> Option<String> {
         let shares = self.workers.iter().filter_map(WorkerLoad::text);
         Some(shares.collect::<Vec<_>>().join(", ")).filter(|text| !text.is_empty())
@@ -70,27 +76,34 @@ impl Load {
 
 impl WorkerLoad {
     fn text(&self) -> Option<String> {
-        let share = self.busy_share?;
-        Some(format!("CPU {} {:.0} %", self.cpu, share * 100.0))
+        let busy = self.busy_share? * 100.0;
+        let waiting = match self.waited_share? * 100.0 {
+            percent if percent >= 1.0 => format!(" and waiting for it {percent:.0} %"),
+            _ => String::new(),
+        };
+        Some(format!("CPU {} {busy:.0} %{waiting}", self.cpu))
+    }
+
+    fn is_full(&self) -> bool {
+        self.busy_share.unwrap_or(0.0) + self.waited_share.unwrap_or(0.0) >= BOTTLENECK
     }
 }
 
-fn share(busy: Busy) -> Option<f64> {
-    // The two clocks are not read at the same time.
-    (busy.wall >= LEAST).then(|| (busy.cpu.as_secs_f64() / busy.wall.as_secs_f64()).min(1.0))
+fn share(part: Duration, wall: Duration) -> Option<f64> {
+    // The clocks are not read at the same time.
+    (wall >= LEAST).then(|| (part.as_secs_f64() / wall.as_secs_f64()).min(1.0))
 }
 
 fn bottleneck(workers: &[WorkerLoad]) -> Option<String> {
-    let is_full = |worker: &&WorkerLoad| worker.busy_share.is_some_and(|s| s >= BOTTLENECK);
     let full: Vec<String> = workers
         .iter()
-        .filter(is_full)
+        .filter(|worker| worker.is_full())
         .filter_map(WorkerLoad::text)
         .collect();
     (!full.is_empty()).then(|| {
         format!(
-            "the client was the bottleneck (busy: {}): latency and rate say little of the server; give it more --cores or a \
-             lower rate",
+            "the client was the bottleneck (busy: {}): latency and rate say little of the server; give it more --cores of \
+             its own, or a lower rate",
             full.join(", ")
         )
     })
@@ -106,6 +119,7 @@ mod tests {
     fn measured(phase: Phase, cpu_ms: [u64; 2], wall_ms: u64) -> Measured {
         let busy = |cpu| Busy {
             cpu: Duration::from_millis(cpu),
+            waited: Duration::ZERO,
             wall: Duration::from_millis(wall_ms),
         };
         Measured {
@@ -135,6 +149,18 @@ mod tests {
             said.contains("CPU 7 95 %") && !said.contains("CPU 4"),
             "{said}"
         );
+    }
+
+    #[test]
+    fn a_worker_that_others_keep_off_its_cpu_is_one_too() {
+        let mut active = measured(Phase::Active, [400, 400], 1000);
+        active.busy[0].waited = Duration::from_millis(550);
+        active.busy[1].waited = Duration::from_millis(5);
+        let load = Load::new(&[4, 7], &[active]);
+        let text = load.text().unwrap();
+        assert_eq!(text, "CPU 4 40 % and waiting for it 55 %, CPU 7 40 %");
+        let said = load.bottleneck.unwrap();
+        assert!(said.contains("CPU 4") && !said.contains("CPU 7"), "{said}");
     }
 
     #[test]
