@@ -110,7 +110,7 @@ Examples:
   throng-client 127.0.0.1:7000 --connections 10000 --active 500 --hold 10s --json result.json
   throng-client 127.0.0.1:7000 --connections 100000 --active 10000 --message-rate 5000 --hold 1m
   throng-client 127.0.0.1:7000 --connections 100000 --churn 200 --hold 30s
-  throng-client 127.0.0.1:7000 --connections 10000 --rate 2000 --hlog latency.hlog --sample-interval 5s
+  throng-client 127.0.0.1:7000 --connections 10000 --rate 2000 --hold 1m --hlog run.hlog
   throng-client 10.0.0.1:7000 --connections 300000 --source 10.0.0.5-10.0.0.9 --source eth1
   throng-client 127.0.0.1:7000 127.0.0.1:7001 --connections 500000 --rate 20000 --samples -
   throng-client 127.0.0.1:7000 --connections 100000 --canary --canary-port 7001
