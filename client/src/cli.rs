@@ -54,6 +54,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 struct Outputs {
     json: Option<Box<dyn Write>>,
     samples: Option<Box<dyn Write>>,
+    hlog: Option<Box<dyn Write>>,
 }
 
 /// What only the host can say about a configuration, asked before anything starts.
@@ -81,6 +82,7 @@ fn check(config: &Config, plan: &Plan) -> anyhow::Result<Outputs> {
     Ok(Outputs {
         json: open(&config.json)?,
         samples: open(&config.samples)?,
+        hlog: open(&config.hlog)?,
     })
 }
 
@@ -94,6 +96,7 @@ fn run(config: &Config, plan: &Plan, outputs: Outputs) -> anyhow::Result<Summary
     let mut watchers = Watchers {
         progress: Progress::new(config),
         samples: outputs.samples.map(Samples::new),
+        hlog: outputs.hlog,
     };
     let outlook = Outlook::of_host(config, plan);
     // Nobody to tell when this fails.
@@ -112,7 +115,7 @@ fn run(config: &Config, plan: &Plan, outputs: Outputs) -> anyhow::Result<Summary
 
 /// The summary for a person: on stdout, unless a program reads that.
 fn show(config: &Config, summary: &Summary) {
-    let is_stdout_taken = [&config.json, &config.samples]
+    let is_stdout_taken = [&config.json, &config.samples, &config.hlog]
         .into_iter()
         .flatten()
         .any(|path| is_dash(path));

@@ -69,7 +69,9 @@ pub struct Config {
     pub json: Option<PathBuf>,
     /// Where the samples go; `-`: stdout.
     pub samples: Option<PathBuf>,
-    /// How often a sample is taken.
+    /// Where the interval log goes; `-`: stdout.
+    pub hlog: Option<PathBuf>,
+    /// How often a sample is taken, and the interval of the log.
     #[serde(rename = "sample_interval_seconds", serialize_with = "seconds")]
     pub sample_interval: Duration,
     /// End when stdin reaches its end.
@@ -108,6 +110,7 @@ Examples:
   throng-client 127.0.0.1:7000 --connections 10000 --active 500 --hold 10s --json result.json
   throng-client 127.0.0.1:7000 --connections 100000 --active 10000 --message-rate 5000 --hold 1m
   throng-client 127.0.0.1:7000 --connections 100000 --churn 200 --hold 30s
+  throng-client 127.0.0.1:7000 --connections 10000 --rate 2000 --hold 1m --hlog run.hlog
   throng-client 10.0.0.1:7000 --connections 300000 --source 10.0.0.5-10.0.0.9 --source eth1
   throng-client 127.0.0.1:7000 127.0.0.1:7001 --connections 500000 --rate 20000 --samples -
   throng-client 127.0.0.1:7000 --connections 100000 --canary --canary-port 7001
@@ -119,6 +122,14 @@ none is left in TIME_WAIT.
 With --message-rate messages are sent by a schedule (open loop), whatever the server does. One that \
 finds its connection still waiting for the last echo is owed, and sent as soon as that has come; its \
 latency counts from when it was to be sent. What the client itself was late by is shown apart.
+
+With --rate each connect has a time when it was to start, and what it queued in the client from \
+then on is shown beside the latency of the connect itself.
+
+--hlog is read by HistogramLogAnalyzer and its like. Its tags: connect (from its submission on), \
+connect-late (queued before that, with --rate), echo (with --message-rate from when it was to be \
+sent), echo-raw (from the send, with --message-rate), send-late (the client itself), heartbeat (how \
+much later than its interval), cycle and cycle-connect (--churn). Values are in nanoseconds.
 
 A connection of --churn connects, is greeted where the protocol greets, exchanges one message and \
 closes with a reset, again and again from the same address and port. One that comes to nothing is \
@@ -212,7 +223,10 @@ struct Flags {
     /// Write a JSON line per sample to this file; -: stdout
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     samples: Option<PathBuf>,
-    /// How often to sample and to show progress
+    /// Write an HdrHistogram interval log to this file, a line per interval and kind of latency; -: stdout
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    hlog: Option<PathBuf>,
+    /// How often to sample, to end an interval of --hlog and to show progress
     #[arg(long, default_value = "1s", value_name = "DURATION", value_parser = humantime::parse_duration, help_heading = "Output")]
     sample_interval: Duration,
 }
@@ -306,6 +320,7 @@ impl Flags {
             cores: resolve_cores(&self.cores)?,
             json: self.json,
             samples: self.samples,
+            hlog: self.hlog,
             sample_interval: self.sample_interval,
             until_stdin_closes: self.until_stdin_closes,
         })

@@ -1,9 +1,9 @@
 //! What workers and the main thread tell each other while a run goes on.
 //!
-//! Owns: the phase, and one block of counters a worker. Invariant: a worker alone writes its block (relaxed: the
-//! figures are for show and for ending, never for ordering memory), the main thread alone writes the phase.
+//! Owns: the order of the moment, and one block of counters a worker. Invariant: a worker alone writes its block (relaxed: the
+//! figures are for show and for ending, never for ordering memory), the main thread alone writes the order.
 
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -36,6 +36,11 @@ impl Phase {
         Phase::Done,
     ];
 
+    /// Whether messages and cycles may start.
+    pub(crate) fn is_exchanging(self) -> bool {
+        matches!(self, Phase::Hold | Phase::Active)
+    }
+
     pub(crate) fn name(self) -> &'static str {
         ["ramp", "quiet", "hold", "active", "close", "done"][self as usize]
     }
@@ -48,13 +53,22 @@ pub(crate) struct Shared {
     /// Next of the plan's spare assignments.
     pub(crate) next_spare: AtomicU64,
     pub(crate) workers: Vec<Mailbox>,
-    phase: AtomicU8,
+    /// An [`Order`]: the interval above the phase.
+    order: AtomicU64,
+}
+
+/// What the workers are to do, and which interval what they measure meanwhile belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Order {
+    pub(crate) phase: Phase,
+    /// Counts the orders given.
+    pub(crate) interval: u64,
 }
 
 /// What the main thread and one worker share. A cache line of its own, so that workers do not slow each other.
 #[repr(align(128))]
 pub(crate) struct Mailbox {
-    /// Readable when there is a new phase.
+    /// Readable when there is a new order.
     pub(crate) wake: EventFd,
     counters: [AtomicU64; FIELDS],
 }
@@ -165,21 +179,31 @@ impl Shared {
             start: Instant::now(),
             next_spare: AtomicU64::new(first_spare),
             workers: (0..workers).map(mailbox).collect::<nix::Result<_>>()?,
-            phase: AtomicU8::new(Phase::Ramp as u8),
+            order: AtomicU64::new(Phase::Ramp as u64),
         })
     }
 
-    pub(crate) fn phase(&self) -> Phase {
-        Phase::ALL[usize::from(self.phase.load(Relaxed))]
+    pub(crate) fn order(&self) -> Order {
+        let order = self.order.load(Relaxed);
+        Order {
+            phase: Phase::ALL[usize::from(order as u8)],
+            interval: order >> 8,
+        }
     }
 
-    /// Starts `phase` in every worker.
+    /// Starts `phase`, and with it an interval, in every worker.
     pub(crate) fn enter(&self, phase: Phase) -> nix::Result<()> {
-        self.phase.store(phase as u8, Relaxed);
+        let interval = self.order().interval + 1;
+        self.order.store(interval << 8 | phase as u64, Relaxed);
         for mailbox in &self.workers {
             mailbox.wake.write(1)?;
         }
         Ok(())
+    }
+
+    /// Starts an interval of the same phase in every worker.
+    pub(crate) fn next_interval(&self) -> nix::Result<()> {
+        self.enter(self.order().phase)
     }
 
     /// The sum of all workers' counters.

@@ -140,6 +140,9 @@ pub(crate) fn summary(summary: &Summary, has_colour: bool) -> String {
         ),
         ("connect latency", latency(&summary.connect_latency_us)),
     ];
+    if let Some(lateness) = &summary.connect_lateness_us {
+        lines.push(("queued before it", latency(lateness)));
+    }
     if !summary.failed.is_empty() {
         lines.push(("failed", by_cause(&summary.failed)));
     }
@@ -231,6 +234,12 @@ pub(crate) fn summary(summary: &Summary, has_colour: bool) -> String {
         );
         lines.push(("churn", text));
         lines.push(("its connects", latency(&churn.connect_us)));
+    }
+    if let Some(text) = summary.load.text() {
+        lines.push(("client busy", format!("{text}, of the time held")));
+    }
+    if let Some(text) = &summary.load.bottleneck {
+        lines.push(("bottleneck", format!("{red}{text}{end}")));
     }
     lines.push(("received", HumanBytes(summary.bytes_received).to_string()));
     lines.push((

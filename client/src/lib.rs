@@ -16,6 +16,9 @@
 //! | `run` | the phases, the ends, the signals |
 //! | [`phases`] | what the host's counters did in each phase |
 //! | `counters` | what workers tell while they run |
+//! | `latency` | how long things took, as a worker records it |
+//! | `tally`, `hlog` | that of all workers, by phase; and by interval, in a file |
+//! | [`load`] | how busy the workers were |
 //! | [`canary`] | whether the rest of the network suffers meanwhile |
 //! | [`summary`] | what was measured, merged |
 //! | `display`, `samples` | what a person and a program see of it |
@@ -29,6 +32,9 @@ mod conn;
 mod counters;
 mod dial;
 mod display;
+mod hlog;
+mod latency;
+pub mod load;
 pub mod outlook;
 pub mod pace;
 pub mod phases;
@@ -37,5 +43,6 @@ mod samples;
 pub mod schedule;
 pub mod source;
 pub mod summary;
+mod tally;
 pub mod verify;
 mod worker;

@@ -18,6 +18,8 @@ pub struct Pace {
     concurrency: u32,
     credit: f64,
     last: Duration,
+    /// By how much connects were put off for good: what of a stall is not made up for.
+    put_off: Duration,
 }
 
 impl Pace {
@@ -28,6 +30,15 @@ impl Pace {
             concurrency,
             credit: 1.0,
             last: Duration::ZERO,
+            put_off: Duration::ZERO,
+        }
+    }
+
+    /// The first connect is to start at `start`.
+    pub fn starting_at(self, start: Duration) -> Pace {
+        Pace {
+            last: start,
+            ..self
         }
     }
 
@@ -39,8 +50,20 @@ impl Pace {
         }
         let gained = now.saturating_sub(self.last).as_secs_f64() * self.rate;
         self.last = self.last.max(now);
-        self.credit = (self.credit + gained).min(self.most());
+        let credit = self.credit + gained;
+        self.credit = credit.min(self.most());
+        self.put_off += Duration::from_secs_f64((credit - self.credit) / self.rate);
         room.min(self.credit as u32)
+    }
+
+    /// When the next of those allowed was to start, had each started as the rate asks from the start on, whatever the
+    /// concurrency and stalls put off. None without a rate.
+    pub fn intended(&self) -> Option<Duration> {
+        if self.rate == 0.0 {
+            return None;
+        }
+        let since = Duration::from_secs_f64((self.credit - 1.0).max(0.0) / self.rate);
+        Some(self.last.saturating_sub(since + self.put_off))
     }
 
     /// `count` of those allowed have started.
@@ -111,9 +134,38 @@ mod tests {
         }
     }
 
+    proptest! {
+        /// Whatever is put off and by whom, connect `n` was to start `n / rate` after the start.
+        #[test]
+        fn what_was_intended_is_the_rate_alone(
+            rate in 1u32..100_000,
+            concurrency in 1u32..1000,
+            start_ms in 0u64..10_000,
+            steps in proptest::collection::vec((0u64..1_000_000, 0u32..1000), 1..100),
+        ) {
+            let start = Duration::from_millis(start_ms);
+            let mut pace = Pace::new(f64::from(rate), concurrency).starting_at(start);
+            let (mut now, mut started, mut in_flight) = (start, 0u64, 0u32);
+            for (gap_us, ended) in steps {
+                now += Duration::from_micros(gap_us);
+                in_flight -= ended.min(in_flight);
+                for _ in 0..pace.allowance(now, in_flight) {
+                    let intended = pace.intended().unwrap_or_default().as_secs_f64();
+                    let expected = start.as_secs_f64() + started as f64 / f64::from(rate);
+                    prop_assert!((intended - expected).abs() < 1e-5, "{intended}, not {expected}");
+                    prop_assert!(intended <= now.as_secs_f64() + 1e-9, "never before its time");
+                    pace.started(1);
+                    started += 1;
+                    in_flight += 1;
+                }
+            }
+        }
+    }
+
     #[test]
     fn without_a_rate_only_the_concurrency_counts() {
         let mut pace = Pace::new(0.0, 512);
+        assert_eq!(pace.intended(), None);
         assert_eq!(pace.allowance(Duration::ZERO, 500), 12);
         pace.started(12);
         assert_eq!(pace.allowance(Duration::ZERO, 512), 0);

@@ -3,12 +3,12 @@
 //! Touches signals, stdin, and the workers' threads. Invariant: no phase lasts without a bound, whatever the server
 //! does; however a run ends, workers end with it and what was measured is returned.
 
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::{self, ScopedJoinHandle};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, anyhow, bail};
 use kernel_tuning::host::{self, NetCounters};
@@ -22,10 +22,12 @@ use crate::canary::{self, Canaries, Stage};
 use crate::config::Config;
 use crate::counters::{Counts, Phase, Shared};
 use crate::display::Progress;
+use crate::hlog::IntervalLog;
 use crate::phases::Watch;
 use crate::samples::Samples;
 use crate::source::{Plan, Source};
 use crate::summary::{Course, Ended, Report, Summary};
+use crate::tally::Tally;
 use crate::worker::{self, Job};
 
 /// How often the main thread looks at the counters.
@@ -97,6 +99,8 @@ impl Interrupts {
 pub(crate) struct Watchers {
     pub(crate) progress: Progress,
     pub(crate) samples: Option<Samples>,
+    /// Where the interval log goes.
+    pub(crate) hlog: Option<Box<dyn Write>>,
 }
 
 /// Runs `config` and says what came of it.
@@ -124,6 +128,12 @@ pub(crate) fn run(
         }
     }
     let shared = Shared::new(config.cores.len(), config.connections)?;
+    let log = watchers.hlog.take();
+    let log = log.map(|to| IntervalLog::new(to, SystemTime::now(), config.cores.len()));
+    let tally = Tally::new(
+        config.cores.len(),
+        log.transpose().context("cannot write --hlog")?,
+    );
     let host = Watch::new(&config.targets);
     thread::scope(|scope| {
         let _ending = EndWorkers(&shared);
@@ -134,6 +144,7 @@ pub(crate) fn run(
                 config,
                 plan,
                 shared: &shared,
+                measured: tally.sender(),
                 table_slots,
             };
             let thread = thread::Builder::new().name(format!("worker-{core}"));
@@ -147,6 +158,7 @@ pub(crate) fn run(
             interrupts,
             watchers,
             host,
+            tally,
             phase: Phase::Ramp,
             next_sample: Duration::ZERO,
             next_memory_check: Duration::ZERO,
@@ -158,18 +170,18 @@ pub(crate) fn run(
         let evidence = Evidence::read(&before);
         let entered = conductor.enter(Phase::Done);
         conductor.watchers.progress.finish();
-        let host = conductor.host;
-        let mut merged = Report::new()?;
-        for worker in workers {
-            let report = worker
-                .join()
-                .map_err(|_| anyhow!("a worker panicked: this is a bug"))?;
-            merged.merge(report.context("a worker failed")?)?;
+        let (host, tally) = (conductor.host, conductor.tally);
+        let reports: Vec<_> = workers.into_iter().map(ScopedJoinHandle::join).collect();
+        let measured = tally.finish();
+        let mut merged = Report::default();
+        for report in reports {
+            let report = report.map_err(|_| anyhow!("a worker panicked: this is a bug"))?;
+            merged.merge(report.context("a worker failed")?);
         }
         entered?;
         let mut course = course?;
         course.counts = shared.counts();
-        let mut summary = Summary::new(config.clone(), &merged, &course);
+        let mut summary = Summary::new(config.clone(), &merged, &measured, &course);
         summary.diagnosis = diagnose(&summary, &merged, plan, &evidence);
         summary.canaries = canaries
             .map(|canaries| recover(canaries, &summary, interrupts))
@@ -197,6 +209,7 @@ struct Conductor<'a, 'scope> {
     interrupts: &'a Interrupts,
     watchers: &'a mut Watchers,
     host: Watch,
+    tally: Tally,
     phase: Phase,
     next_sample: Duration,
     next_memory_check: Duration,
@@ -336,16 +349,29 @@ impl Conductor<'_, '_> {
         }
         self.host.enter(phase, self.now());
         self.shared.enter(phase)?;
-        self.next_sample = self.now();
-        self.show(self.next_sample, &self.shared.counts());
+        let now = self.now();
+        self.tally.begin(self.shared.order(), now);
+        let counts = self.shared.counts();
+        self.watchers.progress.update(now, phase, &counts);
+        self.sample(now, &counts);
         Ok(())
     }
 
     fn show(&mut self, now: Duration, counts: &Counts) {
         self.watchers.progress.update(now, self.phase, counts);
+        self.tally.collect();
         if now < self.next_sample {
             return;
         }
+        if self.tally.has_log() {
+            // A worker that cannot be woken looks by itself within its longest wait.
+            let _ = self.shared.next_interval();
+            self.tally.begin(self.shared.order(), now);
+        }
+        self.sample(now, counts);
+    }
+
+    fn sample(&mut self, now: Duration, counts: &Counts) {
         self.next_sample = now + self.config.sample_interval;
         self.watchers.progress.line(now, self.phase, counts);
         if let Some(samples) = &mut self.watchers.samples
@@ -508,7 +534,7 @@ mod tests {
     fn a_source_that_fails_during_the_run_is_named_with_its_network() {
         let args = "throng-client 127.0.0.1:7000 --source 192.0.2.0/24";
         let (config, plan) = Config::parse(args.split_whitespace().map(Into::into)).unwrap();
-        let mut report = Report::new().unwrap();
+        let mut report = Report::default();
         let unbound = std::net::IpAddr::from([192, 0, 2, 77]);
         let failure = crate::dial::check_source(unbound).unwrap_err();
         report.unbound = failure.source;
@@ -524,7 +550,7 @@ mod tests {
             at_hold_end: Counts::default(),
             peak_rss_bytes: 0,
         };
-        let summary = Summary::new(config, &report, &course);
+        let summary = Summary::new(config, &report, &[], &course);
         assert_eq!(summary.failed["EADDRNOTAVAIL"], 5);
         let said = diagnose(&summary, &report, &plan, &Evidence::default()).unwrap();
         assert!(said.contains("192.0.2.77 is not configured here"), "{said}");

@@ -1,7 +1,7 @@
 //! What was measured: each worker's report, merged, and as data that can be written.
 //!
-//! Pure. Invariant: histograms are kept by worker and merged once, after the workers have ended; no sample is
-//! dropped (a value past the last bucket counts in it).
+//! Pure. Invariant: what is said of the whole run is the sum of its phases and workers; no sample is dropped (a value past
+//! the last bucket counts in it).
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -15,10 +15,14 @@ use serde::Serialize;
 use crate::canary;
 use crate::config::Config;
 use crate::counters::Counts;
+use crate::latency::{self, Histograms, Kind};
+use crate::load::Load;
 use crate::outlook::Outlook;
 use crate::phases::HostCounters;
+use crate::tally::Measured;
 
 /// One worker's figures at its end.
+#[derive(Default)]
 pub(crate) struct Report {
     pub(crate) first_connect: Option<Duration>,
     pub(crate) last_established: Option<Duration>,
@@ -43,56 +47,12 @@ pub(crate) struct Report {
     pub(crate) messages_due: u64,
     pub(crate) messages_mismatched: u64,
     pub(crate) messages_unanswered: u64,
-    /// All in microseconds.
-    pub(crate) connect_latency: Histogram<u64>,
-    pub(crate) heartbeat_lateness: Histogram<u64>,
-    pub(crate) message_latency: Histogram<u64>,
-    /// In open loop, where `message_latency` counts from the intended time.
-    pub(crate) latency_from_send: Histogram<u64>,
-    pub(crate) send_lateness: Histogram<u64>,
-    /// From the start of a connect to the end of the echo; and of that the connect.
-    pub(crate) cycle: Histogram<u64>,
-    pub(crate) cycle_connect: Histogram<u64>,
     pub(crate) ring: ring::Stats,
 }
 
 impl Report {
-    /// The longest latency told apart, in microseconds: an hour.
-    const LONGEST_US: u64 = 3_600_000_000;
-
-    pub(crate) fn new() -> anyhow::Result<Report> {
-        let histogram = || Histogram::new_with_max(Self::LONGEST_US, 3);
-        Ok(Report {
-            first_connect: None,
-            last_established: None,
-            established_max: 0,
-            failed: BTreeMap::new(),
-            unbound: None,
-            lost: BTreeMap::new(),
-            churning: 0,
-            cycles_unfinished: 0,
-            churn_failed: BTreeMap::new(),
-            collisions: 0,
-            greetings_verified: 0,
-            greetings_missing: 0,
-            heartbeats_missing: 0,
-            active: 0,
-            messages_due: 0,
-            messages_mismatched: 0,
-            messages_unanswered: 0,
-            connect_latency: histogram()?,
-            heartbeat_lateness: histogram()?,
-            message_latency: histogram()?,
-            latency_from_send: histogram()?,
-            send_lateness: histogram()?,
-            cycle: histogram()?,
-            cycle_connect: histogram()?,
-            ring: ring::Stats::default(),
-        })
-    }
-
     /// Takes `other` in.
-    pub(crate) fn merge(&mut self, other: Report) -> anyhow::Result<()> {
+    pub(crate) fn merge(&mut self, other: Report) {
         self.first_connect = [self.first_connect, other.first_connect]
             .into_iter()
             .flatten()
@@ -119,15 +79,7 @@ impl Report {
         self.messages_due += other.messages_due;
         self.messages_mismatched += other.messages_mismatched;
         self.messages_unanswered += other.messages_unanswered;
-        self.connect_latency.add(other.connect_latency)?;
-        self.heartbeat_lateness.add(other.heartbeat_lateness)?;
-        self.message_latency.add(other.message_latency)?;
-        self.latency_from_send.add(other.latency_from_send)?;
-        self.send_lateness.add(other.send_lateness)?;
-        self.cycle.add(other.cycle)?;
-        self.cycle_connect.add(other.cycle_connect)?;
         self.ring = self.ring.merged(other.ring);
-        Ok(())
     }
 }
 
@@ -189,7 +141,7 @@ pub(crate) struct Course {
 }
 
 /// Percentiles in microseconds.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 #[allow(missing_docs)]
 pub struct Percentiles {
     pub count: u64,
@@ -202,16 +154,57 @@ pub struct Percentiles {
 }
 
 impl Percentiles {
+    /// Of nanoseconds.
     fn of(histogram: &Histogram<u64>) -> Percentiles {
+        let at = |quantile| histogram.value_at_quantile(quantile) / 1000;
         Percentiles {
             count: histogram.len(),
-            p50: histogram.value_at_quantile(0.5),
-            p90: histogram.value_at_quantile(0.9),
-            p99: histogram.value_at_quantile(0.99),
-            p999: histogram.value_at_quantile(0.999),
-            p9999: histogram.value_at_quantile(0.9999),
-            max: histogram.max(),
+            p50: at(0.5),
+            p90: at(0.9),
+            p99: at(0.99),
+            p999: at(0.999),
+            p9999: at(0.9999),
+            max: histogram.max() / 1000,
         }
+    }
+}
+
+/// How long things took in one phase of the run.
+#[derive(Clone, Debug, Serialize)]
+pub struct PhaseLatency {
+    /// Its name, as in samples.
+    pub phase: &'static str,
+    /// By what took its time, as tagged in the interval log: `connect`, `connect-late`, `echo`, `echo-raw`, `send-late`,
+    /// `heartbeat`, `cycle`, `cycle-connect`. Only what there was.
+    pub latency_us: BTreeMap<&'static str, Percentiles>,
+}
+
+impl PhaseLatency {
+    fn new(measured: &Measured) -> PhaseLatency {
+        let of_kind = |(kind, histogram): (&Kind, _)| (kind.name(), Percentiles::of(histogram));
+        PhaseLatency {
+            phase: measured.phase.name(),
+            latency_us: measured.histograms.iter().map(of_kind).collect(),
+        }
+    }
+}
+
+/// The percentiles of a kind over the whole run; of nothing, where there was none of it.
+struct Whole(Histograms);
+
+impl Whole {
+    fn new(phases: &[Measured]) -> Whole {
+        let mut sum = Histograms::new();
+        for measured in phases {
+            latency::add(&mut sum, &measured.histograms);
+        }
+        Whole(sum)
+    }
+
+    fn of(&self, kind: Kind) -> Percentiles {
+        self.0
+            .get(&kind)
+            .map_or_else(Percentiles::default, Percentiles::of)
     }
 }
 
@@ -271,7 +264,7 @@ pub struct OpenLoop {
 }
 
 impl OpenLoop {
-    fn new(asked_per_second: f64, report: &Report, counts: Counts) -> OpenLoop {
+    fn new(asked_per_second: f64, report: &Report, whole: &Whole, counts: Counts) -> OpenLoop {
         let due = report.messages_due;
         OpenLoop {
             asked_per_second,
@@ -279,8 +272,8 @@ impl OpenLoop {
             sent: due - counts.owed,
             owed: counts.owed,
             is_short: counts.messages * 100 < due * 99,
-            latency_from_send_us: Percentiles::of(&report.latency_from_send),
-            client_lateness_us: Percentiles::of(&report.send_lateness),
+            latency_from_send_us: whole.of(Kind::EchoRaw),
+            client_lateness_us: whole.of(Kind::SendLate),
         }
     }
 }
@@ -309,7 +302,7 @@ pub struct Churn {
 }
 
 impl Churn {
-    fn new(report: &Report, course: &Course) -> Churn {
+    fn new(report: &Report, whole: &Whole, course: &Course) -> Churn {
         Churn {
             connections: report.churning,
             cycles: course.counts.cycles,
@@ -318,8 +311,8 @@ impl Churn {
             began_seconds: course.hold_from.as_secs_f64(),
             seconds: course.hold.as_secs_f64(),
             per_second: per_second(course.at_hold_end.cycles, course.hold),
-            cycle_us: Percentiles::of(&report.cycle),
-            connect_us: Percentiles::of(&report.cycle_connect),
+            cycle_us: whole.of(Kind::Cycle),
+            connect_us: whole.of(Kind::CycleConnect),
         }
     }
 }
@@ -347,6 +340,9 @@ pub struct Summary {
     pub connects_per_second: f64,
     /// From the submission of a connect to its completion.
     pub connect_latency_us: Percentiles,
+    /// From when `--rate` had a connect start, whatever stalls and the concurrency put off, to its submission: how long
+    /// it queued in the client. None without a rate.
+    pub connect_lateness_us: Option<Percentiles>,
     /// Connections whose greeting was right.
     pub greetings_verified: u64,
     /// Connections held at the end without one.
@@ -357,6 +353,10 @@ pub struct Summary {
     pub messages: Messages,
     /// Connections closed and made again; none where that was not asked for.
     pub churn: Option<Churn>,
+    /// What took how long in each phase.
+    pub latency_by_phase: Vec<PhaseLatency>,
+    /// How busy the client itself was.
+    pub load: Load,
     /// Bytes received on all connections.
     pub bytes_received: u64,
     /// The most resident memory this process had (VmHWM).
@@ -380,7 +380,13 @@ pub struct Summary {
 }
 
 impl Summary {
-    pub(crate) fn new(config: Config, report: &Report, course: &Course) -> Summary {
+    pub(crate) fn new(
+        config: Config,
+        report: &Report,
+        measured: &[Measured],
+        course: &Course,
+    ) -> Summary {
+        let whole = Whole::new(measured);
         let ramp = match (report.first_connect, report.last_established) {
             (Some(first), Some(last)) => last.saturating_sub(first),
             _ => Duration::ZERO,
@@ -397,14 +403,15 @@ impl Summary {
             ports_in_use: report.collisions,
             ramp_seconds: ramp.as_secs_f64(),
             connects_per_second: per_second(counts.established, ramp),
-            connect_latency_us: Percentiles::of(&report.connect_latency),
+            connect_latency_us: whole.of(Kind::Connect),
+            connect_lateness_us: (config.rate > 0.0).then(|| whole.of(Kind::ConnectLate)),
             greetings_verified: report.greetings_verified,
             greetings_missing: report.greetings_missing,
             heartbeats: Heartbeats {
                 received: counts.heartbeats,
                 late: counts.heartbeats_late,
                 missing: report.heartbeats_missing,
-                lateness_us: Percentiles::of(&report.heartbeat_lateness),
+                lateness_us: whole.of(Kind::Heartbeat),
             },
             messages: Messages {
                 active: report.active,
@@ -414,12 +421,14 @@ impl Summary {
                 began_seconds: course.hold_from.as_secs_f64(),
                 seconds: course.hold.as_secs_f64(),
                 per_second: per_second(course.at_hold_end.messages, course.hold),
-                latency_us: Percentiles::of(&report.message_latency),
+                latency_us: whole.of(Kind::Echo),
                 open_loop: config
                     .message_rate
-                    .map(|asked| OpenLoop::new(asked, report, counts)),
+                    .map(|asked| OpenLoop::new(asked, report, &whole, counts)),
             },
-            churn: (config.churn > 0).then(|| Churn::new(report, course)),
+            churn: (config.churn > 0).then(|| Churn::new(report, &whole, course)),
+            latency_by_phase: measured.iter().map(PhaseLatency::new).collect(),
+            load: Load::new(&config.cores, measured),
             bytes_received: counts.bytes_received,
             peak_rss_bytes: course.peak_rss_bytes,
             plan: None,

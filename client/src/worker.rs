@@ -15,10 +15,10 @@ mod messages;
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use anyhow::anyhow;
-use hdrhistogram::Histogram;
 use kernel_tuning::host::NetCounters;
 use kernel_tuning::limit::{self, Evidence, Step};
 use nix::errno::Errno;
@@ -27,8 +27,9 @@ use ring::{Completion, Group, Op, Operation, Token, Unavailable};
 use crate::churn::Churners;
 use crate::config::Config;
 use crate::conn::{Conn, Flags, Phase};
-use crate::counters::{self, Counts, Mailbox, Shared};
+use crate::counters::{self, Counts, Mailbox, Order, Shared};
 use crate::dial::Dialler;
+use crate::latency::{Handover, Recorder};
 use crate::pace::Pace;
 use crate::source::Plan;
 use crate::summary::Report;
@@ -49,6 +50,8 @@ pub(crate) struct Job<'a> {
     pub(crate) config: &'a Config,
     pub(crate) plan: &'a Plan,
     pub(crate) shared: &'a Shared,
+    /// Where it hands over what it measured.
+    pub(crate) measured: Sender<Handover>,
     /// Slots of a table: what RLIMIT_NOFILE allows.
     pub(crate) table_slots: u32,
 }
@@ -87,6 +90,7 @@ struct Worker<'a> {
     closing: Vec<u32>,
     closed: VecDeque<u32>,
     phase: counters::Phase,
+    recorder: Recorder,
     active: u64,
     /// Messages per second, where they are sent by a schedule.
     message_rate: Option<f64>,
@@ -140,7 +144,8 @@ impl<'a> Worker<'a> {
             pace: Pace::new(
                 config.rate / workers as f64,
                 share(u64::from(config.concurrency)).max(1) as u32,
-            ),
+            )
+            .starting_at(job.shared.start.elapsed()),
             connecting: 0,
             in_flight: Vec::new(),
             retries: Vec::new(),
@@ -150,13 +155,14 @@ impl<'a> Worker<'a> {
             closing: Vec::new(),
             closed: VecDeque::new(),
             phase: counters::Phase::Ramp,
+            recorder: Recorder::new(job.number, job.measured.clone(), job.shared.order())?,
             active,
             message_rate: config.message_rate.map(message_rate),
             open_loop: None,
             now: Duration::ZERO,
             next_timeouts: Duration::ZERO,
             counts: Counts::default(),
-            report: Report::new()?,
+            report: Report::default(),
         })
     }
 
@@ -175,7 +181,7 @@ impl<'a> Worker<'a> {
                     break;
                 }
             }
-            self.follow(self.shared.phase());
+            self.follow(self.shared.order());
             match self.phase {
                 counters::Phase::Ramp => self.connect_more()?,
                 counters::Phase::Hold | counters::Phase::Active => {
@@ -212,18 +218,21 @@ impl<'a> Worker<'a> {
         timeouts.min(connects).min(messages).min(LONGEST_WAIT)
     }
 
-    fn follow(&mut self, phase: counters::Phase) {
-        if phase == self.phase {
+    fn follow(&mut self, order: Order) {
+        if order == self.recorder.order() {
             return;
         }
         let was_exchanging = self.is_exchanging();
-        self.phase = phase;
-        if self.is_exchanging() {
+        let is_new_phase = order.phase != self.phase;
+        self.phase = order.phase;
+        if was_exchanging && !self.is_exchanging() {
+            self.end_messages();
+        }
+        self.recorder.hand_over(order);
+        if is_new_phase && self.is_exchanging() {
             // Messages last: theirs is a schedule that begins now, and their starters come first.
             self.begin_churn();
             self.begin_messages();
-        } else if was_exchanging {
-            self.end_messages();
         }
     }
 
@@ -237,7 +246,7 @@ impl<'a> Worker<'a> {
         } = completion;
         match token.op {
             Op::Watch => {
-                // Nothing to read when an earlier turn has read it: the phase tells what there is to know.
+                // Nothing to read when an earlier turn has read it: the order tells what there is to know.
                 let _ = self.mailbox.wake.read();
                 return match more {
                     true => Ok(()),
@@ -276,7 +285,7 @@ impl<'a> Worker<'a> {
 
     /// Whether messages and cycles may start.
     fn is_exchanging(&self) -> bool {
-        matches!(self.phase, counters::Phase::Hold | counters::Phase::Active)
+        self.phase.is_exchanging()
     }
 
     /// The last look at what is held. Dropping the group resets every connection.
@@ -339,11 +348,7 @@ fn explain(why: &Unavailable) -> String {
     limit::diagnose(error.into(), &limit::Context::new(Step::IoUring), &evidence).to_string()
 }
 
-fn record(histogram: &mut Histogram<u64>, time: Duration) {
-    histogram.saturating_record(time.as_micros() as u64);
-}
-
-/// Wakes the worker when there is a new phase.
+/// Wakes the worker when there is a new order.
 fn watch(mailbox: &Mailbox) -> Operation {
     Operation::Watch {
         fd: mailbox.wake.as_raw_fd(),

@@ -61,6 +61,11 @@ fn a_stall_counts_for_every_message_that_fell_into_it() {
         us(&open["latency_from_send_us"], "max") >= 250_000,
         "{messages}"
     );
+    let by_phase = summary["latency_by_phase"].as_array().unwrap();
+    let active = by_phase.iter().find(|phase| phase["phase"] == "active");
+    let active = &active.unwrap()["latency_us"];
+    assert!(us(&active["echo"], "p99") >= 250_000, "{active}");
+    assert!(us(&active["echo-raw"], "p99") < 250_000, "{active}");
     // The client itself was not late.
     assert!(
         us(&open["client_lateness_us"], "p99") < 250_000,

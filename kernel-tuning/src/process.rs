@@ -3,7 +3,8 @@
 //!
 //! Reads any process; changes only the calling one.
 
-use std::io;
+use std::time::Duration;
+use std::{fs, io};
 
 use nix::errno::Errno;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -121,6 +122,14 @@ pub fn pin_current_thread(cpu: usize) -> Result<(), ProcessError> {
     pinned.map_err(|errno| refused(format!("pin this thread to CPU {cpu}"), errno))
 }
 
+/// How long the calling thread has waited to run while others had its CPU: the second figure of
+/// `/proc/thread-self/schedstat` (the kernel's `sched-stats.rst`). None where the kernel does not tell.
+pub fn run_delay() -> Option<Duration> {
+    let text = fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    let ns = text.split_whitespace().nth(1)?.parse().ok()?;
+    Some(Duration::from_nanos(ns))
+}
+
 /// What a process uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
@@ -233,8 +242,36 @@ fn cpu_ns(pid: i32) -> Result<u64, Errno> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use std::process::Command;
+    use std::sync::{Arc, Barrier};
+    use std::thread;
+    use std::time::Instant;
 
     use super::*;
+
+    #[test]
+    fn a_thread_waits_while_another_has_its_cpu() {
+        if run_delay().is_none() {
+            return;
+        }
+        let cpu = affinity().unwrap()[0];
+        let together = Arc::new(Barrier::new(2));
+        let spinners = [(); 2].map(|()| {
+            let together = Arc::clone(&together);
+            thread::spawn(move || {
+                pin_current_thread(cpu).unwrap();
+                let before = run_delay().unwrap();
+                together.wait();
+                let begun = Instant::now();
+                while begun.elapsed() < Duration::from_millis(200) {}
+                run_delay().unwrap() - before
+            })
+        });
+        let waited: Duration = spinners
+            .map(|spinner| spinner.join().unwrap())
+            .into_iter()
+            .sum();
+        assert!(waited >= Duration::from_millis(100), "{waited:?}");
+    }
 
     #[test]
     fn the_soft_limit_reaches_the_hard_one() {

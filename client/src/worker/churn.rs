@@ -11,9 +11,10 @@ use std::time::Duration;
 
 use nix::libc;
 
-use super::{Worker, record};
+use super::Worker;
 use crate::conn::{Flags, Phase};
 use crate::dial::{self, Failure};
+use crate::latency::Kind;
 use crate::verify::Verifier;
 
 impl Worker<'_> {
@@ -53,7 +54,7 @@ impl Worker<'_> {
         conn.flags.take(Flags::CYCLING);
         conn.message = conn.message.wrapping_add(1);
         let time = Duration::from_micros(now_us.wrapping_sub(conn.since_us).into());
-        record(&mut self.report.cycle, time);
+        self.recorder.record(Kind::Cycle, time);
         self.counts.outstanding -= 1;
         self.counts.cycles += 1;
     }

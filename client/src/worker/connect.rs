@@ -9,10 +9,11 @@ use std::time::Duration;
 use nix::libc;
 use ring::{Op, Operation};
 
-use super::{Worker, record};
+use super::Worker;
 use crate::conn::{Conn, Flags, Phase};
 use crate::counters;
 use crate::dial::{Dialled, Failure};
+use crate::latency::Kind;
 use crate::verify::Verifier;
 
 /// How often connects in flight are looked at for their timeout.
@@ -46,8 +47,8 @@ impl Worker<'_> {
             allowed -= 1;
             match self.dialler.replace() {
                 Ok(dialled) => {
-                    self.pace.started(1);
                     self.connect(c, vec![dialled])?;
+                    self.paced(1);
                 }
                 Err(failure) => self.fail(c, failure)?,
             }
@@ -70,13 +71,26 @@ impl Worker<'_> {
         if !batch.is_empty() {
             let conn = Conn::new(Verifier::new(self.config.protocol));
             self.conns.resize(self.conns.len() + batch.len(), conn);
-            self.pace.started(batch.len() as u32);
+            let count = batch.len() as u32;
             self.connect(first, batch)?;
+            self.paced(count);
         }
         self.counts.ramped = u64::from(
             self.dialler.remaining() == 0 && self.retries.is_empty() && self.connecting == 0,
         );
         Ok(())
+    }
+
+    /// `count` connects of the ramp were submitted: how late, by the rate.
+    fn paced(&mut self, count: u32) {
+        let now = self.shared.start.elapsed();
+        for _ in 0..count {
+            if let Some(intended) = self.pace.intended() {
+                let late = now.saturating_sub(intended);
+                self.recorder.record(Kind::ConnectLate, late);
+            }
+            self.pace.started(1);
+        }
     }
 
     /// Installs sockets into the slots from connection `first` on, and starts their connects.
@@ -132,11 +146,11 @@ impl Worker<'_> {
                 conn.last_heartbeat_ms = now.as_millis() as u32;
                 let latency = Duration::from_micros(now_us.wrapping_sub(conn.since_us).into());
                 if is_cycling {
-                    record(&mut self.report.cycle_connect, latency);
+                    self.recorder.record(Kind::CycleConnect, latency);
                     self.poll(c)?;
                     return self.go_on(c);
                 }
-                record(&mut self.report.connect_latency, latency);
+                self.recorder.record(Kind::Connect, latency);
                 self.report.last_established = Some(now);
                 self.counts.established += 1;
                 self.report.established_max = self.report.established_max.max(self.counts.live());

@@ -12,6 +12,7 @@ use ring::{Completion, Op, Operation};
 
 use super::Worker;
 use crate::conn::{Flags, Phase};
+use crate::latency::Kind;
 use crate::verify::Wrong;
 
 /// What a poll says when the server has finished sending, or the connection is gone.
@@ -128,9 +129,8 @@ impl Worker<'_> {
         self.counts.heartbeats_late += u64::from(u128::from(late_ms) > LATE.as_millis());
         // The phase of the first is the server's choice: it can be late, but not by how much.
         if has_predecessor {
-            self.report
-                .heartbeat_lateness
-                .saturating_record(u64::from(late_ms) * 1000);
+            self.recorder
+                .record(Kind::Heartbeat, Duration::from_millis(late_ms.into()));
         }
     }
 

@@ -12,8 +12,9 @@ use nix::libc;
 use ring::{Completion, Operation};
 
 use super::hold::Cause;
-use super::{BATCH, Worker, record};
+use super::{BATCH, Worker};
 use crate::conn::{Flags, Phase};
+use crate::latency::Kind;
 use crate::schedule::Schedule;
 use crate::verify::Payload;
 
@@ -63,7 +64,7 @@ impl Worker<'_> {
         let now = self.shared.start.elapsed();
         if let Some(open) = &mut self.open_loop {
             while let Some(due) = open.schedule.next(now) {
-                record(&mut self.report.send_lateness, now - due.intended);
+                self.recorder.record(Kind::SendLate, now - due.intended);
                 self.counts.owed += 1;
             }
             self.report.messages_due = open.schedule.due();
@@ -91,7 +92,7 @@ impl Worker<'_> {
             };
             let c = open.members[due.member as usize];
             // Whether or not it can be sent: a client that comes late to its schedule must show.
-            record(&mut self.report.send_lateness, now - due.intended);
+            self.recorder.record(Kind::SendLate, now - due.intended);
             match self.conns[c as usize].is_free() {
                 true => self.send(c)?,
                 false => self.counts.owed += 1,
@@ -161,14 +162,13 @@ impl Worker<'_> {
         let conn = &mut self.conns[c as usize];
         conn.flags.take(Flags::AWAITS);
         let from_send = Duration::from_micros(now_us.wrapping_sub(conn.since_us).into());
-        let report = &mut self.report;
         match &self.open_loop {
-            None => record(&mut report.message_latency, from_send),
+            None => self.recorder.record(Kind::Echo, from_send),
             Some(open) => {
                 let intended = open.schedule.intended(conn.member, conn.message);
                 let latency = self.now.saturating_sub(intended);
-                record(&mut report.message_latency, latency);
-                record(&mut report.latency_from_send, from_send);
+                self.recorder.record(Kind::Echo, latency);
+                self.recorder.record(Kind::EchoRaw, from_send);
             }
         }
         conn.message = conn.message.wrapping_add(1);

@@ -113,3 +113,16 @@ pub fn sysctl(name: &str, value: &str) {
     let path = format!("/proc/sys/{}", name.replace('.', "/"));
     fs::write(&path, value).unwrap_or_else(|error| panic!("{path}: {error}"));
 }
+
+/// Serves each connection that comes, counted from 0, by `serve` on a thread of its own.
+pub fn stub(serve: impl Fn(TcpStream, usize) + Clone + Send + 'static) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for (number, stream) in listener.incoming().flatten().enumerate() {
+            let serve = serve.clone();
+            thread::spawn(move || serve(stream, number));
+        }
+    });
+    address
+}
