@@ -1,16 +1,18 @@
 //! What workers and the main thread tell each other while a run goes on.
 //!
-//! Owns: the phase, and one block of counters a worker. Invariant: a worker alone writes its block (relaxed: the
-//! figures are for show and for ending, never for ordering memory), the main thread alone writes the phase.
+//! Owns: the order, and one block of counters a worker. Invariant: a worker alone writes its block (relaxed: the
+//! figures are for show and for ending, never for ordering memory), the main thread alone gives orders.
 
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
-use std::time::Instant;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use crate::shape::Leg;
+
 /// What the workers are to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
 pub(crate) enum Phase {
     /// Establish connections.
     Ramp,
@@ -22,22 +24,41 @@ pub(crate) enum Phase {
     Active,
     /// Start nothing more; what is under way ends.
     Close,
-    /// Report, and reset every connection.
+    /// Close connection after connection, as the leg says.
+    RampDown,
+    /// Report, and close every connection at once.
     Done,
 }
 
 impl Phase {
-    const ALL: [Phase; 6] = [
-        Phase::Ramp,
-        Phase::Quiet,
-        Phase::Hold,
-        Phase::Active,
-        Phase::Close,
-        Phase::Done,
-    ];
-
     pub(crate) fn name(self) -> &'static str {
-        ["ramp", "quiet", "hold", "active", "close", "done"][self as usize]
+        match self {
+            Phase::Ramp => "ramp",
+            Phase::Quiet => "quiet",
+            Phase::Hold => "hold",
+            Phase::Active => "active",
+            Phase::Close => "close",
+            Phase::RampDown => "ramp-down",
+            Phase::Done => "done",
+        }
+    }
+}
+
+/// What the main thread has last told the workers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Order {
+    /// Counts from 1.
+    pub(crate) number: u64,
+    pub(crate) phase: Phase,
+    /// How many connections are asked for, and since when, from the start of the run on.
+    pub(crate) leg: Leg,
+    pub(crate) began: Duration,
+}
+
+impl Order {
+    /// The number of connections asked for at `now`.
+    pub(crate) fn level(&self, now: Duration) -> u64 {
+        self.leg.level(now.saturating_sub(self.began))
     }
 }
 
@@ -48,23 +69,23 @@ pub(crate) struct Shared {
     /// Next of the plan's spare assignments.
     pub(crate) next_spare: AtomicU64,
     pub(crate) workers: Vec<Mailbox>,
-    phase: AtomicU8,
+    order: Mutex<Order>,
 }
 
 /// What the main thread and one worker share. A cache line of its own, so that workers do not slow each other.
 #[repr(align(128))]
 pub(crate) struct Mailbox {
-    /// Readable when there is a new phase.
+    /// Readable when there is a new order.
     pub(crate) wake: EventFd,
     counters: [AtomicU64; FIELDS],
 }
 
-const FIELDS: usize = 13;
+const FIELDS: usize = 16;
 
 /// A reading of one worker's counters, or the sum of all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
-    /// Connections ever established.
+    /// Connections ever established, each once.
     pub(crate) established: u64,
     pub(crate) failed: u64,
     pub(crate) lost: u64,
@@ -75,7 +96,7 @@ pub(crate) struct Counts {
     pub(crate) heartbeats_late: u64,
     pub(crate) messages: u64,
     pub(crate) bytes_received: u64,
-    /// Connects that met nobody listening.
+    /// First connects that met nobody listening.
     pub(crate) refused: u64,
     /// Messages and churn cycles under way.
     pub(crate) outstanding: u64,
@@ -83,14 +104,20 @@ pub(crate) struct Counts {
     pub(crate) owed: u64,
     /// Churn cycles completed.
     pub(crate) cycles: u64,
-    /// Workers that have nothing left to connect.
-    pub(crate) ramped: u64,
+    /// Churn cycles whose time has come by the schedule, and which have not begun.
+    pub(crate) cycles_owed: u64,
+    /// Times that a lost connection was made again.
+    pub(crate) reconnected: u64,
+    /// Connections closed in the ramp down.
+    pub(crate) closed: u64,
+    /// The last order that the worker has carried out.
+    pub(crate) carried_out: u64,
 }
 
 impl Counts {
     /// Connections established now. Those that churn count as such, unless they are lost.
     pub(crate) fn live(&self) -> u64 {
-        self.established - self.lost.min(self.established)
+        (self.established + self.reconnected).saturating_sub(self.lost + self.closed)
     }
 
     fn to_array(self) -> [u64; FIELDS] {
@@ -107,7 +134,10 @@ impl Counts {
             self.outstanding,
             self.owed,
             self.cycles,
-            self.ramped,
+            self.cycles_owed,
+            self.reconnected,
+            self.closed,
+            self.carried_out,
         ]
     }
 
@@ -125,7 +155,10 @@ impl Counts {
             outstanding,
             owed,
             cycles,
-            ramped,
+            cycles_owed,
+            reconnected,
+            closed,
+            carried_out,
         ] = values;
         Counts {
             established,
@@ -140,7 +173,10 @@ impl Counts {
             outstanding,
             owed,
             cycles,
-            ramped,
+            cycles_owed,
+            reconnected,
+            closed,
+            carried_out,
         }
     }
 }
@@ -165,21 +201,35 @@ impl Shared {
             start: Instant::now(),
             next_spare: AtomicU64::new(first_spare),
             workers: (0..workers).map(mailbox).collect::<nix::Result<_>>()?,
-            phase: AtomicU8::new(Phase::Ramp as u8),
+            order: Mutex::new(Order {
+                number: 0,
+                phase: Phase::Ramp,
+                leg: Leg::down(0, Duration::ZERO),
+                began: Duration::ZERO,
+            }),
         })
     }
 
-    pub(crate) fn phase(&self) -> Phase {
-        Phase::ALL[usize::from(self.phase.load(Relaxed))]
+    /// What there is to do.
+    pub(crate) fn order(&self) -> Order {
+        *self.order.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Starts `phase` in every worker.
-    pub(crate) fn enter(&self, phase: Phase) -> nix::Result<()> {
-        self.phase.store(phase as u8, Relaxed);
+    /// Starts `phase` in every worker, with as many connections as the last leg led to, or with a new `leg`. Returns the
+    /// order's number.
+    pub(crate) fn enter(&self, phase: Phase, leg: Option<Leg>) -> nix::Result<u64> {
+        let mut order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
+        order.number += 1;
+        order.phase = phase;
+        if let Some(leg) = leg {
+            (order.leg, order.began) = (leg, self.start.elapsed());
+        }
+        let number = order.number;
+        drop(order);
         for mailbox in &self.workers {
             mailbox.wake.write(1)?;
         }
-        Ok(())
+        Ok(number)
     }
 
     /// The sum of all workers' counters.

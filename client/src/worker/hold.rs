@@ -1,7 +1,8 @@
 //! A worker's held connections: parked on a poll, read when it speaks, verified, and closed when lost.
 //!
 //! Invariant: at most one receive of a connection is in flight, and a poll that speaks meanwhile leads to one more; a lost
-//! connection is closed only when nothing is in flight on it.
+//! connection is closed only when nothing is in flight on it; what is unread is thrown away before an orderly close, which it
+//! would make a reset.
 
 use std::io;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use nix::libc;
 use ring::{Completion, Op, Operation};
 
 use super::Worker;
+use crate::config::Close;
 use crate::conn::{Flags, Phase};
 use crate::verify::Wrong;
 
@@ -92,7 +94,7 @@ impl Worker<'_> {
         let heard = conn.verifier.hear(input, expected);
         // Of each connection once.
         self.report.greetings_verified +=
-            u64::from(heard.greeting && !conn.flags.has(Flags::CYCLING));
+            u64::from(heard.greeting && !conn.flags.has(Flags::CYCLING) && conn.attempts == 0);
         if heard.heartbeats > 0 {
             self.heartbeats(c, heard.heartbeats);
         }
@@ -151,6 +153,7 @@ impl Worker<'_> {
         self.counts.lost += 1;
         self.counts.dropped += u64::from(is_dropped);
         *self.report.lost.entry(cause.name(is_dropped)).or_default() += 1;
+        self.let_come_back(c, !came_to_nothing, (awaits, cycling));
         self.terminate(c)
     }
 
@@ -159,6 +162,7 @@ impl Worker<'_> {
         let conn = &mut self.conns[c as usize];
         conn.phase = Phase::Closing;
         let flags = conn.flags;
+        self.ending += 1;
         for (flag, op) in [(Flags::POLL, Op::Poll), (Flags::SEND_WAIT, Op::SendWait)] {
             if flags.has(flag) {
                 self.cancel(c, op)?;
@@ -179,6 +183,7 @@ impl Worker<'_> {
     pub(super) fn close(&mut self, c: u32) -> io::Result<()> {
         let conn = &mut self.conns[c as usize];
         let generation = conn.generation;
+        self.ending -= u32::from(conn.phase == Phase::Closing);
         conn.phase = match conn.flags.take(Flags::RECONNECTS) {
             true => {
                 self.closing.push(c);
@@ -188,6 +193,10 @@ impl Worker<'_> {
         };
         conn.generation = generation.wrapping_add(1);
         let (ring, slot) = self.place(c);
+        if self.config.close == Close::Fin {
+            self.group
+                .push(ring, Operation::Discard { slot, generation })?;
+        }
         self.group.push(ring, Operation::Close { slot, generation })
     }
 }
