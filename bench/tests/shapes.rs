@@ -88,8 +88,8 @@ fn closed(said: &str, how: &str) -> u64 {
         .sum()
 }
 
-/// No heartbeats, of which one could cross a close.
-const SILENT: &[&str] = &["--heartbeat", "0"];
+/// Many of them cross a close.
+const HEARTBEAT: &[&str] = &["--heartbeat", "50ms"];
 
 #[test]
 fn steps_are_held_one_after_the_other() {
@@ -157,9 +157,10 @@ fn a_ramp_down_spreads_its_closes() {
         return;
     }
     for (close, how) in [("fin", "by the peer"), ("rst", "reset by the peer")] {
-        let server = Server::start(SILENT);
-        let args =
-            format!("--connections 500 --heartbeat 0 --hold 100ms --ramp-down 1s --close {close}");
+        let server = Server::start(HEARTBEAT);
+        let args = format!(
+            "--connections 500 --heartbeat 50ms --hold 100ms --ramp-down 1s --close {close}"
+        );
         let ran = Client::new(&server, &args).run();
         assert!(ran.output.status.success(), "{}", text(&ran.output));
         assert_eq!(ran.summary["greetings_verified"], 500);
@@ -185,8 +186,8 @@ fn connections_closed_in_order_are_no_resets() {
     if !has_engine("uring", "connections_closed_in_order_are_no_resets") {
         return;
     }
-    let server = Server::start(SILENT);
-    let args = "--connections 300 --active 50 --churn 50 --heartbeat 0 --hold 500ms --close fin";
+    let server = Server::start(HEARTBEAT);
+    let args = "--connections 300 --active 50 --churn 50 --heartbeat 50ms --hold 500ms --close fin";
     let ran = Client::new(&server, args).run();
     assert!(ran.output.status.success(), "{}", text(&ran.output));
     let cycles = count(&ran.summary["churn"], "cycles");

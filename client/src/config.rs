@@ -143,7 +143,8 @@ Examples:
 
 Each connection is bound to a source address and port before it connects, so one address carries \
 about 64,000 connections to a target. Connections are closed with a reset (SO_LINGER 0), so that none is \
-left in TIME_WAIT. With --close fin they end in order, and this side of each stays in TIME_WAIT for 60 s: \
+left in TIME_WAIT. With --close fin they end in order: what the server sends is received until it has ended its \
+side too (at most for 30 s at the end of a run), and this side of each then stays in TIME_WAIT for 60 s: \
 its address and port cannot connect to that target again meanwhile (over loopback for 1 s, by \
 net.ipv4.tcp_tw_reuse), and beyond net.ipv4.tcp_max_tw_buckets the kernel forgets them at once. So another \
 run right after it meets ports in use, and replaces them where the sources have others.

@@ -14,6 +14,8 @@ pub(crate) enum Phase {
     Connecting,
     /// Established.
     Held,
+    /// To be closed in order: it has been said that nothing more is sent, and the server is to end too.
+    Ending,
     /// Lost, or to be closed; operations on it are ending.
     Closing,
     /// Never established, or closed for good.
@@ -78,12 +80,14 @@ impl Flags {
     pub(crate) const WATCHED: Flags = Flags(1 << 13);
     /// It was lost, and is to be made again until it is established.
     pub(crate) const LOST: Flags = Flags(1 << 14);
+    /// The end of sending is in flight.
+    pub(crate) const SHUTDOWN: Flags = Flags(1 << 15);
 
     /// What outlives a socket.
     const LASTING: u16 =
         Self::WATCHED.0 | Self::ACTIVE.0 | Self::CHURNS.0 | Self::CYCLING.0 | Self::LOST.0;
 
-    const IN_FLIGHT: u16 = Self::POLL.0 | Self::RECV.0 | Self::SEND_WAIT.0;
+    const IN_FLIGHT: u16 = Self::POLL.0 | Self::RECV.0 | Self::SEND_WAIT.0 | Self::SHUTDOWN.0;
 
     pub(crate) fn has(self, flag: Flags) -> bool {
         self.0 & flag.0 != 0
@@ -133,6 +137,11 @@ impl Conn {
     pub(crate) fn is_free(&self) -> bool {
         let is_busy = self.flags.has(Flags::AWAITS) || self.flags.has(Flags::SEND_WAIT);
         self.phase == Phase::Held && self.verifier.is_greeted() && !is_busy
+    }
+
+    /// What comes in on it is read.
+    pub(crate) fn is_read(&self) -> bool {
+        matches!(self.phase, Phase::Held | Phase::Ending)
     }
 
     /// Nothing is in flight on it: its slot may be closed.

@@ -192,6 +192,13 @@ pub(crate) fn summary(summary: &Summary, has_colour: bool) -> String {
         lines.push(("reconnects", text));
         lines.push(("without one for", latency(&again.without_connection_us)));
     }
+    if summary.unended > 0 {
+        let text = format!(
+            "{} orderly closes that the server did not answer by its own",
+            HumanCount(summary.unended)
+        );
+        lines.push(("unended", text));
+    }
     if summary.greetings_verified + summary.greetings_missing > 0 {
         let text = format!(
             "{} right, {} missing",

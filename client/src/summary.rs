@@ -39,6 +39,8 @@ pub(crate) struct Report {
     pub(crate) reconnects_failed: BTreeMap<(limit::Step, i32), u64>,
     /// Connections still lost at the end, which were to be made again.
     pub(crate) still_lost: u64,
+    /// Orderly closes that the server had not answered at the end.
+    pub(crate) unended: u64,
     pub(crate) collisions: u64,
     pub(crate) greetings_verified: u64,
     pub(crate) greetings_missing: u64,
@@ -88,6 +90,7 @@ impl Report {
             reconnects_attempted: 0,
             reconnects_failed: BTreeMap::new(),
             still_lost: 0,
+            unended: 0,
             collisions: 0,
             greetings_verified: 0,
             greetings_missing: 0,
@@ -136,6 +139,7 @@ impl Report {
             *self.reconnects_failed.entry(failure).or_default() += count;
         }
         self.still_lost += other.still_lost;
+        self.unended += other.unended;
         self.collisions += other.collisions;
         self.greetings_verified += other.greetings_verified;
         self.greetings_missing += other.greetings_missing;
@@ -431,6 +435,8 @@ pub struct Summary {
     pub lost_by_cause: BTreeMap<String, u64>,
     /// Lost connections made again; none where that was not asked for.
     pub reconnects: Option<Reconnects>,
+    /// Connections closed in order that the server had not ended at its side when this client gave them up.
+    pub unended: u64,
     /// Source ports that were in use and replaced by others.
     pub ports_in_use: u64,
     /// From the first connect to the last that was established.
@@ -489,6 +495,7 @@ impl Summary {
             lost_while_held: counts.lost,
             lost_by_cause: report.lost.clone(),
             reconnects: config.reconnect.map(|_| Reconnects::new(report, counts)),
+            unended: report.unended,
             ports_in_use: report.collisions,
             ramp_seconds: ramp.as_secs_f64(),
             connects_per_second: per_second(counts.established, ramp),

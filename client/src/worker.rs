@@ -321,6 +321,7 @@ impl<'a> Worker<'a> {
             Op::Poll => self.polled(c, result, more),
             Op::Send => self.cut_short(c, completion),
             Op::SendWait => self.sent(c, completion),
+            Op::Shutdown => self.shut_down(c, result),
             _ => Ok(()),
         }
     }
@@ -353,6 +354,11 @@ impl<'a> Worker<'a> {
                 self.last_look(c);
             }
         }
+        self.report.unended = self
+            .conns
+            .iter()
+            .filter(|conn| conn.phase == Phase::Ending)
+            .count() as u64;
         let count = |flag| {
             self.conns
                 .iter()

@@ -1,7 +1,7 @@
 //! A worker's churn: connections that are closed, made again, and exchange one message, again and again, each as soon as its
 //! cycle is complete, or by a schedule.
 //!
-//! A turn of one: held → cancel, join, `Close` → submitted, so the socket is gone, and after a reset its port is free (after
+//! A turn of one: held → (for an orderly close `Shutdown`, and the server's end) → cancel, join, `Close` → submitted, so the socket is gone, and after a reset its port is free (after
 //! an orderly close it is in TIME_WAIT, and another one is taken) → a new socket in the same slot, under the next
 //! generation → `Connect` → greeting → message → echo.
 //! Invariant: a cycle begins with the close of the one before and is one of `outstanding` until its echo, its failure or its
@@ -90,7 +90,7 @@ impl Worker<'_> {
         conn.flags.set(Flags::CYCLING);
         conn.flags.set(Flags::RECONNECTS);
         self.counts.outstanding += 1;
-        self.terminate(c)
+        self.end(c)
     }
 
     /// The echo has come: the cycle is complete.

@@ -22,12 +22,12 @@ impl Worker<'_> {
             self.fallen += 1;
             let conn = &mut self.conns[c as usize];
             let is_between_cycles = conn.flags.has(Flags::CYCLING)
-                && matches!(conn.phase, Phase::Waiting | Phase::Closing);
+                && matches!(conn.phase, Phase::Waiting | Phase::Ending | Phase::Closing);
             if conn.phase == Phase::Held {
                 allowed -= 1;
                 self.counts.closed += 1;
                 self.last_look(c);
-                self.terminate(c)?;
+                self.end(c)?;
             } else if is_between_cycles {
                 self.counts.closed += 1;
                 conn.flags.take(Flags::RECONNECTS);

@@ -1,8 +1,8 @@
 //! A worker's held connections: parked on a poll, read when it speaks, verified, and closed when lost.
 //!
 //! Invariant: at most one receive of a connection is in flight, and a poll that speaks meanwhile leads to one more; a lost
-//! connection is closed only when nothing is in flight on it; what is unread is thrown away before an orderly close, which it
-//! would make a reset.
+//! connection is closed only when nothing is in flight on it. In an orderly close what the server still sends is received and
+//! verified until it ends too: what meets a closed socket is answered by a reset.
 
 use std::io;
 use std::time::Duration;
@@ -31,7 +31,7 @@ impl Worker<'_> {
         if !more {
             conn.flags.take(Flags::POLL);
         }
-        if conn.phase != Phase::Held {
+        if !conn.is_read() {
             return self.join(c);
         }
         if result < 0 {
@@ -52,14 +52,14 @@ impl Worker<'_> {
         conn.flags.take(Flags::RECV);
         let again = conn.flags.take(Flags::RECV_AGAIN);
         let hung_up = conn.flags.has(Flags::HUNG_UP);
-        if conn.phase != Phase::Held {
+        if !conn.is_read() {
             return self.join(c);
         }
         match completion.result {
             0 => return self.lose(c, Cause::Closed),
             1.. => {
                 self.hear(c, completion)?;
-                if self.conns[c as usize].phase != Phase::Held {
+                if !self.conns[c as usize].is_read() {
                     return Ok(());
                 }
                 if completion.nonempty || again || hung_up {
@@ -137,6 +137,9 @@ impl Worker<'_> {
     }
 
     pub(super) fn lose(&mut self, c: u32, cause: Cause) -> io::Result<()> {
+        if self.conns[c as usize].phase == Phase::Ending {
+            return self.terminate(c);
+        }
         let now_ms = self.now.as_millis() as u32;
         let conn = &mut self.conns[c as usize];
         // Without a heartbeat, the last one is when it was established. A server that greets has turned away whom it
@@ -157,12 +160,38 @@ impl Worker<'_> {
         self.terminate(c)
     }
 
+    /// Ends a connection as it was asked for: by a reset, or in order.
+    pub(super) fn end(&mut self, c: u32) -> io::Result<()> {
+        if self.config.close == Close::Rst {
+            return self.terminate(c);
+        }
+        let conn = &mut self.conns[c as usize];
+        conn.phase = Phase::Ending;
+        conn.flags.set(Flags::SHUTDOWN);
+        self.ending += 1;
+        let generation = conn.generation;
+        let (ring, slot) = self.place(c);
+        self.group
+            .push(ring, Operation::Shutdown { slot, generation })
+    }
+
+    /// It has been said that nothing more is sent.
+    pub(super) fn shut_down(&mut self, c: u32, result: i32) -> io::Result<()> {
+        let conn = &mut self.conns[c as usize];
+        conn.flags.take(Flags::SHUTDOWN);
+        match conn.phase == Phase::Ending && result < 0 {
+            // The server has reset it meanwhile.
+            true => self.terminate(c),
+            false => self.join(c),
+        }
+    }
+
     /// Ends what is in flight on a connection, and then closes it.
     pub(super) fn terminate(&mut self, c: u32) -> io::Result<()> {
         let conn = &mut self.conns[c as usize];
+        self.ending += u32::from(conn.phase != Phase::Ending);
         conn.phase = Phase::Closing;
         let flags = conn.flags;
-        self.ending += 1;
         for (flag, op) in [(Flags::POLL, Op::Poll), (Flags::SEND_WAIT, Op::SendWait)] {
             if flags.has(flag) {
                 self.cancel(c, op)?;
@@ -193,10 +222,6 @@ impl Worker<'_> {
         };
         conn.generation = generation.wrapping_add(1);
         let (ring, slot) = self.place(c);
-        if self.config.close == Close::Fin {
-            self.group
-                .push(ring, Operation::Discard { slot, generation })?;
-        }
         self.group.push(ring, Operation::Close { slot, generation })
     }
 }
