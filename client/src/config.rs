@@ -13,7 +13,9 @@ use kernel_tuning::{host, process};
 use ring::SendArena;
 use serde::{Serialize, Serializer};
 
+use crate::backoff::Backoff;
 use crate::canary;
+use crate::shape::{Rise, Shape};
 use crate::source::{HostPorts, Plan, Source};
 
 /// What is said on the connections.
@@ -24,6 +26,16 @@ pub enum Protocol {
     Line,
     /// Every byte back, and nothing else
     Echo,
+}
+
+/// How this client ends a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Close {
+    /// By a FIN, in order: the client's side stays in TIME_WAIT for a minute
+    Fin,
+    /// By a reset (SO_LINGER 0), which leaves nothing behind
+    Rst,
 }
 
 /// A whole resolved configuration; part of every result.
@@ -39,6 +51,12 @@ pub struct Config {
     pub rate: f64,
     /// Handshakes in flight over all workers.
     pub concurrency: u32,
+    /// How they are brought up, and closed at the end.
+    pub shape: Shape,
+    /// How each is closed.
+    pub close: Close,
+    /// How long to wait before a lost one is made again; none: it stays lost.
+    pub reconnect: Option<Backoff>,
     /// After which a connect is given up.
     #[serde(rename = "connect_timeout_seconds", serialize_with = "seconds")]
     pub connect_timeout: Duration,
@@ -56,6 +74,8 @@ pub struct Config {
     pub message_rate: Option<f64>,
     /// Connections that are closed and made again while held.
     pub churn: u64,
+    /// Their cycles per second over all workers, begun by a schedule; none: each begins when the one before is complete.
+    pub churn_rate: Option<f64>,
     /// How long all connections are held before anything is exchanged.
     #[serde(rename = "quiet_for_seconds", serialize_with = "seconds")]
     pub quiet_for: Duration,
@@ -95,6 +115,13 @@ impl Config {
         };
         let plan = Plan::new(&config.sources, &config.targets, &ports, config.connections)
             .map_err(|error| refuse(error.to_string()))?;
+        if config.churn > 0 && config.close == Close::Fin && plan.capacity() <= config.connections {
+            return Err(refuse(format!(
+                "--churn with --close fin: each cycle takes another source port, as the last one is in TIME_WAIT, and \
+                 the {} that there are carry the connections held; give more addresses with --source, or use --close rst",
+                plan.capacity()
+            )));
+        }
         Ok((config, plan))
     }
 
@@ -109,15 +136,25 @@ Examples:
   throng-client 127.0.0.1:7000 --connections 100000 --source 127.1.0.0/16 --hold 30s
   throng-client 127.0.0.1:7000 --connections 10000 --active 500 --hold 10s --json result.json
   throng-client 127.0.0.1:7000 --connections 100000 --active 10000 --message-rate 5000 --hold 1m
-  throng-client 127.0.0.1:7000 --connections 100000 --churn 200 --hold 30s
+  throng-client 127.0.0.1:7000 --connections 100000 --churn 200 --churn-rate 500 --hold 30s
   throng-client 127.0.0.1:7000 --connections 10000 --rate 2000 --hold 1m --hlog run.hlog
+  throng-client 127.0.0.1:7000 --connections 100000 --steps 10 --step-hold 5s --ramp-down 20s --close fin
+  throng-client 127.0.0.1:7000 --connections 100000 --ramp 30s --reconnect 100ms..30s --hold 10m
   throng-client 10.0.0.1:7000 --connections 300000 --source 10.0.0.5-10.0.0.9 --source eth1
   throng-client 127.0.0.1:7000 127.0.0.1:7001 --connections 500000 --rate 20000 --samples -
   throng-client 127.0.0.1:7000 --connections 100000 --canary --canary-port 7001
 
 Each connection is bound to a source address and port before it connects, so one address carries \
-about 64,000 connections to a target. All connections are closed with a reset (SO_LINGER 0), so that \
-none is left in TIME_WAIT.
+about 64,000 connections to a target. Connections are closed with a reset (SO_LINGER 0), so that none is \
+left in TIME_WAIT. With --close fin they end in order: what the server sends is received until it has ended its \
+side too (at most for 30 s at the end of a run), and this side of each then stays in TIME_WAIT for 60 s: \
+its address and port cannot connect to that target again meanwhile (over loopback for 1 s, by \
+net.ipv4.tcp_tw_reuse), and beyond net.ipv4.tcp_max_tw_buckets the kernel forgets them at once. So another \
+run right after it meets ports in use, and replaces them where the sources have others.
+
+With --reconnect a connection that is lost is made again from the same address and port, first after up to \
+MIN, then after up to twice as long at each attempt, at most MAX (exponential backoff, full jitter), within \
+--rate and --concurrency. It counts as lost all the same, and the run goes on without a server too.
 
 With --message-rate messages are sent by a schedule (open loop), whatever the server does. One that \
 finds its connection still waiting for the last echo is owed, and sent as soon as that has come; its \
@@ -132,8 +169,10 @@ sent), echo-raw (from the send, with --message-rate), send-late (the client itse
 much later than its interval), cycle and cycle-connect (--churn). Values are in nanoseconds.
 
 A connection of --churn connects, is greeted where the protocol greets, exchanges one message and \
-closes with a reset, again and again from the same address and port. One that comes to nothing is \
-counted as lost and not tried again.
+is closed, again and again: from the same address and port, or with --close fin from another one, whose \
+TIME_WAIT is over or which is unused. One that comes to nothing is counted as lost, and tried again only with \
+--reconnect. With --churn-rate cycles begin by a schedule, and their latency counts from when they were to \
+begin; one that finds all its connections busy is owed.
 
 Exit code: 0 all connections were established, none was lost and every byte was right; 1 anything \
 short of that; 2 bad usage, before anything started.";
@@ -158,7 +197,7 @@ struct Flags {
     #[arg(long, value_name = "SOURCE", help_heading = "Connections")]
     source: Vec<Source>,
     /// Connects per second over all workers; 0: as fast as --concurrency allows
-    #[arg(long, default_value_t = 0.0, value_name = "PER_SECOND", value_parser = parse_rate, allow_negative_numbers = true, help_heading = "Connections")]
+    #[arg(long, default_value_t = 0.0, value_name = "PER_SECOND", conflicts_with = "ramp", value_parser = parse_rate, allow_negative_numbers = true, help_heading = "Connections")]
     rate: f64,
     /// Handshakes in flight, over all workers
     #[arg(long, default_value_t = 512, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000), help_heading = "Connections")]
@@ -166,6 +205,31 @@ struct Flags {
     /// Give a connect up after this
     #[arg(long, default_value = "5s", value_name = "DURATION", value_parser = humantime::parse_duration, help_heading = "Connections")]
     connect_timeout: Duration,
+
+    /// Start all connects evenly over this time [default: as fast as --rate and --concurrency allow]
+    #[arg(long, value_name = "DURATION", conflicts_with = "steps", value_parser = humantime::parse_duration, help_heading = "Shape")]
+    ramp: Option<Duration>,
+    /// Bring the connections up in so many equal parts, each when the one before is up and was held
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(2..=MAX_STEPS), help_heading = "Shape")]
+    steps: Option<u64>,
+    /// How long each part but the last is held before the next
+    #[arg(long, default_value = "10s", value_name = "DURATION", requires = "steps", value_parser = humantime::parse_duration, help_heading = "Shape")]
+    step_hold: Duration,
+    /// Close the connections evenly over this time at the end [default: all at once]
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, help_heading = "Shape")]
+    ramp_down: Option<Duration>,
+    /// How connections are closed
+    #[arg(long, value_enum, default_value = "rst", help_heading = "Shape")]
+    close: Close,
+    /// Make lost connections again, after a wait that grows from MIN to MAX [default without a value: 100ms..30s]
+    #[arg(
+        long,
+        value_name = "MIN..MAX",
+        num_args = 0..=1,
+        default_missing_value = "100ms..30s",
+        help_heading = "Shape"
+    )]
+    reconnect: Option<Backoff>,
 
     /// How long to hold the connections
     #[arg(long, default_value = "10s", value_name = "DURATION", value_parser = humantime::parse_duration, help_heading = "While held")]
@@ -195,6 +259,9 @@ struct Flags {
         help_heading = "While held"
     )]
     churn: u64,
+    /// Cycles per second over all churning connections, begun by a schedule [default: as fast as they complete]
+    #[arg(long, value_name = "PER_SECOND", requires = "churn", value_parser = parse_churn_rate, allow_negative_numbers = true, help_heading = "While held")]
+    churn_rate: Option<f64>,
     /// How long to hold all connections before the first message or close; --hold begins then
     #[arg(long, default_value = "0s", hide_default_value = true, value_name = "DURATION", requires = "exchange", value_parser = humantime::parse_duration, help_heading = "While held")]
     quiet_for: Duration,
@@ -232,6 +299,7 @@ struct Flags {
 }
 
 const MAX_CONNECTIONS: u64 = 100_000_000;
+const MAX_STEPS: u64 = 10_000;
 const MAX_MESSAGE_BYTES: i64 = SendArena::SPAN_BYTES as i64;
 const DEFAULT_HEARTBEAT: Duration = Duration::from_secs(10);
 /// Latencies of a connection are kept in 32 bits of microseconds: 71 minutes.
@@ -241,6 +309,7 @@ const MAX_HOLD: Duration = Duration::from_secs(30 * 24 * 3600);
 
 impl Flags {
     fn resolve(self) -> Result<Config, String> {
+        let shape = self.shape()?;
         let targets = self
             .targets
             .iter()
@@ -298,6 +367,9 @@ impl Flags {
                 "--message-rate: no connection sends; say how many do with --active".into(),
             );
         }
+        if self.churn_rate.is_some() && self.churn == 0 {
+            return Err("--churn-rate: no connection churns; say how many do with --churn".into());
+        }
         let canary = self
             .canary
             .resolve(&targets, self.protocol == Protocol::Line)?;
@@ -308,6 +380,9 @@ impl Flags {
             sources,
             rate: self.rate,
             concurrency: self.concurrency,
+            shape,
+            close: self.close,
+            reconnect: self.reconnect,
             connect_timeout: self.connect_timeout,
             hold: self.hold,
             protocol: self.protocol,
@@ -315,6 +390,7 @@ impl Flags {
             active: self.active,
             message_rate: self.message_rate,
             churn: self.churn,
+            churn_rate: self.churn_rate,
             quiet_for: self.quiet_for,
             message_bytes: self.message_bytes,
             cores: resolve_cores(&self.cores)?,
@@ -323,6 +399,33 @@ impl Flags {
             hlog: self.hlog,
             sample_interval: self.sample_interval,
             until_stdin_closes: self.until_stdin_closes,
+        })
+    }
+
+    fn shape(&self) -> Result<Shape, String> {
+        let least = Duration::from_millis(1);
+        for (flag, time) in [("--ramp", self.ramp), ("--ramp-down", self.ramp_down)] {
+            within(flag, time.unwrap_or(least), least, MAX_HOLD)?;
+        }
+        within("--step-hold", self.step_hold, Duration::ZERO, MAX_HOLD)?;
+        if let Some(steps) = self.steps.filter(|steps| *steps > self.connections) {
+            return Err(format!(
+                "--steps {steps}: {} connections cannot be brought up in more parts than they are; raise --connections \
+                 or lower --steps",
+                self.connections
+            ));
+        }
+        let rise = match (self.ramp, self.steps) {
+            (Some(over), _) => Rise::Linear { over },
+            (None, Some(steps)) => Rise::Steps {
+                steps,
+                hold: self.step_hold,
+            },
+            (None, None) => Rise::AtOnce,
+        };
+        Ok(Shape {
+            rise,
+            fall: self.ramp_down.unwrap_or(Duration::ZERO),
         })
     }
 }
@@ -406,6 +509,13 @@ fn parse_message_rate(text: &str) -> Result<f64, String> {
     }
 }
 
+fn parse_churn_rate(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(rate) if (0.001..=1e6).contains(&rate) => Ok(rate),
+        _ => Err("it is a number of cycles per second from 0.001 to 1 million".into()),
+    }
+}
+
 fn within(flag: &str, value: Duration, least: Duration, most: Duration) -> Result<(), String> {
     if (least..=most).contains(&value) {
         return Ok(());
@@ -414,7 +524,10 @@ fn within(flag: &str, value: Duration, least: Duration, most: Duration) -> Resul
     Err(format!("{flag} {value}: it is between {least} and {most}"))
 }
 
-fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn seconds<S: Serializer>(
+    duration: &Duration,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     serializer.serialize_f64(duration.as_secs_f64())
 }
 
@@ -445,6 +558,32 @@ mod tests {
         let (echo, _) = parse("127.0.0.1:7000 --protocol echo --heartbeat 0 --rate 50000").unwrap();
         assert_eq!(echo.heartbeat, Duration::ZERO);
         assert_eq!(echo.rate, 50_000.0);
+    }
+
+    #[test]
+    fn shapes_are_values_of_the_configuration() {
+        let shape = |args: &str| parse(&format!("127.0.0.1:7000 {args}")).unwrap().0;
+        let seconds = Duration::from_secs;
+        let plain = shape("--rate 5");
+        assert_eq!(plain.shape.rise, Rise::AtOnce);
+        assert_eq!((plain.close, plain.reconnect), (Close::Rst, None));
+        let linear = shape("--ramp 5s --ramp-down 2s --close fin");
+        assert_eq!(linear.shape.rise, Rise::Linear { over: seconds(5) });
+        assert_eq!((linear.shape.fall, linear.close), (seconds(2), Close::Fin));
+        let steps =
+            shape("--steps 4 --step-hold 3s --rate 100 --reconnect --churn 5 --churn-rate 7.5");
+        let rise = Rise::Steps {
+            steps: 4,
+            hold: seconds(3),
+        };
+        assert_eq!(steps.shape.rise, rise);
+        assert_eq!(steps.reconnect.unwrap().max, seconds(30));
+        assert_eq!(steps.churn_rate, Some(7.5));
+        let json = serde_json::to_value(&steps).unwrap();
+        assert_eq!(
+            json["shape"],
+            serde_json::json!({"ramp": "steps", "steps": 4, "step_hold_seconds": 3.0, "ramp_down_seconds": 0.0})
+        );
     }
 
     #[test]
@@ -502,6 +641,27 @@ mod tests {
             (
                 "127.0.0.1:7000 --active 1 --message-rate inf",
                 "--message-rate",
+            ),
+            ("127.0.0.1:7000 --ramp 0s", "--ramp 0s"),
+            ("127.0.0.1:7000 --ramp 5s --rate 100", "--rate"),
+            ("127.0.0.1:7000 --ramp 5s --steps 2", "--steps"),
+            ("127.0.0.1:7000 --steps 1", "--steps"),
+            (
+                "127.0.0.1:7000 --steps 11 --connections 10",
+                "lower --steps",
+            ),
+            ("127.0.0.1:7000 --step-hold 1s", "--steps"),
+            ("127.0.0.1:7000 --ramp-down 31days", "--ramp-down"),
+            ("127.0.0.1:7000 --close politely", "--close"),
+            ("--reconnect 127.0.0.1:7000", "MIN..MAX"),
+            ("127.0.0.1:7000 --reconnect 5s", "MIN..MAX"),
+            ("127.0.0.1:7000 --reconnect 5s..1s", "MAX from MIN"),
+            ("127.0.0.1:7000 --churn-rate 5", "--churn"),
+            ("127.0.0.1:7000 --churn 0 --churn-rate 5", "--churn-rate"),
+            ("127.0.0.1:7000 --churn 5 --churn-rate 0", "--churn-rate"),
+            (
+                "127.0.0.1:7000 --source 127.0.0.1 --connections 64511 --churn 5 --close fin",
+                "--close rst",
             ),
             ("127.0.0.1:7000 --cores 9999", "CPU 9999"),
             ("127.0.0.1:7000 --cores 0,x", "\"x\""),

@@ -1,16 +1,18 @@
 //! What workers and the main thread tell each other while a run goes on.
 //!
-//! Owns: the order of the moment, and one block of counters a worker. Invariant: a worker alone writes its block (relaxed: the
-//! figures are for show and for ending, never for ordering memory), the main thread alone writes the order.
+//! Owns: the order, and one block of counters a worker. Invariant: a worker alone writes its block (relaxed: the
+//! figures are for show and for ending, never for ordering memory), the main thread alone gives orders.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Instant;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use crate::shape::Leg;
+
 /// What the workers are to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
 pub(crate) enum Phase {
     /// Establish connections.
     Ramp,
@@ -22,27 +24,63 @@ pub(crate) enum Phase {
     Active,
     /// Start nothing more; what is under way ends.
     Close,
-    /// Report, and reset every connection.
+    /// Close connection after connection, as the leg says.
+    RampDown,
+    /// Report, and close every connection at once.
     Done,
 }
 
 impl Phase {
-    const ALL: [Phase; 6] = [
-        Phase::Ramp,
-        Phase::Quiet,
-        Phase::Hold,
-        Phase::Active,
-        Phase::Close,
-        Phase::Done,
-    ];
-
     /// Whether messages and cycles may start.
     pub(crate) fn is_exchanging(self) -> bool {
         matches!(self, Phase::Hold | Phase::Active)
     }
 
     pub(crate) fn name(self) -> &'static str {
-        ["ramp", "quiet", "hold", "active", "close", "done"][self as usize]
+        match self {
+            Phase::Ramp => "ramp",
+            Phase::Quiet => "quiet",
+            Phase::Hold => "hold",
+            Phase::Active => "active",
+            Phase::Close => "close",
+            Phase::RampDown => "ramp-down",
+            Phase::Done => "done",
+        }
+    }
+}
+
+/// What the main thread has last told the workers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Order {
+    /// Counts from 1; the same for all intervals of a phase and leg.
+    pub(crate) number: u64,
+    /// Counts the intervals too.
+    pub(crate) interval: u64,
+    pub(crate) phase: Phase,
+    /// How many connections are asked for, and since when, from the start of the run on.
+    pub(crate) leg: Leg,
+    pub(crate) began: Duration,
+}
+
+/// What the workers measure belongs to one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Interval {
+    /// Counts up through the run.
+    pub(crate) number: u64,
+    pub(crate) phase: Phase,
+}
+
+impl Order {
+    pub(crate) fn interval(&self) -> Interval {
+        Interval {
+            number: self.interval,
+            phase: self.phase,
+        }
+    }
+
+    /// The number of connections asked for at `now`.
+    pub(crate) fn level(&self, now: Duration) -> u64 {
+        self.leg.level(now.saturating_sub(self.began))
     }
 }
 
@@ -53,16 +91,7 @@ pub(crate) struct Shared {
     /// Next of the plan's spare assignments.
     pub(crate) next_spare: AtomicU64,
     pub(crate) workers: Vec<Mailbox>,
-    /// An [`Order`]: the interval above the phase.
-    order: AtomicU64,
-}
-
-/// What the workers are to do, and which interval what they measure meanwhile belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Order {
-    pub(crate) phase: Phase,
-    /// Counts the orders given.
-    pub(crate) interval: u64,
+    order: Mutex<Order>,
 }
 
 /// What the main thread and one worker share. A cache line of its own, so that workers do not slow each other.
@@ -73,12 +102,12 @@ pub(crate) struct Mailbox {
     counters: [AtomicU64; FIELDS],
 }
 
-const FIELDS: usize = 13;
+const FIELDS: usize = 16;
 
 /// A reading of one worker's counters, or the sum of all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
-    /// Connections ever established.
+    /// Connections ever established, each once.
     pub(crate) established: u64,
     pub(crate) failed: u64,
     pub(crate) lost: u64,
@@ -89,7 +118,7 @@ pub(crate) struct Counts {
     pub(crate) heartbeats_late: u64,
     pub(crate) messages: u64,
     pub(crate) bytes_received: u64,
-    /// Connects that met nobody listening.
+    /// First connects that met nobody listening.
     pub(crate) refused: u64,
     /// Messages and churn cycles under way.
     pub(crate) outstanding: u64,
@@ -97,14 +126,20 @@ pub(crate) struct Counts {
     pub(crate) owed: u64,
     /// Churn cycles completed.
     pub(crate) cycles: u64,
-    /// Workers that have nothing left to connect.
-    pub(crate) ramped: u64,
+    /// Churn cycles whose time has come by the schedule, and which have not begun.
+    pub(crate) cycles_owed: u64,
+    /// Times that a lost connection was made again.
+    pub(crate) reconnected: u64,
+    /// Connections closed in the ramp down.
+    pub(crate) closed: u64,
+    /// The last order that the worker has carried out.
+    pub(crate) carried_out: u64,
 }
 
 impl Counts {
     /// Connections established now. Those that churn count as such, unless they are lost.
     pub(crate) fn live(&self) -> u64 {
-        self.established - self.lost.min(self.established)
+        (self.established + self.reconnected).saturating_sub(self.lost + self.closed)
     }
 
     fn to_array(self) -> [u64; FIELDS] {
@@ -121,7 +156,10 @@ impl Counts {
             self.outstanding,
             self.owed,
             self.cycles,
-            self.ramped,
+            self.cycles_owed,
+            self.reconnected,
+            self.closed,
+            self.carried_out,
         ]
     }
 
@@ -139,7 +177,10 @@ impl Counts {
             outstanding,
             owed,
             cycles,
-            ramped,
+            cycles_owed,
+            reconnected,
+            closed,
+            carried_out,
         ] = values;
         Counts {
             established,
@@ -154,7 +195,10 @@ impl Counts {
             outstanding,
             owed,
             cycles,
-            ramped,
+            cycles_owed,
+            reconnected,
+            closed,
+            carried_out,
         }
     }
 }
@@ -179,31 +223,48 @@ impl Shared {
             start: Instant::now(),
             next_spare: AtomicU64::new(first_spare),
             workers: (0..workers).map(mailbox).collect::<nix::Result<_>>()?,
-            order: AtomicU64::new(Phase::Ramp as u64),
+            order: Mutex::new(Order {
+                number: 0,
+                interval: 0,
+                phase: Phase::Ramp,
+                leg: Leg::down(0, Duration::ZERO),
+                began: Duration::ZERO,
+            }),
         })
     }
 
+    /// What there is to do.
     pub(crate) fn order(&self) -> Order {
-        let order = self.order.load(Relaxed);
-        Order {
-            phase: Phase::ALL[usize::from(order as u8)],
-            interval: order >> 8,
-        }
+        *self.order.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Starts `phase`, and with it an interval, in every worker.
-    pub(crate) fn enter(&self, phase: Phase) -> nix::Result<()> {
-        let interval = self.order().interval + 1;
-        self.order.store(interval << 8 | phase as u64, Relaxed);
-        for mailbox in &self.workers {
-            mailbox.wake.write(1)?;
-        }
-        Ok(())
+    /// Starts `phase`, and with it an interval, in every worker, with as many connections as the last leg led to, or with
+    /// a new `leg`. Returns the order as given.
+    pub(crate) fn enter(&self, phase: Phase, leg: Option<Leg>) -> nix::Result<Order> {
+        self.give(|order| {
+            order.number += 1;
+            order.phase = phase;
+            if let Some(leg) = leg {
+                (order.leg, order.began) = (leg, self.start.elapsed());
+            }
+        })
     }
 
     /// Starts an interval of the same phase in every worker.
-    pub(crate) fn next_interval(&self) -> nix::Result<()> {
-        self.enter(self.order().phase)
+    pub(crate) fn next_interval(&self) -> nix::Result<Order> {
+        self.give(|_| {})
+    }
+
+    fn give(&self, change: impl FnOnce(&mut Order)) -> nix::Result<Order> {
+        let mut order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
+        order.interval += 1;
+        change(&mut order);
+        let given = *order;
+        drop(order);
+        for mailbox in &self.workers {
+            mailbox.wake.write(1)?;
+        }
+        Ok(given)
     }
 
     /// The sum of all workers' counters.

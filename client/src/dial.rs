@@ -14,13 +14,17 @@ use nix::libc;
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::config::Close;
 use crate::counters::Shared;
-use crate::source::{Assignment, Plan};
+use crate::source::Plan;
 
 /// A bound socket, and what it was made by.
 pub(crate) struct Dialled {
     pub(crate) socket: OwnedFd,
-    pub(crate) assignment: Assignment,
+    /// Its assignment in the plan.
+    pub(crate) number: u32,
+    /// Index of the target.
+    pub(crate) target: u32,
 }
 
 /// Why there is no connection.
@@ -47,6 +51,7 @@ impl Failure {
 pub(crate) struct Dialler<'a> {
     plan: &'a Plan,
     shared: &'a Shared,
+    close: Close,
     next: u64,
     stride: u64,
     end: u64,
@@ -55,17 +60,18 @@ pub(crate) struct Dialler<'a> {
 }
 
 impl<'a> Dialler<'a> {
-    /// The share of worker `number` of `workers` in `connections`.
+    /// The share of worker `number` of `workers` in `connections`, which are to end by `close`.
     pub(crate) fn new(
         plan: &'a Plan,
         shared: &'a Shared,
-        number: u64,
-        workers: u64,
+        close: Close,
+        (number, workers): (u64, u64),
         connections: u64,
     ) -> Self {
         Dialler {
             plan,
             shared,
+            close,
             next: number,
             stride: workers,
             end: connections,
@@ -83,35 +89,52 @@ impl<'a> Dialler<'a> {
         if self.next >= self.end {
             return None;
         }
-        let assignment = self.plan.assignment(self.next)?;
+        // There are at most as many as fit.
+        let number = self.next as u32;
         self.next += self.stride;
-        Some(self.dial(assignment))
+        Some(self.dial(number))
     }
 
     /// A socket from the spares, in place of one whose port was taken when it connected.
     pub(crate) fn replace(&mut self) -> Result<Dialled, Failure> {
         self.collisions += 1;
         match self.spare() {
-            Some(assignment) => self.dial(assignment),
+            Some(number) => self.dial(number),
             None => Err(Failure::connect(libc::EADDRNOTAVAIL)),
         }
     }
 
-    fn dial(&mut self, mut assignment: Assignment) -> Result<Dialled, Failure> {
+    /// A socket for assignment `number`, or for a spare one where its port is taken.
+    pub(crate) fn dial(&mut self, mut number: u32) -> Result<Dialled, Failure> {
         loop {
-            match dial(assignment) {
+            match self.bind(number) {
                 Err(failure) if failure.errno == libc::EADDRINUSE => {
                     self.collisions += 1;
-                    assignment = self.spare().ok_or(failure)?;
+                    number = self.spare().ok_or(failure)?;
                 }
                 result => return result,
             }
         }
     }
 
-    fn spare(&self) -> Option<Assignment> {
-        self.plan
-            .assignment(self.shared.next_spare.fetch_add(1, Relaxed))
+    /// An assignment that nobody has had.
+    pub(crate) fn spare(&self) -> Option<u32> {
+        let number = self.shared.next_spare.fetch_add(1, Relaxed);
+        self.plan.assignment(number)?;
+        u32::try_from(number).ok()
+    }
+
+    fn bind(&self, number: u32) -> Result<Dialled, Failure> {
+        let assignment = self
+            .plan
+            .assignment(number.into())
+            .ok_or(Failure::connect(libc::EADDRNOTAVAIL))?;
+        let socket = unbound(assignment.source, self.close).map_err(failed(Step::Socket, None))?;
+        Ok(Dialled {
+            socket: bind(socket, assignment.source)?,
+            number,
+            target: assignment.target,
+        })
     }
 }
 
@@ -121,20 +144,10 @@ impl<'a> Dialler<'a> {
 /// That of bind(2), EADDRNOTAVAIL where it is not.
 pub(crate) fn check_source(address: IpAddr) -> Result<(), Failure> {
     let source = SocketAddr::new(address, 0);
-    let socket = unbound(source).map_err(failed(Step::Socket, None))?;
+    let socket = unbound(source, Close::Rst).map_err(failed(Step::Socket, None))?;
     setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)
         .map_err(|errno| failed(Step::Socket, None)(errno.into()))?;
     bind(socket, source).map(drop)
-}
-
-/// A socket for `assignment` and no other.
-///
-/// # Errors
-/// That of socket(2) or bind(2).
-pub(crate) fn dial(assignment: Assignment) -> Result<Dialled, Failure> {
-    let socket = unbound(assignment.source).map_err(failed(Step::Socket, None))?;
-    let socket = bind(socket, assignment.source)?;
-    Ok(Dialled { socket, assignment })
 }
 
 fn bind(socket: Socket, source: SocketAddr) -> Result<OwnedFd, Failure> {
@@ -152,7 +165,7 @@ fn failed(step: Step, source: Option<IpAddr>) -> impl Fn(io::Error) -> Failure {
     }
 }
 
-fn unbound(source: SocketAddr) -> io::Result<Socket> {
+fn unbound(source: SocketAddr, close: Close) -> io::Result<Socket> {
     let socket = Socket::new(
         Domain::for_address(source),
         Type::STREAM,
@@ -160,8 +173,10 @@ fn unbound(source: SocketAddr) -> io::Result<Socket> {
     )?;
     // From the first use of the port on, or a second run meets EADDRINUSE.
     socket.set_reuse_address(true)?;
-    // Closing resets: no TIME_WAIT, and no million FINs queued at once.
-    socket.set_linger(Some(Duration::ZERO))?;
+    if close == Close::Rst {
+        // Closing resets: no TIME_WAIT, and no million FINs queued at once.
+        socket.set_linger(Some(Duration::ZERO))?;
+    }
     socket.set_tcp_nodelay(true)?;
     Ok(socket)
 }

@@ -12,7 +12,7 @@ use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
 use crate::config::Config;
 use crate::counters::{Counts, Phase};
 use crate::phases::HostCounters;
-use crate::summary::{Percentiles, Summary};
+use crate::summary::{OpenLoop, Percentiles, Summary};
 
 /// Progress on stderr.
 pub(crate) struct Progress {
@@ -29,7 +29,7 @@ impl Progress {
         let bar = stderr().is_terminal().then(|| ProgressBar::new(1));
         if let (Some(bar), Ok(style)) = (
             &bar,
-            ProgressStyle::with_template("{prefix:>6.cyan.bold} {wide_bar:.cyan/blue} {msg}"),
+            ProgressStyle::with_template("{prefix:>9.cyan.bold} {wide_bar:.cyan/blue} {msg}"),
         ) {
             bar.set_style(style);
         }
@@ -62,6 +62,7 @@ impl Progress {
                 (at - since).as_millis() as u64,
                 self.hold.as_millis() as u64,
             ),
+            Phase::RampDown => (counts.closed, counts.closed + counts.live()),
             Phase::Close | Phase::Done => (1, 1),
         };
         bar.set_prefix(phase.name());
@@ -75,7 +76,7 @@ impl Progress {
         if self.bar.is_none() {
             let (seconds, phase) = (at.as_secs_f64(), phase.name());
             // A reader that went away is no reason to stop.
-            let _ = writeln!(stderr(), "{seconds:>7.1} s  {phase:<6} {}", figures(counts));
+            let _ = writeln!(stderr(), "{seconds:>7.1} s  {phase:<9} {}", figures(counts));
         }
     }
 
@@ -110,6 +111,9 @@ fn figures(counts: &Counts) -> String {
         (counts.messages, "messages"),
         (counts.owed, "owed"),
         (counts.cycles, "cycles"),
+        (counts.cycles_owed, "cycles owed"),
+        (counts.reconnected, "made again"),
+        (counts.closed, "closed"),
     ] {
         if count > 0 {
             // Writing to a String cannot fail.
@@ -143,6 +147,20 @@ pub(crate) fn summary(summary: &Summary, has_colour: bool) -> String {
     if let Some(lateness) = &summary.connect_lateness_us {
         lines.push(("queued before it", latency(lateness)));
     }
+    for (name, step) in std::iter::once("steps")
+        .chain(std::iter::repeat(""))
+        .zip(&summary.steps)
+    {
+        let text = format!(
+            "{} from {:.2} s on, up after {:.2} s, held for {:.2} s: {} established at its end",
+            HumanCount(step.connections),
+            step.began_seconds,
+            step.up_seconds,
+            step.held_seconds,
+            HumanCount(step.established)
+        );
+        lines.push((name, text));
+    }
     if !summary.failed.is_empty() {
         lines.push(("failed", by_cause(&summary.failed)));
     }
@@ -163,6 +181,27 @@ pub(crate) fn summary(summary: &Summary, has_colour: bool) -> String {
             ),
         ),
     });
+    if let Some(again) = &summary.reconnects {
+        let failed = match again.failed.is_empty() {
+            true => "none failed".into(),
+            false => format!("failed: {}", by_cause(&again.failed)),
+        };
+        let text = format!(
+            "{} attempts, {} succeeded, {failed}; {} still lost at the end",
+            HumanCount(again.attempted),
+            HumanCount(again.succeeded),
+            HumanCount(again.still_lost)
+        );
+        lines.push(("reconnects", text));
+        lines.push(("without one for", latency(&again.without_connection_us)));
+    }
+    if summary.unended > 0 {
+        let text = format!(
+            "{} orderly closes that the server did not answer by its own",
+            HumanCount(summary.unended)
+        );
+        lines.push(("unended", text));
+    }
     if summary.greetings_verified + summary.greetings_missing > 0 {
         let text = format!(
             "{} right, {} missing",
@@ -199,21 +238,12 @@ pub(crate) fn summary(summary: &Summary, has_colour: bool) -> String {
         lines.push(("messages", text));
     }
     if let Some(open) = &messages.open_loop {
-        let verdict = match open.is_short {
-            true => format!(
-                "{red}the rate was not kept{end}: the server is too slow, or the client, if it was late itself"
-            ),
-            false => "the rate was kept".into(),
-        };
-        let text = format!(
-            "{} per second asked, {} achieved; of {} due {} were sent, {} are owed; {verdict}",
-            rate(open.asked_per_second),
-            rate(messages.per_second),
-            HumanCount(open.due),
-            HumanCount(open.sent),
-            HumanCount(open.owed),
-        );
-        lines.push(("open loop", text));
+        lines.push(open_loop(
+            ("open loop", "sent"),
+            open,
+            messages.per_second,
+            (red, end),
+        ));
         lines.push(("from the send", latency(&open.latency_from_send_us)));
         lines.push(("client late by", latency(&open.client_lateness_us)));
     }
@@ -234,6 +264,16 @@ pub(crate) fn summary(summary: &Summary, has_colour: bool) -> String {
         );
         lines.push(("churn", text));
         lines.push(("its connects", latency(&churn.connect_us)));
+        if let Some(open) = &churn.open_loop {
+            lines.push(open_loop(
+                ("its schedule", "begun"),
+                open,
+                churn.per_second,
+                (red, end),
+            ));
+            lines.push(("from the connect", latency(&open.latency_from_send_us)));
+            lines.push(("client late by", latency(&open.client_lateness_us)));
+        }
     }
     if let Some(text) = summary.load.text() {
         lines.push(("client busy", format!("{text}, of the time held")));
@@ -262,6 +302,30 @@ pub(crate) fn summary(summary: &Summary, has_colour: bool) -> String {
         text += &format!("{bold}canaries{end}\n{}", canaries.text());
     }
     text
+}
+
+/// Whether a schedule was kept.
+fn open_loop(
+    (name, verb): (&'static str, &str),
+    open: &OpenLoop,
+    per_second: f64,
+    (red, end): (&str, &str),
+) -> (&'static str, String) {
+    let verdict = match open.is_short {
+        true => format!(
+            "{red}the rate was not kept{end}: the server is too slow, or the client, if it was late itself"
+        ),
+        false => "the rate was kept".into(),
+    };
+    let text = format!(
+        "{} per second asked, {} achieved; of {} due {} were {verb}, {} are owed; {verdict}",
+        rate(open.asked_per_second),
+        rate(per_second),
+        HumanCount(open.due),
+        HumanCount(open.sent),
+        HumanCount(open.owed),
+    );
+    (name, text)
 }
 
 /// A line for each phase in which something moved that means trouble.

@@ -64,8 +64,8 @@ impl IntervalLog {
 
     /// Takes in what a worker recorded in an interval that it has left.
     pub(crate) fn add(&mut self, handover: &Handover) -> anyhow::Result<()> {
-        self.reached[handover.worker] = handover.next_interval;
-        let number = handover.order.interval;
+        self.reached[handover.worker] = handover.next;
+        let number = handover.interval.number;
         let mut open = self.open.iter_mut();
         let interval = open
             .find(|interval| interval.number == number)
@@ -123,7 +123,7 @@ impl Interval {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::counters::{Order, Phase};
+    use crate::counters::{Interval, Phase};
     use crate::latency::{Busy, Kind};
     use hdrhistogram::Histogram;
     use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
@@ -159,16 +159,16 @@ mod tests {
         }
     }
 
-    fn handover(worker: usize, interval: u64, next_interval: u64, ns: u64) -> Handover {
+    fn handover(worker: usize, interval: u64, next: u64, ns: u64) -> Handover {
         let mut histogram = Histogram::new_with_bounds(1, 1 << 40, 5).unwrap();
         histogram.record(ns).unwrap();
         Handover {
             worker,
-            order: Order {
+            interval: Interval {
+                number: interval,
                 phase: Phase::Hold,
-                interval,
             },
-            next_interval,
+            next,
             histograms: Histograms::from([(Kind::Echo, histogram)]),
             busy: Busy::default(),
         }

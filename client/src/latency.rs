@@ -12,7 +12,7 @@ use hdrhistogram::Histogram;
 use kernel_tuning::process;
 use nix::time::{ClockId, clock_gettime};
 
-use crate::counters::Order;
+use crate::counters::Interval;
 
 /// What took its time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,14 +29,20 @@ pub(crate) enum Kind {
     SendLate,
     /// By how much more than the interval a heartbeat came after the one before.
     Heartbeat,
-    /// From the start of the connect of a churn cycle to the end of its echo.
+    /// To the end of the echo of a churn cycle: from the start of its connect, by a schedule from when it was to begin.
     Cycle,
     /// The connect alone.
     CycleConnect,
+    /// With cycles by a schedule, from the start of the connect.
+    CycleRaw,
+    /// The same, from when a cycle was to begin to when the client came to it.
+    CycleLate,
+    /// From a loss to when the connection was made again.
+    Without,
 }
 
 impl Kind {
-    const COUNT: usize = 8;
+    const COUNT: usize = 11;
     const ALL: [Kind; Self::COUNT] = [
         Kind::Connect,
         Kind::ConnectLate,
@@ -46,6 +52,9 @@ impl Kind {
         Kind::Heartbeat,
         Kind::Cycle,
         Kind::CycleConnect,
+        Kind::CycleRaw,
+        Kind::CycleLate,
+        Kind::Without,
     ];
 
     /// The word for it, in JSON and as a tag of the interval log.
@@ -59,6 +68,9 @@ impl Kind {
             "heartbeat",
             "cycle",
             "cycle-connect",
+            "cycle-raw",
+            "cycle-late",
+            "without-connection",
         ][self as usize]
     }
 }
@@ -77,13 +89,13 @@ pub(crate) fn add(sum: &mut Histograms, part: &Histograms) {
     }
 }
 
-/// What a worker has measured under one order.
+/// What a worker has measured in one interval.
 pub(crate) struct Handover {
     /// Its number.
     pub(crate) worker: usize,
-    pub(crate) order: Order,
-    /// The interval it goes on with.
-    pub(crate) next_interval: u64,
+    pub(crate) interval: Interval,
+    /// The number of the interval it goes on with.
+    pub(crate) next: u64,
     pub(crate) histograms: Histograms,
     pub(crate) busy: Busy,
 }
@@ -113,7 +125,7 @@ impl Busy {
 pub(crate) struct Recorder {
     worker: usize,
     to: Sender<Handover>,
-    order: Order,
+    interval: Interval,
     histograms: [Histogram<u64>; Kind::COUNT],
     since: Reading,
 }
@@ -131,25 +143,20 @@ impl Recorder {
     const SHORTEST_NS: u64 = 1_000;
     const LONGEST_NS: u64 = 3_600_000_000_000;
 
-    /// Of worker `worker`, on its own thread, from `order` on.
+    /// Of worker `worker`, on its own thread, from `interval` on.
     pub(crate) fn new(
         worker: usize,
         to: Sender<Handover>,
-        order: Order,
+        interval: Interval,
     ) -> anyhow::Result<Recorder> {
         let empty = Histogram::new_with_bounds(Self::SHORTEST_NS, Self::LONGEST_NS, 3)?;
         Ok(Recorder {
             worker,
             to,
-            order,
+            interval,
             histograms: std::array::from_fn(|_| empty.clone()),
             since: Reading::take(),
         })
-    }
-
-    /// What is recorded belongs to it.
-    pub(crate) fn order(&self) -> Order {
-        self.order
     }
 
     /// One more of `kind`. A time past the longest counts as that.
@@ -158,7 +165,7 @@ impl Recorder {
     }
 
     /// What was recorded goes to the main thread; what follows belongs to `next`.
-    pub(crate) fn hand_over(&mut self, next: Order) {
+    pub(crate) fn hand_over(&mut self, next: Interval) {
         let mut histograms = Histograms::new();
         for (kind, histogram) in Kind::ALL.into_iter().zip(&mut self.histograms) {
             if !histogram.is_empty() {
@@ -171,12 +178,12 @@ impl Recorder {
         // Nobody hears it only where the run has failed.
         let _ = self.to.send(Handover {
             worker: self.worker,
-            order: self.order,
-            next_interval: next.interval,
+            interval: self.interval,
+            next: next.number,
             histograms,
             busy,
         });
-        (self.order, self.since) = (next, reading);
+        (self.interval, self.since) = (next, reading);
     }
 }
 
@@ -219,12 +226,12 @@ mod tests {
         #[test]
         fn nothing_is_lost_or_told_twice(times in proptest::collection::vec((0usize..Kind::COUNT, 0u64..u64::MAX / 2), 0..50), orders in 1usize..5) {
             let (to, from) = channel();
-            let order = |interval| Order { phase: Phase::Hold, interval };
+            let order = |number| Interval { number, phase: Phase::Hold };
             let mut recorder = Recorder::new(3, to, order(0)).unwrap();
             let mut expected = BTreeMap::<(u64, Kind), u64>::new();
             for (number, (kind, ns)) in times.iter().enumerate() {
                 let interval = (number % orders) as u64;
-                if recorder.order.interval != interval {
+                if recorder.interval.number != interval {
                     recorder.hand_over(order(interval));
                 }
                 recorder.record(Kind::ALL[*kind], Duration::from_nanos(*ns));
@@ -235,7 +242,7 @@ mod tests {
             for handover in from.try_iter() {
                 prop_assert_eq!(handover.worker, 3);
                 for (kind, histogram) in handover.histograms {
-                    *heard.entry((handover.order.interval, kind)).or_default() += histogram.len();
+                    *heard.entry((handover.interval.number, kind)).or_default() += histogram.len();
                 }
             }
             prop_assert_eq!(heard, expected);
@@ -245,7 +252,7 @@ mod tests {
     #[test]
     fn a_thread_that_sleeps_is_not_busy_and_one_that_works_is() {
         let (to, from) = channel();
-        let order = |phase| Order { phase, interval: 0 };
+        let order = |phase| Interval { number: 0, phase };
         let mut recorder = Recorder::new(0, to, order(Phase::Quiet)).unwrap();
         std::thread::sleep(Duration::from_millis(50));
         recorder.hand_over(order(Phase::Hold));

@@ -6,10 +6,13 @@
 //! | [`config`] | flags to a validated [`config::Config`] |
 //! | [`source`] | what `--source` means, and which source address and port connects to which target (pure) |
 //! | [`outlook`] | how many connections that can be, and the tightest limit |
+//! | [`shape`] | how many connections are asked for at a time (pure) |
 //! | [`pace`] | how many connects may start now (pure) |
+//! | [`backoff`] | how long to wait before a lost connection is made again (pure) |
 //! | [`schedule`] | when each message is to be sent, in open loop (pure) |
 //! | [`verify`] | what a connection must hear (pure) |
-//! | `churn` | which connections churn, and from where each connects (pure) |
+//! | `churn` | which connections churn (pure) |
+//! | `origins` | by which assignments connections were made that may be made again (pure) |
 //! | `conn` | what is remembered of one connection |
 //! | `dial` | bound sockets, and what to do when a port is taken |
 //! | `worker` | one pinned thread: its rings and its connections |
@@ -24,6 +27,7 @@
 //! | `display`, `samples` | what a person and a program see of it |
 #![forbid(unsafe_code)]
 
+pub mod backoff;
 pub mod canary;
 mod churn;
 pub mod cli;
@@ -35,12 +39,14 @@ mod display;
 mod hlog;
 mod latency;
 pub mod load;
+mod origins;
 pub mod outlook;
 pub mod pace;
 pub mod phases;
 mod run;
 mod samples;
 pub mod schedule;
+pub mod shape;
 pub mod source;
 pub mod summary;
 mod tally;

@@ -6,8 +6,8 @@ use std::fmt;
 
 use indicatif::HumanCount;
 use kernel_tuning::host::{LOOPBACK, NetCounters, route};
-use kernel_tuning::process;
 use kernel_tuning::limit::{Evidence, Headroom, Limit, headrooms};
+use kernel_tuning::process;
 use serde::Serialize;
 
 use crate::config::Config;

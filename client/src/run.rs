@@ -19,14 +19,15 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::canary::{self, Canaries, Stage};
-use crate::config::Config;
+use crate::config::{Close, Config};
 use crate::counters::{Counts, Phase, Shared};
 use crate::display::Progress;
 use crate::hlog::IntervalLog;
 use crate::phases::Watch;
 use crate::samples::Samples;
+use crate::shape::Leg;
 use crate::source::{Plan, Source};
-use crate::summary::{Course, Ended, Report, Summary};
+use crate::summary::{Course, Ended, Report, Step as RampStep, Summary};
 use crate::tally::Tally;
 use crate::worker::{self, Job};
 
@@ -36,7 +37,8 @@ const TICK: Duration = Duration::from_millis(20);
 const GRACE: Duration = Duration::from_secs(1);
 /// A run ends rather than take this last memory of the host.
 const MEMORY_FLOOR_BYTES: u64 = 256 << 20;
-/// How long the kernel may take for the mass close before the canaries' recovery is said to begin.
+/// How long a close of all connections may take: an orderly one before the rest are closed with the rings, and the kernel's
+/// before the canaries' recovery is said to begin.
 const LONGEST_CLOSE: Duration = Duration::from_secs(30);
 
 /// What asks a run to end: SIGINT, SIGTERM, or the end of stdin.
@@ -163,12 +165,14 @@ pub(crate) fn run(
             next_sample: Duration::ZERO,
             next_memory_check: Duration::ZERO,
             last_growth: (Duration::ZERO, 0),
+            last_idle: Duration::ZERO,
             last_loss: (Duration::ZERO, 0),
+            steps: Vec::new(),
         };
         let course = conductor.conduct();
         // What the host says is about a run only while its connections are there.
         let evidence = Evidence::read(&before);
-        let entered = conductor.enter(Phase::Done);
+        let entered = conductor.enter(Phase::Done, None);
         conductor.watchers.progress.finish();
         let (host, tally) = (conductor.host, conductor.tally);
         let reports: Vec<_> = workers.into_iter().map(ScopedJoinHandle::join).collect();
@@ -197,7 +201,7 @@ struct EndWorkers<'a>(&'a Shared);
 impl Drop for EndWorkers<'_> {
     fn drop(&mut self) {
         // A worker that cannot be woken looks by itself within its longest wait.
-        let _ = self.0.enter(Phase::Done);
+        let _ = self.0.enter(Phase::Done, None);
     }
 }
 
@@ -215,8 +219,11 @@ struct Conductor<'a, 'scope> {
     next_memory_check: Duration,
     /// When the number of connections ever established last grew, and what it was.
     last_growth: (Duration, u64),
+    /// When no further connection was asked for last.
+    last_idle: Duration,
     /// The same of those lost.
     last_loss: (Duration, u64),
+    steps: Vec<RampStep>,
 }
 
 impl Conductor<'_, '_> {
@@ -225,7 +232,7 @@ impl Conductor<'_, '_> {
         let (mut hold_from, mut hold) = (Duration::ZERO, Duration::ZERO);
         let mut at_hold_end = Counts::default();
         if ended.is_none() && !self.config.quiet_for.is_zero() {
-            self.enter(Phase::Quiet)?;
+            self.enter(Phase::Quiet, None)?;
             ended = self.until(self.now() + self.config.quiet_for, |_| false)?;
         }
         if ended.is_none() {
@@ -235,15 +242,17 @@ impl Conductor<'_, '_> {
                 Phase::Hold
             };
             hold_from = self.now();
-            self.enter(phase)?;
+            self.enter(phase, None)?;
             ended = self.until(hold_from + self.config.hold, |_| false)?;
             hold = self.now() - hold_from;
             at_hold_end = self.shared.counts();
         }
-        self.enter(Phase::Close)?;
+        self.enter(Phase::Close, None)?;
         self.await_echoes();
+        let ended = self.ramp_down(ended)?;
         Ok(Course {
             ended: ended.unwrap_or(Ended::Complete),
+            steps: std::mem::take(&mut self.steps),
             counts: self.shared.counts(),
             hold_from,
             hold,
@@ -252,13 +261,60 @@ impl Conductor<'_, '_> {
         })
     }
 
-    /// Until each connection is established or has failed.
+    /// Leg by leg, until each connection is established or has failed.
     fn ramp(&mut self) -> anyhow::Result<Option<Ended>> {
-        self.enter(Phase::Ramp)?;
-        let workers = self.config.cores.len() as u64;
-        let ended = self.until(Duration::MAX, |counts| counts.ramped == workers)?;
-        let counts = self.shared.counts();
-        Ok(ended.or((counts.established == 0).then_some(Ended::NothingEstablished)))
+        let legs = self.config.shape.rise(self.config.connections);
+        for leg in &legs {
+            let mut ended = self.carry_out(Phase::Ramp, *leg, Duration::MAX)?;
+            let (began, up) = (self.shared.order().began, self.now());
+            if ended.is_none() && !leg.rest.is_zero() {
+                ended = self.until(up + leg.rest, |_| false)?;
+            }
+            let counts = self.shared.counts();
+            if legs.len() > 1 {
+                self.steps.push(RampStep {
+                    connections: leg.to,
+                    began_seconds: began.as_secs_f64(),
+                    up_seconds: up.saturating_sub(began).as_secs_f64(),
+                    held_seconds: self.now().saturating_sub(up).as_secs_f64(),
+                    established: counts.live(),
+                });
+            }
+            if ended.is_some() {
+                return Ok(ended);
+            }
+        }
+        let established = self.shared.counts().established;
+        Ok((established == 0).then_some(Ended::NothingEstablished))
+    }
+
+    /// Closes the connections one after the other, where they are to end spread over a time, or in order. A run that was
+    /// cut short is not drawn out.
+    fn ramp_down(&mut self, ended: Option<Ended>) -> anyhow::Result<Option<Ended>> {
+        let over = match ended {
+            None => self.config.shape.fall,
+            Some(_) => Duration::ZERO,
+        };
+        if over.is_zero() && self.config.close == Close::Rst {
+            return Ok(ended);
+        }
+        let leg = Leg::down(self.config.connections, over);
+        let deadline = self.now() + over + LONGEST_CLOSE;
+        let stopped = self.carry_out(Phase::RampDown, leg, deadline)?;
+        Ok(ended.or(stopped))
+    }
+
+    /// Until all workers have done what `leg` asks for, or until `deadline`, or until something ends the run.
+    fn carry_out(
+        &mut self,
+        phase: Phase,
+        leg: Leg,
+        deadline: Duration,
+    ) -> anyhow::Result<Option<Ended>> {
+        let number = self.enter(phase, Some(leg))?;
+        // No worker is ahead of the last order.
+        let all = number * self.config.cores.len() as u64;
+        self.until(deadline, |counts| counts.carried_out == all)
     }
 
     /// Until `deadline`, or until `is_done`, or until something ends the run.
@@ -307,7 +363,10 @@ impl Conductor<'_, '_> {
         if counts.established == 0 && counts.refused > 0 {
             return Some(Ended::Refused);
         }
-        let is_quiet = now.saturating_sub(self.last_loss.0.max(self.last_growth.0)) >= GRACE;
+        // Lost connections are made again, and the server may be too.
+        let gives_up = self.config.reconnect.is_none() && self.phase != Phase::RampDown;
+        let is_quiet =
+            gives_up && now.saturating_sub(self.last_loss.0.max(self.last_growth.0)) >= GRACE;
         let turned_away = counts.lost.saturating_sub(counts.dropped);
         if is_quiet
             && counts.dropped > 0
@@ -318,7 +377,11 @@ impl Conductor<'_, '_> {
         if is_quiet && counts.lost > 0 && counts.live() == 0 {
             return Some(Ended::AllLost);
         }
-        if self.phase == Phase::Ramp && now.saturating_sub(self.last_growth.0) > self.patience() {
+        if counts.established + counts.failed >= self.shared.order().level(now) {
+            self.last_idle = now;
+        }
+        let since = self.last_growth.0.max(self.last_idle);
+        if self.phase == Phase::Ramp && now.saturating_sub(since) > self.patience() {
             return Some(Ended::Stalled);
         }
         if now >= self.next_memory_check {
@@ -340,7 +403,8 @@ impl Conductor<'_, '_> {
         (2 * self.config.connect_timeout).max(pace) + TICK
     }
 
-    fn enter(&mut self, phase: Phase) -> anyhow::Result<()> {
+    /// Gives the order for `phase`, and with it for `leg`; returns its number.
+    fn enter(&mut self, phase: Phase, leg: Option<Leg>) -> anyhow::Result<u64> {
         self.phase = phase;
         if let Some(canaries) = self.canaries
             && let Some(stage) = stage_of(phase)
@@ -348,13 +412,13 @@ impl Conductor<'_, '_> {
             canaries.enter(stage);
         }
         self.host.enter(phase, self.now());
-        self.shared.enter(phase)?;
+        let order = self.shared.enter(phase, leg)?;
         let now = self.now();
-        self.tally.begin(self.shared.order(), now);
+        self.tally.begin(order.interval(), now);
         let counts = self.shared.counts();
         self.watchers.progress.update(now, phase, &counts);
         self.sample(now, &counts);
-        Ok(())
+        Ok(order.number)
     }
 
     fn show(&mut self, now: Duration, counts: &Counts) {
@@ -366,7 +430,7 @@ impl Conductor<'_, '_> {
         if self.tally.has_log() {
             // A worker that cannot be woken looks by itself within its longest wait.
             let _ = self.shared.next_interval();
-            self.tally.begin(self.shared.order(), now);
+            self.tally.begin(self.shared.order().interval(), now);
         }
         self.sample(now, counts);
     }
@@ -375,7 +439,7 @@ impl Conductor<'_, '_> {
         self.next_sample = now + self.config.sample_interval;
         self.watchers.progress.line(now, self.phase, counts);
         if let Some(samples) = &mut self.watchers.samples
-            && let Err(error) = samples.take(now, self.phase, counts)
+            && let Err(error) = samples.take(now, &self.shared.order(), counts)
         {
             // The run is worth more than its samples.
             tracing::warn!(%error, "samples cannot be written; there are none from here on");
@@ -395,7 +459,7 @@ fn stage_of(phase: Phase) -> Option<Stage> {
         Phase::Quiet | Phase::Hold => Some(Stage::Hold),
         Phase::Active => Some(Stage::Active),
         Phase::Close => None,
-        Phase::Done => Some(Stage::Close),
+        Phase::RampDown | Phase::Done => Some(Stage::Close),
     }
 }
 
@@ -549,6 +613,7 @@ mod tests {
             hold: Duration::ZERO,
             at_hold_end: Counts::default(),
             peak_rss_bytes: 0,
+            steps: Vec::new(),
         };
         let summary = Summary::new(config, &report, &[], &course);
         assert_eq!(summary.failed["EADDRNOTAVAIL"], 5);

@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::counters::{Counts, Phase};
+use crate::counters::{Counts, Order};
 
 #[derive(Serialize)]
 struct Sample {
     t_ms: u64,
     phase: &'static str,
+    asked: u64,
     established: u64,
     failed: u64,
     lost: u64,
@@ -22,6 +23,8 @@ struct Sample {
     messages: u64,
     owed: u64,
     cycles: u64,
+    cycles_owed: u64,
+    reconnected: u64,
     bytes_received: u64,
 }
 
@@ -35,11 +38,12 @@ impl Samples {
         Samples { to }
     }
 
-    /// Writes one line. `established` in it is the number established now.
-    pub(crate) fn take(&mut self, at: Duration, phase: Phase, counts: &Counts) -> io::Result<()> {
+    /// Writes one line. `asked` in it is how many connections are asked for now, `established` how many there are.
+    pub(crate) fn take(&mut self, at: Duration, order: &Order, counts: &Counts) -> io::Result<()> {
         let sample = Sample {
             t_ms: at.as_millis() as u64,
-            phase: phase.name(),
+            phase: order.phase.name(),
+            asked: order.level(at),
             established: counts.live(),
             failed: counts.failed,
             lost: counts.lost,
@@ -48,6 +52,8 @@ impl Samples {
             messages: counts.messages,
             owed: counts.owed,
             cycles: counts.cycles,
+            cycles_owed: counts.cycles_owed,
+            reconnected: counts.reconnected,
             bytes_received: counts.bytes_received,
         };
         let mut line = serde_json::to_vec(&sample)?;

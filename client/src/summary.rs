@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
-use kernel_tuning::limit::Step;
+use kernel_tuning::limit;
 use nix::errno::Errno;
 use serde::Serialize;
 
@@ -29,7 +29,7 @@ pub(crate) struct Report {
     /// The most connections established at once.
     pub(crate) established_max: u64,
     /// By step and errno.
-    pub(crate) failed: BTreeMap<(Step, i32), u64>,
+    pub(crate) failed: BTreeMap<(limit::Step, i32), u64>,
     /// A source address that is not one of this host.
     pub(crate) unbound: Option<IpAddr>,
     pub(crate) lost: BTreeMap<String, u64>,
@@ -37,7 +37,14 @@ pub(crate) struct Report {
     pub(crate) churning: u64,
     pub(crate) cycles_unfinished: u64,
     /// Cycles without a connection, by step and errno.
-    pub(crate) churn_failed: BTreeMap<(Step, i32), u64>,
+    pub(crate) churn_failed: BTreeMap<(limit::Step, i32), u64>,
+    /// Attempts to make a lost connection again, and those of them that failed, by step and errno.
+    pub(crate) reconnects_attempted: u64,
+    pub(crate) reconnects_failed: BTreeMap<(limit::Step, i32), u64>,
+    /// Connections still lost at the end, which were to be made again.
+    pub(crate) still_lost: u64,
+    /// Orderly closes that the server had not answered at the end.
+    pub(crate) unended: u64,
     pub(crate) collisions: u64,
     pub(crate) greetings_verified: u64,
     pub(crate) greetings_missing: u64,
@@ -45,6 +52,8 @@ pub(crate) struct Report {
     pub(crate) active: u64,
     /// Messages whose time has come by the schedule.
     pub(crate) messages_due: u64,
+    /// The same of churn cycles.
+    pub(crate) cycles_due: u64,
     pub(crate) messages_mismatched: u64,
     pub(crate) messages_unanswered: u64,
     pub(crate) ring: ring::Stats,
@@ -71,12 +80,19 @@ impl Report {
         for (failure, count) in other.churn_failed {
             *self.churn_failed.entry(failure).or_default() += count;
         }
+        self.reconnects_attempted += other.reconnects_attempted;
+        for (failure, count) in other.reconnects_failed {
+            *self.reconnects_failed.entry(failure).or_default() += count;
+        }
+        self.still_lost += other.still_lost;
+        self.unended += other.unended;
         self.collisions += other.collisions;
         self.greetings_verified += other.greetings_verified;
         self.greetings_missing += other.greetings_missing;
         self.heartbeats_missing += other.heartbeats_missing;
         self.active += other.active;
         self.messages_due += other.messages_due;
+        self.cycles_due += other.cycles_due;
         self.messages_mismatched += other.messages_mismatched;
         self.messages_unanswered += other.messages_unanswered;
         self.ring = self.ring.merged(other.ring);
@@ -137,6 +153,8 @@ pub(crate) struct Course {
     pub(crate) hold_from: Duration,
     pub(crate) hold: Duration,
     pub(crate) at_hold_end: Counts,
+    /// Of a stepped ramp; else none.
+    pub(crate) steps: Vec<Step>,
     pub(crate) peak_rss_bytes: u64,
 }
 
@@ -244,27 +262,33 @@ pub struct Messages {
     pub open_loop: Option<OpenLoop>,
 }
 
-/// Messages sent by a schedule.
+/// Messages sent, or churn cycles begun, by a schedule.
 #[derive(Clone, Debug, Serialize)]
 pub struct OpenLoop {
-    /// Messages per second asked for.
+    /// How many per second were asked for.
     pub asked_per_second: f64,
-    /// Messages whose time has come.
+    /// Those whose time has come.
     pub due: u64,
-    /// Those of them that were sent.
+    /// Those of them that were sent, or begun.
     pub sent: u64,
-    /// Those that never were: their connection still waited for an echo, or was lost, or the client was late.
+    /// Those that never were: their connection still waited for an echo, or was lost (with what was under way on it, if it
+    /// was to be made again), or the client was late.
     pub owed: u64,
     /// Less than 99 % of those due were completed: the rate was not kept.
     pub is_short: bool,
-    /// From the send, whenever that was, to the end of the echo.
+    /// From the send, or the start of the connect, whenever that was, to the end of the echo.
     pub latency_from_send_us: Percentiles,
-    /// How late the client itself came to each message that was due, sent or owed: a starved client, not a slow server.
+    /// How late the client itself came to each that was due, sent or owed: a starved client, not a slow server.
     pub client_lateness_us: Percentiles,
 }
 
 impl OpenLoop {
-    fn new(asked_per_second: f64, report: &Report, whole: &Whole, counts: Counts) -> OpenLoop {
+    fn of_messages(
+        asked_per_second: f64,
+        report: &Report,
+        whole: &Whole,
+        counts: Counts,
+    ) -> OpenLoop {
         let due = report.messages_due;
         OpenLoop {
             asked_per_second,
@@ -276,16 +300,34 @@ impl OpenLoop {
             client_lateness_us: whole.of(Kind::SendLate),
         }
     }
+
+    fn of_cycles(
+        asked_per_second: f64,
+        report: &Report,
+        whole: &Whole,
+        counts: Counts,
+    ) -> OpenLoop {
+        let due = report.cycles_due;
+        OpenLoop {
+            asked_per_second,
+            due,
+            sent: due - counts.cycles_owed,
+            owed: counts.cycles_owed,
+            is_short: counts.cycles * 100 < due * 99,
+            latency_from_send_us: whole.of(Kind::CycleRaw),
+            client_lateness_us: whole.of(Kind::CycleLate),
+        }
+    }
 }
 
-/// Connections closed with a reset and made again from the same address and port, with one message each time.
+/// Connections closed and made again, with one message each time.
 #[derive(Clone, Debug, Serialize)]
 pub struct Churn {
     /// Connections that took part.
     pub connections: u64,
     /// Cycles completed: connect, greeting, message, echo.
     pub cycles: u64,
-    /// Cycles without a connection, by errno. Each ended the churn of its connection, which is one of those lost.
+    /// Cycles without a connection, by errno. Each is a loss of its connection, which churns no more unless it is made again.
     pub failed: BTreeMap<String, u64>,
     /// Cycles whose echo had not come within the grace at the end.
     pub unfinished: u64,
@@ -295,14 +337,16 @@ pub struct Churn {
     pub seconds: f64,
     /// Cycles completed in that time, by it.
     pub per_second: f64,
-    /// From the start of the connect to the end of the echo.
+    /// To the end of the echo: from the start of the connect, or by a schedule from when the cycle was to begin.
     pub cycle_us: Percentiles,
     /// The connect alone.
     pub connect_us: Percentiles,
+    /// What there is to say of a schedule; none where each cycle follows the one before.
+    pub open_loop: Option<OpenLoop>,
 }
 
 impl Churn {
-    fn new(report: &Report, whole: &Whole, course: &Course) -> Churn {
+    fn new(churn_rate: Option<f64>, report: &Report, whole: &Whole, course: &Course) -> Churn {
         Churn {
             connections: report.churning,
             cycles: course.counts.cycles,
@@ -313,6 +357,50 @@ impl Churn {
             per_second: per_second(course.at_hold_end.cycles, course.hold),
             cycle_us: whole.of(Kind::Cycle),
             connect_us: whole.of(Kind::CycleConnect),
+            open_loop: churn_rate
+                .map(|asked| OpenLoop::of_cycles(asked, report, whole, course.counts)),
+        }
+    }
+}
+
+/// A step of the ramp.
+#[derive(Clone, Debug, Serialize)]
+pub struct Step {
+    /// Connections asked for up to its end.
+    pub connections: u64,
+    /// When it began, from the start of the run on.
+    pub began_seconds: f64,
+    /// Until each of them was established or had failed.
+    pub up_seconds: f64,
+    /// How long that was held before the next step; the last is held as all connections are.
+    pub held_seconds: f64,
+    /// Connections established at its end.
+    pub established: u64,
+}
+
+/// Lost connections made again.
+#[derive(Clone, Debug, Serialize)]
+pub struct Reconnects {
+    /// Attempts.
+    pub attempted: u64,
+    /// Those that came to a connection.
+    pub succeeded: u64,
+    /// Those that did not, by errno.
+    pub failed: BTreeMap<String, u64>,
+    /// Connections still lost at the end.
+    pub still_lost: u64,
+    /// From a loss to when the connection was made again, of those that were, to the millisecond.
+    pub without_connection_us: Percentiles,
+}
+
+impl Reconnects {
+    fn new(report: &Report, whole: &Whole, counts: Counts) -> Reconnects {
+        Reconnects {
+            attempted: report.reconnects_attempted,
+            succeeded: counts.reconnected,
+            failed: by_errno(&report.reconnects_failed),
+            still_lost: report.still_lost,
+            without_connection_us: whole.of(Kind::Without),
         }
     }
 }
@@ -328,16 +416,22 @@ pub struct Summary {
     pub established: u64,
     /// Connects that failed, by errno.
     pub failed: BTreeMap<String, u64>,
-    /// Connections established and then lost.
+    /// Times that an established connection was lost, whether or not it was made again.
     pub lost_while_held: u64,
     /// Those by cause.
     pub lost_by_cause: BTreeMap<String, u64>,
+    /// Lost connections made again; none where that was not asked for.
+    pub reconnects: Option<Reconnects>,
+    /// Connections closed in order that the server had not ended at its side when this client gave them up.
+    pub unended: u64,
     /// Source ports that were in use and replaced by others.
     pub ports_in_use: u64,
     /// From the first connect to the last that was established.
     pub ramp_seconds: f64,
     /// Connections established by that time.
     pub connects_per_second: f64,
+    /// The steps of a stepped ramp; else empty.
+    pub steps: Vec<Step>,
     /// From the submission of a connect to its completion.
     pub connect_latency_us: Percentiles,
     /// From when `--rate` had a connect start, whatever stalls and the concurrency put off, to its submission: how long
@@ -400,11 +494,16 @@ impl Summary {
             failed: by_errno(&report.failed),
             lost_while_held: counts.lost,
             lost_by_cause: report.lost.clone(),
+            reconnects: config
+                .reconnect
+                .map(|_| Reconnects::new(report, &whole, counts)),
+            unended: report.unended,
             ports_in_use: report.collisions,
             ramp_seconds: ramp.as_secs_f64(),
             connects_per_second: per_second(counts.established, ramp),
             connect_latency_us: whole.of(Kind::Connect),
             connect_lateness_us: (config.rate > 0.0).then(|| whole.of(Kind::ConnectLate)),
+            steps: course.steps.clone(),
             greetings_verified: report.greetings_verified,
             greetings_missing: report.greetings_missing,
             heartbeats: Heartbeats {
@@ -424,9 +523,10 @@ impl Summary {
                 latency_us: whole.of(Kind::Echo),
                 open_loop: config
                     .message_rate
-                    .map(|asked| OpenLoop::new(asked, report, &whole, counts)),
+                    .map(|asked| OpenLoop::of_messages(asked, report, &whole, counts)),
             },
-            churn: (config.churn > 0).then(|| Churn::new(report, &whole, course)),
+            churn: (config.churn > 0)
+                .then(|| Churn::new(config.churn_rate, report, &whole, course)),
             latency_by_phase: measured.iter().map(PhaseLatency::new).collect(),
             load: Load::new(&config.cores, measured),
             bytes_received: counts.bytes_received,
@@ -471,7 +571,7 @@ pub(crate) fn errno_name(errno: i32) -> String {
     }
 }
 
-fn by_errno(failed: &BTreeMap<(Step, i32), u64>) -> BTreeMap<String, u64> {
+fn by_errno(failed: &BTreeMap<(limit::Step, i32), u64>) -> BTreeMap<String, u64> {
     let mut sum = BTreeMap::new();
     for ((_, errno), count) in failed {
         *sum.entry(errno_name(*errno)).or_default() += count;

@@ -6,7 +6,7 @@
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
-use crate::counters::{Order, Phase};
+use crate::counters::{Interval, Phase};
 use crate::hlog::IntervalLog;
 use crate::latency::{self, Busy, Handover, Histograms};
 
@@ -50,10 +50,10 @@ impl Tally {
         self.log.is_some()
     }
 
-    /// `order` was given at `now`.
-    pub(crate) fn begin(&mut self, order: Order, now: Duration) {
+    /// `interval` began at `now`.
+    pub(crate) fn begin(&mut self, interval: Interval, now: Duration) {
         if let Some(log) = &mut self.log {
-            log.begin(order.interval, now);
+            log.begin(interval.number, now);
         }
     }
 
@@ -65,7 +65,7 @@ impl Tally {
             {
                 give_up(&mut self.log, &error);
             }
-            let phase = handover.order.phase;
+            let phase = handover.interval.phase;
             let at = self.phases.iter().position(|known| known.phase == phase);
             let at = at.unwrap_or_else(|| {
                 self.phases.push(Measured {

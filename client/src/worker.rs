@@ -2,17 +2,20 @@
 //!
 //! Owns: a group of rings and the connections in their tables. Connection `c` lives in slot `c % slots` of table
 //! `c / slots`, so no descriptor and no lookup is spent on it. Its life: bound socket, installed → `Connect` →
-//! parked on a multishot `Poll` ⇄ `Recv` on readiness → lost (cancel, join, close), closed and made again where it churns,
-//! or reset when the group is dropped.
+//! parked on a multishot `Poll` ⇄ `Recv` on readiness → lost (cancel, join, close), closed and made again where it churns or
+//! lost ones are, closed in the ramp down, or when the group is dropped.
 //! Invariants: at most one receive and one waiting send of a connection are in flight; what is counted is published
 //! once a turn.
 
 mod churn;
 mod connect;
+mod fall;
 mod hold;
 mod messages;
+mod reconnect;
 
 use std::collections::VecDeque;
+use std::hash::RandomState;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::mpsc::Sender;
@@ -30,10 +33,13 @@ use crate::conn::{Conn, Flags, Phase};
 use crate::counters::{self, Counts, Mailbox, Order, Shared};
 use crate::dial::Dialler;
 use crate::latency::{Handover, Recorder};
+use crate::origins::Origins;
 use crate::pace::Pace;
+use crate::shape;
 use crate::source::Plan;
 use crate::summary::Report;
 use messages::OpenLoop;
+use reconnect::Lost;
 
 /// The most connects and first messages started in one turn: small, so that none waits long for the others of its
 /// batch to be submitted.
@@ -71,6 +77,8 @@ struct Worker<'a> {
     mailbox: &'a Mailbox,
     group: Group,
     slots: u32,
+    /// Which worker this is, of how many.
+    number: (u64, u64),
     /// Connects started in one turn: their sockets are descriptors until they are installed.
     batch: u32,
     conns: Vec<Conn>,
@@ -86,15 +94,25 @@ struct Worker<'a> {
     /// Indices that are to send their first message, or to begin their first cycle.
     starters: Vec<u32>,
     churners: Churners,
-    /// Indices to connect again whose close is queued, and those whose close is done.
+    origins: Origins,
+    /// Indices to connect again whose close is queued, and of those that churn the ones whose close is done.
     closing: Vec<u32>,
     closed: VecDeque<u32>,
-    phase: counters::Phase,
     recorder: Recorder,
+    /// Ports taken since a cycle last had one.
+    collisions_in_a_row: u32,
+    lost: Lost,
+    random: RandomState,
+    /// Connections the ramp down has come past, and those whose operations are ending.
+    fallen: u32,
+    ending: u32,
+    order: Order,
     active: u64,
     /// Messages per second, where they are sent by a schedule.
     message_rate: Option<f64>,
     open_loop: Option<OpenLoop>,
+    /// The same of churn cycles.
+    open_churn: Option<OpenLoop>,
     now: Duration,
     next_timeouts: Duration,
     counts: Counts,
@@ -105,8 +123,14 @@ impl<'a> Worker<'a> {
     fn new(job: &Job<'a>) -> anyhow::Result<Worker<'a>> {
         let config = job.config;
         let (number, workers) = (job.number as u64, config.cores.len() as u64);
-        let share = |total: u64| total / workers + u64::from(number < total % workers);
-        let dialler = Dialler::new(job.plan, job.shared, number, workers, config.connections);
+        let share = |total: u64| shape::share(total, number, workers);
+        let dialler = Dialler::new(
+            job.plan,
+            job.shared,
+            config.close,
+            (number, workers),
+            config.connections,
+        );
         let connections = dialler.remaining();
         let active = share(config.active);
         // By active connections, so that the interval is the same on all workers.
@@ -129,6 +153,8 @@ impl<'a> Worker<'a> {
                 )
             })?;
         }
+        // Of both together, so that no worker has more of them than connections.
+        let churners = Churners::new(share(config.active + config.churn) - active, connections);
         let mailbox = &job.shared.workers[job.number];
         group.push(0, watch(mailbox))?;
         Ok(Worker {
@@ -137,6 +163,7 @@ impl<'a> Worker<'a> {
             mailbox,
             group,
             slots: slots as u32,
+            number: (number, workers),
             batch: BATCH.min(job.table_slots / 4).max(1),
             conns: Vec::with_capacity(connections as usize),
             first_number: number << 32,
@@ -150,15 +177,25 @@ impl<'a> Worker<'a> {
             in_flight: Vec::new(),
             retries: Vec::new(),
             starters: Vec::new(),
-            // Of both together, so that no worker has more of them than connections.
-            churners: Churners::new(share(config.active + config.churn) - active, connections),
+            churners,
+            origins: Origins::new(churners, config.reconnect.is_some()),
             closing: Vec::new(),
             closed: VecDeque::new(),
-            phase: counters::Phase::Ramp,
-            recorder: Recorder::new(job.number, job.measured.clone(), job.shared.order())?,
+            recorder: Recorder::new(
+                job.number,
+                job.measured.clone(),
+                job.shared.order().interval(),
+            )?,
+            collisions_in_a_row: 0,
+            lost: Lost::default(),
+            random: RandomState::new(),
+            fallen: 0,
+            ending: 0,
+            order: job.shared.order(),
             active,
             message_rate: config.message_rate.map(message_rate),
             open_loop: None,
+            open_churn: None,
             now: Duration::ZERO,
             next_timeouts: Duration::ZERO,
             counts: Counts::default(),
@@ -182,53 +219,71 @@ impl<'a> Worker<'a> {
                 }
             }
             self.follow(self.shared.order());
-            match self.phase {
+            match self.order.phase {
                 counters::Phase::Ramp => self.connect_more()?,
+                counters::Phase::Quiet => {}
                 counters::Phase::Hold | counters::Phase::Active => {
                     self.send_messages()?;
-                    self.reconnect()?;
+                    self.begin_due_cycles()?;
+                    self.cycle_more()?;
                 }
-                counters::Phase::Quiet | counters::Phase::Close => {}
+                // Cycles that have begun.
+                counters::Phase::Close => self.cycle_more()?,
+                counters::Phase::RampDown => self.close_more()?,
                 counters::Phase::Done => return Ok(self.finish()),
             }
+            self.reconnect_more()?;
             self.cancel_overdue()?;
+            if self.has_carried_out() {
+                self.counts.carried_out = self.order.number;
+            }
             self.mailbox.publish(self.counts);
         }
     }
 
     /// How long nothing needs to be done unless something completes.
     fn wait(&self) -> Duration {
-        let has_work = !self.starters.is_empty() || self.has_more_to_reconnect();
-        if has_work && self.is_exchanging() {
+        let is_exchanging = self.is_exchanging();
+        let is_cycling = is_exchanging || self.order.phase == counters::Phase::Close;
+        let has_starters = is_exchanging && !self.starters.is_empty();
+        if has_starters || is_cycling && self.has_more_to_cycle() {
             return Duration::ZERO;
         }
+        // Not `self.now`: the turn took a while.
+        let now = self.shared.start.elapsed();
         let timeouts = match self.in_flight.is_empty() {
             true => LONGEST_WAIT,
             false => self.next_timeouts.saturating_sub(self.now),
         };
-        let connects = match self.has_more_to_connect() {
-            true => self.pace.wait(self.connecting).unwrap_or(LONGEST_WAIT),
-            false => LONGEST_WAIT,
-        };
-        let messages = match &self.open_loop {
-            // Not `self.now`: the turn took a while.
-            Some(open) if self.is_exchanging() => open.schedule.wait(self.shared.start.elapsed()),
-            _ => LONGEST_WAIT,
-        };
-        timeouts.min(connects).min(messages).min(LONGEST_WAIT)
+        let schedules = [&self.open_loop, &self.open_churn];
+        let sends = schedules
+            .into_iter()
+            .flatten()
+            .filter(|_| is_exchanging)
+            .map(|open| open.schedule.wait(now));
+        let waits = [
+            timeouts,
+            self.wait_to_connect(now),
+            self.wait_to_reconnect(now),
+            self.wait_to_close(now),
+        ];
+        waits
+            .into_iter()
+            .chain(sends)
+            .fold(LONGEST_WAIT, Duration::min)
     }
 
     fn follow(&mut self, order: Order) {
-        if order == self.recorder.order() {
+        if order.interval == self.order.interval {
             return;
         }
         let was_exchanging = self.is_exchanging();
-        let is_new_phase = order.phase != self.phase;
-        self.phase = order.phase;
+        let is_new_phase = order.phase != self.order.phase;
+        self.order = order;
         if was_exchanging && !self.is_exchanging() {
             self.end_messages();
         }
-        self.recorder.hand_over(order);
+        self.recorder.hand_over(order.interval());
         if is_new_phase && self.is_exchanging() {
             // Messages last: theirs is a schedule that begins now, and their starters come first.
             self.begin_churn();
@@ -279,34 +334,65 @@ impl<'a> Worker<'a> {
             Op::Poll => self.polled(c, result, more),
             Op::Send => self.cut_short(c, completion),
             Op::SendWait => self.sent(c, completion),
+            Op::Shutdown => self.shut_down(c, result),
             _ => Ok(()),
         }
     }
 
     /// Whether messages and cycles may start.
     fn is_exchanging(&self) -> bool {
-        self.phase.is_exchanging()
+        self.order.phase.is_exchanging()
     }
 
-    /// The last look at what is held. Dropping the group resets every connection.
-    fn finish(mut self) -> Report {
-        let now_ms = self.now.as_millis() as u32;
-        let patience_ms = 2 * self.config.heartbeat.as_millis() as u32;
-        for conn in self.conns.iter().filter(|conn| conn.phase == Phase::Held) {
-            let silence_ms = now_ms.wrapping_sub(conn.last_heartbeat_ms);
-            self.report.heartbeats_missing +=
-                u64::from(patience_ms > 0 && silence_ms > patience_ms);
-            // A cycle that has not come to its greeting is unfinished.
-            let is_cycling = conn.flags.has(Flags::CYCLING);
-            self.report.greetings_missing += u64::from(!conn.verifier.is_greeted() && !is_cycling);
+    fn has_carried_out(&self) -> bool {
+        match self.order.phase {
+            counters::Phase::Ramp => self.has_brought_up(),
+            counters::Phase::RampDown => self.has_fallen(),
+            _ => true,
         }
-        let is_cycling = |conn: &&Conn| conn.flags.has(Flags::CYCLING);
-        self.report.cycles_unfinished = self.conns.iter().filter(is_cycling).count() as u64;
+    }
+
+    /// Of `level` connections of all workers, those of this one.
+    fn share(&self, level: u64) -> u64 {
+        shape::share(level, self.number.0, self.number.1)
+    }
+
+    /// The last look at what is held. Dropping the group closes every connection.
+    fn finish(mut self) -> Report {
+        for c in 0..self.conns.len() as u32 {
+            if self.conns[c as usize].phase == Phase::Held {
+                self.last_look(c);
+            }
+        }
+        self.report.unended = self
+            .conns
+            .iter()
+            .filter(|conn| conn.phase == Phase::Ending)
+            .count() as u64;
+        let count = |flag| {
+            self.conns
+                .iter()
+                .filter(|conn| conn.flags.has(flag))
+                .count()
+        };
+        self.report.cycles_unfinished = count(Flags::CYCLING) as u64;
+        self.report.still_lost = count(Flags::LOST) as u64;
         self.report.messages_unanswered = self.counts.outstanding - self.report.cycles_unfinished;
         self.report.collisions = self.dialler.collisions;
         self.report.ring = self.group.stats();
         self.mailbox.publish(self.counts);
         self.report
+    }
+
+    /// What a held connection lacks when it is closed.
+    fn last_look(&mut self, c: u32) {
+        let conn = &self.conns[c as usize];
+        let silence_ms = (self.now.as_millis() as u32).wrapping_sub(conn.last_heartbeat_ms);
+        let patience_ms = 2 * self.config.heartbeat.as_millis() as u32;
+        self.report.heartbeats_missing += u64::from(patience_ms > 0 && silence_ms > patience_ms);
+        // A cycle that has not come to its greeting is unfinished.
+        let is_cycling = conn.flags.has(Flags::CYCLING);
+        self.report.greetings_missing += u64::from(!conn.verifier.is_greeted() && !is_cycling);
     }
 
     // Short hands.

@@ -57,3 +57,33 @@ fn a_reconnect_that_is_refused_is_counted_and_named() {
     assert_eq!(summary["ended"], "server gone", "{summary}");
     assert!(summary["diagnosis"].as_str().is_some(), "{summary}");
 }
+
+#[test]
+fn cycles_that_a_server_holds_up_are_owed() {
+    if let Err(why) = ring::probe() {
+        let line = format!("SKIPPED cycles_that_a_server_holds_up_are_owed: {why}\n");
+        std::io::stderr().write_all(line.as_bytes()).unwrap();
+        return;
+    }
+    // Accepts by its backlog, and answers nothing.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let target = listener.local_addr().unwrap();
+    let json = tempfile::NamedTempFile::new().unwrap();
+    let args = format!(
+        "throng-client {target} --connections 5 --churn 5 --churn-rate 100 --protocol echo --hold 1s --json {}",
+        json.path().display()
+    );
+    client::cli::main(args.split_whitespace().map(OsString::from));
+    let summary: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(json.path()).unwrap()).unwrap();
+    let churn = &summary["churn"];
+    let open = &churn["open_loop"];
+    assert_eq!(churn["cycles"], 0, "{summary}");
+    assert_eq!(churn["unfinished"], 5, "{summary}");
+    assert_eq!(open["sent"], 5, "{open}");
+    assert_eq!(open["is_short"], true, "{open}");
+    let count = |name: &str| open[name].as_u64().unwrap();
+    assert!(count("due") >= 100, "{open}");
+    assert_eq!(count("owed"), count("due") - 5, "{open}");
+    assert_eq!(open["client_lateness_us"]["count"], count("due"), "{open}");
+}

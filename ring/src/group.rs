@@ -347,6 +347,14 @@ impl Group {
                 Token::new(Op::Discard, slot, generation),
             )
             .flags(squeue::Flags::SKIP_SUCCESS),
+            Operation::Shutdown { slot, generation } => named(
+                on_socket!(self, slot, |socket| opcode::Shutdown::new(
+                    socket,
+                    libc::SHUT_WR
+                )
+                .build()),
+                Token::new(Op::Shutdown, slot, generation),
+            ),
             Operation::Close { slot, generation } => named(
                 on_socket!(self, slot, |socket| opcode::Close::new(socket).build()),
                 Token::new(Op::Close, slot, generation),

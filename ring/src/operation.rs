@@ -82,6 +82,14 @@ pub enum Operation {
         /// Its generation.
         generation: u16,
     },
+    /// Say that nothing more will be sent (shutdown(2), SHUT_WR): the other side reads to an end, and what it sends is
+    /// received until it has ended too. Always completes, by a worker thread of the kernel.
+    Shutdown {
+        /// The connection.
+        slot: u32,
+        /// Its generation.
+        generation: u16,
+    },
     /// Close the socket in `slot`, which is free from the moment this is submitted. Nothing else may
     /// be in flight on it. Completes only when it failed.
     Close {

@@ -40,10 +40,12 @@ pub enum Op {
     Wake = 11,
     /// A receive that throws away what is there. It completes only when there was nothing.
     Discard = 12,
+    /// The end of sending.
+    Shutdown = 13,
 }
 
 impl Op {
-    const ALL: [Op; 12] = [
+    const ALL: [Op; 13] = [
         Op::AcceptMulti,
         Op::AcceptOne,
         Op::Poll,
@@ -56,6 +58,7 @@ impl Op {
         Op::Watch,
         Op::Wake,
         Op::Discard,
+        Op::Shutdown,
     ];
 }
 

@@ -19,7 +19,7 @@ pub enum Stage {
     Hold,
     /// They exchange messages.
     Active,
-    /// All are closed at once.
+    /// All are closed, at once or spread.
     Close,
     /// Nothing any more.
     Recovery,

@@ -1,4 +1,5 @@
-//! A worker's connects, in the ramp and in churn: sockets into slots, connects into flight, and what becomes of them.
+//! A worker's connects, in the ramp, in churn and after a loss: sockets into slots, connects into flight, and what becomes of
+//! them.
 //!
 //! Invariant: `connecting` is the number of connects in flight, each ends by its timeout at the latest, and each
 //! assignment ends as established or as a counted failure.
@@ -9,15 +10,19 @@ use std::time::Duration;
 use nix::libc;
 use ring::{Op, Operation};
 
-use super::Worker;
+use super::{LONGEST_WAIT, Worker};
+use crate::config::Close;
 use crate::conn::{Conn, Flags, Phase};
 use crate::counters;
 use crate::dial::{Dialled, Failure};
 use crate::latency::Kind;
+use crate::shape;
 use crate::verify::Verifier;
 
 /// How often connects in flight are looked at for their timeout.
 const TIMEOUT_GRAIN: Duration = Duration::from_millis(50);
+/// After an orderly close a churn cycle takes another port. How many may be taken one after the other before there are none.
+const MOST_COLLISIONS_IN_A_ROW: u32 = 256;
 
 impl Worker<'_> {
     /// A first refusal says that nobody listens: no use in trying them all.
@@ -27,14 +32,40 @@ impl Worker<'_> {
             && self.shared.counts().established == 0
     }
 
-    pub(super) fn has_more_to_connect(&self) -> bool {
-        self.phase == counters::Phase::Ramp
-            && !self.nobody_listens()
-            && (self.dialler.remaining() > 0 || !self.retries.is_empty())
+    /// Connections asked for at `now` and not started.
+    fn asked(&self, now: Duration) -> u64 {
+        self.share(self.order.level(now))
+            .saturating_sub(self.started())
+    }
+
+    fn started(&self) -> u64 {
+        self.share(self.config.connections) - self.dialler.remaining()
+    }
+
+    /// Whether each connection that the ramp's leg leads to is established or has failed.
+    pub(super) fn has_brought_up(&self) -> bool {
+        self.counts.established + self.counts.failed >= self.share(self.order.leg.to)
+    }
+
+    /// How long after `now` no first connect needs to be started.
+    pub(super) fn wait_to_connect(&self, now: Duration) -> Duration {
+        if self.order.phase != counters::Phase::Ramp || self.nobody_listens() {
+            return LONGEST_WAIT;
+        }
+        if self.asked(now) > 0 || !self.retries.is_empty() {
+            return self.pace.wait(self.connecting).unwrap_or(LONGEST_WAIT);
+        }
+        let (number, workers) = self.number;
+        let next = shape::level_of(self.started() + 1, number, workers);
+        self.order.leg.when(next).map_or(LONGEST_WAIT, |when| {
+            (self.order.began + when).saturating_sub(now)
+        })
     }
 
     pub(super) fn connect_more(&mut self) -> io::Result<()> {
-        let mut allowed = match self.has_more_to_connect() {
+        let asked = self.asked(self.now);
+        let has_more = !self.nobody_listens() && (asked > 0 || !self.retries.is_empty());
+        let mut allowed = match has_more {
             true => self
                 .pace
                 .allowance(self.now, self.connecting)
@@ -55,7 +86,8 @@ impl Worker<'_> {
         }
         let first = self.conns.len() as u32;
         // One installation fills neighbouring slots, so it ends with the table.
-        let room = (self.slots - first % self.slots).min(allowed) as usize;
+        let in_table = self.slots - first % self.slots;
+        let room = u64::from(in_table.min(allowed)).min(asked) as usize;
         let mut batch = Vec::with_capacity(room);
         while batch.len() < room
             && let Some(dialled) = self.dialler.next()
@@ -75,9 +107,6 @@ impl Worker<'_> {
             self.connect(first, batch)?;
             self.paced(count);
         }
-        self.counts.ramped = u64::from(
-            self.dialler.remaining() == 0 && self.retries.is_empty() && self.connecting == 0,
-        );
         Ok(())
     }
 
@@ -97,15 +126,15 @@ impl Worker<'_> {
     pub(super) fn connect(&mut self, first: u32, dialled: Vec<Dialled>) -> io::Result<()> {
         let (assignments, sockets): (Vec<_>, Vec<_>) = dialled
             .into_iter()
-            .map(|d| (d.assignment, d.socket))
+            .map(|d| ((d.number, d.target), d.socket))
             .unzip();
         let (ring, slot) = self.place(first);
         self.group.install(ring, slot, &sockets)?;
         drop(sockets);
         let now = self.shared.start.elapsed();
         self.report.first_connect.get_or_insert(now);
-        for (c, assignment) in (first..).zip(assignments) {
-            self.churners.remember(c, assignment);
+        for (c, (number, target)) in (first..).zip(assignments) {
+            self.origins.remember(c, number);
             let conn = &mut self.conns[c as usize];
             if self.churners.has(c) {
                 conn.flags.set(Flags::CHURNS);
@@ -119,7 +148,7 @@ impl Worker<'_> {
                 Operation::Connect {
                     slot,
                     generation,
-                    target: assignment.target,
+                    target,
                 },
             )?;
             if !conn.flags.has(Flags::WATCHED) {
@@ -140,12 +169,17 @@ impl Worker<'_> {
         let conn = &mut self.conns[c as usize];
         let timed_out = conn.flags.take(Flags::TIMED_OUT);
         let is_cycling = conn.flags.has(Flags::CYCLING);
+        let is_lost = conn.flags.has(Flags::LOST);
         match -result {
             0 => {
                 conn.phase = Phase::Held;
+                if is_lost {
+                    return self.is_back(c);
+                }
                 conn.last_heartbeat_ms = now.as_millis() as u32;
                 let latency = Duration::from_micros(now_us.wrapping_sub(conn.since_us).into());
                 if is_cycling {
+                    self.collisions_in_a_row = 0;
                     self.recorder.record(Kind::CycleConnect, latency);
                     self.poll(c)?;
                     return self.go_on(c);
@@ -157,10 +191,23 @@ impl Worker<'_> {
                 self.poll(c)
             }
             // The tuple exists already: another process uses the port, or a socket of an earlier run lingers.
-            libc::EADDRNOTAVAIL | libc::EADDRINUSE if !is_cycling => {
+            libc::EADDRNOTAVAIL | libc::EADDRINUSE if !is_cycling && !is_lost => {
                 conn.phase = Phase::Waiting;
                 conn.generation = conn.generation.wrapping_add(1);
                 self.retries.push(c);
+                Ok(())
+            }
+            // The same, or it is in TIME_WAIT.
+            libc::EADDRNOTAVAIL | libc::EADDRINUSE
+                if is_cycling
+                    && self.config.close == Close::Fin
+                    && self.collisions_in_a_row < MOST_COLLISIONS_IN_A_ROW =>
+            {
+                conn.phase = Phase::Waiting;
+                conn.generation = conn.generation.wrapping_add(1);
+                self.collisions_in_a_row += 1;
+                self.dialler.collisions += 1;
+                self.closed.push_back(c);
                 Ok(())
             }
             libc::ECANCELED if timed_out => self.fail(c, Failure::connect(libc::ETIMEDOUT)),
@@ -169,12 +216,11 @@ impl Worker<'_> {
     }
 
     pub(super) fn fail(&mut self, c: u32, failure: Failure) -> io::Result<()> {
-        match self.conns[c as usize].flags.take(Flags::CYCLING) {
-            true => {
-                self.counts.outstanding -= 1;
-                self.not_reconnected(failure);
-            }
-            false => self.count_failure(failure),
+        let flags = self.conns[c as usize].flags;
+        match (flags.has(Flags::LOST), flags.has(Flags::CYCLING)) {
+            (true, _) => self.is_not_back(c, failure),
+            (false, true) => self.cycle_failed(c, failure),
+            (false, false) => self.count_failure(failure),
         }
         self.close(c)
     }

@@ -1,7 +1,8 @@
 //! A worker's held connections: parked on a poll, read when it speaks, verified, and closed when lost.
 //!
 //! Invariant: at most one receive of a connection is in flight, and a poll that speaks meanwhile leads to one more; a lost
-//! connection is closed only when nothing is in flight on it.
+//! connection is closed only when nothing is in flight on it. In an orderly close what the server still sends is received and
+//! verified until it ends too: what meets a closed socket is answered by a reset.
 
 use std::io;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use nix::libc;
 use ring::{Completion, Op, Operation};
 
 use super::Worker;
+use crate::config::Close;
 use crate::conn::{Flags, Phase};
 use crate::latency::Kind;
 use crate::verify::Wrong;
@@ -30,7 +32,7 @@ impl Worker<'_> {
         if !more {
             conn.flags.take(Flags::POLL);
         }
-        if conn.phase != Phase::Held {
+        if !conn.is_read() {
             return self.join(c);
         }
         if result < 0 {
@@ -51,14 +53,14 @@ impl Worker<'_> {
         conn.flags.take(Flags::RECV);
         let again = conn.flags.take(Flags::RECV_AGAIN);
         let hung_up = conn.flags.has(Flags::HUNG_UP);
-        if conn.phase != Phase::Held {
+        if !conn.is_read() {
             return self.join(c);
         }
         match completion.result {
             0 => return self.lose(c, Cause::Closed),
             1.. => {
                 self.hear(c, completion)?;
-                if self.conns[c as usize].phase != Phase::Held {
+                if !self.conns[c as usize].is_read() {
                     return Ok(());
                 }
                 if completion.nonempty || again || hung_up {
@@ -93,7 +95,7 @@ impl Worker<'_> {
         let heard = conn.verifier.hear(input, expected);
         // Of each connection once.
         self.report.greetings_verified +=
-            u64::from(heard.greeting && !conn.flags.has(Flags::CYCLING));
+            u64::from(heard.greeting && !conn.flags.has(Flags::CYCLING) && conn.attempts == 0);
         if heard.heartbeats > 0 {
             self.heartbeats(c, heard.heartbeats);
         }
@@ -135,6 +137,9 @@ impl Worker<'_> {
     }
 
     pub(super) fn lose(&mut self, c: u32, cause: Cause) -> io::Result<()> {
+        if self.conns[c as usize].phase == Phase::Ending {
+            return self.terminate(c);
+        }
         let now_ms = self.now.as_millis() as u32;
         let conn = &mut self.conns[c as usize];
         // Without a heartbeat, the last one is when it was established. A server that greets has turned away whom it
@@ -151,12 +156,40 @@ impl Worker<'_> {
         self.counts.lost += 1;
         self.counts.dropped += u64::from(is_dropped);
         *self.report.lost.entry(cause.name(is_dropped)).or_default() += 1;
+        self.let_come_back(c, !came_to_nothing, (awaits, cycling));
         self.terminate(c)
+    }
+
+    /// Ends a connection as it was asked for: by a reset, or in order.
+    pub(super) fn end(&mut self, c: u32) -> io::Result<()> {
+        if self.config.close == Close::Rst {
+            return self.terminate(c);
+        }
+        let conn = &mut self.conns[c as usize];
+        conn.phase = Phase::Ending;
+        conn.flags.set(Flags::SHUTDOWN);
+        self.ending += 1;
+        let generation = conn.generation;
+        let (ring, slot) = self.place(c);
+        self.group
+            .push(ring, Operation::Shutdown { slot, generation })
+    }
+
+    /// It has been said that nothing more is sent.
+    pub(super) fn shut_down(&mut self, c: u32, result: i32) -> io::Result<()> {
+        let conn = &mut self.conns[c as usize];
+        conn.flags.take(Flags::SHUTDOWN);
+        match conn.phase == Phase::Ending && result < 0 {
+            // The server has reset it meanwhile.
+            true => self.terminate(c),
+            false => self.join(c),
+        }
     }
 
     /// Ends what is in flight on a connection, and then closes it.
     pub(super) fn terminate(&mut self, c: u32) -> io::Result<()> {
         let conn = &mut self.conns[c as usize];
+        self.ending += u32::from(conn.phase != Phase::Ending);
         conn.phase = Phase::Closing;
         let flags = conn.flags;
         for (flag, op) in [(Flags::POLL, Op::Poll), (Flags::SEND_WAIT, Op::SendWait)] {
@@ -179,6 +212,7 @@ impl Worker<'_> {
     pub(super) fn close(&mut self, c: u32) -> io::Result<()> {
         let conn = &mut self.conns[c as usize];
         let generation = conn.generation;
+        self.ending -= u32::from(conn.phase == Phase::Closing);
         conn.phase = match conn.flags.take(Flags::RECONNECTS) {
             true => {
                 self.closing.push(c);

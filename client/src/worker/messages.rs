@@ -13,16 +13,42 @@ use ring::{Completion, Operation};
 
 use super::hold::Cause;
 use super::{BATCH, Worker};
-use crate::conn::{Flags, Phase};
+use crate::conn::{Conn, Flags, Phase};
 use crate::latency::Kind;
 use crate::schedule::Schedule;
 use crate::verify::Payload;
 
-/// Messages sent by a schedule, and who sends them.
+/// Messages sent, or cycles begun, by a schedule, and whose they are.
 pub(super) struct OpenLoop {
     pub(super) schedule: Schedule,
     /// The connections, by their place in the schedule.
     members: Vec<u32>,
+}
+
+impl OpenLoop {
+    /// Of `members` (at least one), `per_second` together, from `start` on.
+    pub(super) fn new(
+        conns: &mut [Conn],
+        members: Vec<u32>,
+        start: Duration,
+        per_second: f64,
+    ) -> OpenLoop {
+        for (member, c) in (0..).zip(&members) {
+            let conn = &mut conns[*c as usize];
+            conn.flags.set(Flags::ACTIVE);
+            conn.member = member;
+        }
+        OpenLoop {
+            schedule: Schedule::new(start, members.len() as u32, per_second),
+            members,
+        }
+    }
+
+    /// The next connection whose time has come at `now`, and how late this is.
+    pub(super) fn next(&mut self, now: Duration) -> Option<(u32, Duration)> {
+        let due = self.schedule.next(now)?;
+        Some((self.members[due.member as usize], now - due.intended))
+    }
 }
 
 impl Worker<'_> {
@@ -44,16 +70,8 @@ impl Worker<'_> {
         match self.message_rate {
             None => self.starters.extend(active),
             Some(rate) if wanted > 0 => {
-                for (member, c) in (0..).zip(&active) {
-                    let conn = &mut self.conns[*c as usize];
-                    conn.flags.set(Flags::ACTIVE);
-                    conn.member = member;
-                }
                 let start = self.shared.start.elapsed();
-                self.open_loop = Some(OpenLoop {
-                    schedule: Schedule::new(start, wanted as u32, rate),
-                    members: active,
-                });
+                self.open_loop = Some(OpenLoop::new(&mut self.conns, active, start, rate));
             }
             Some(_) => {}
         }
@@ -63,11 +81,18 @@ impl Worker<'_> {
     pub(super) fn end_messages(&mut self) {
         let now = self.shared.start.elapsed();
         if let Some(open) = &mut self.open_loop {
-            while let Some(due) = open.schedule.next(now) {
-                self.recorder.record(Kind::SendLate, now - due.intended);
+            while let Some((_, late)) = open.next(now) {
+                self.recorder.record(Kind::SendLate, late);
                 self.counts.owed += 1;
             }
             self.report.messages_due = open.schedule.due();
+        }
+        if let Some(open) = &mut self.open_churn {
+            while let Some((_, late)) = open.next(now) {
+                self.recorder.record(Kind::CycleLate, late);
+                self.counts.cycles_owed += 1;
+            }
+            self.report.cycles_due = open.schedule.due();
         }
     }
 
@@ -87,12 +112,11 @@ impl Worker<'_> {
                 break;
             };
             let now = self.shared.start.elapsed();
-            let Some(due) = open.schedule.next(now) else {
+            let Some((c, late)) = open.next(now) else {
                 break;
             };
-            let c = open.members[due.member as usize];
             // Whether or not it can be sent: a client that comes late to its schedule must show.
-            self.recorder.record(Kind::SendLate, now - due.intended);
+            self.recorder.record(Kind::SendLate, late);
             match self.conns[c as usize].is_free() {
                 true => self.send(c)?,
                 false => self.counts.owed += 1,
