@@ -20,24 +20,32 @@ pub(crate) enum Phase {
     Hold,
     /// Hold them, and exchange messages.
     Active,
+    /// Hold them, while the server publishes to all.
+    Storm,
     /// Start nothing more; what is under way ends.
     Close,
     /// Report, and reset every connection.
     Done,
+    /// Nothing any more. No worker is left to be told.
+    Recovery,
 }
 
 impl Phase {
-    const ALL: [Phase; 6] = [
+    const ALL: [Phase; 8] = [
         Phase::Ramp,
         Phase::Quiet,
         Phase::Hold,
         Phase::Active,
+        Phase::Storm,
         Phase::Close,
         Phase::Done,
+        Phase::Recovery,
     ];
 
     pub(crate) fn name(self) -> &'static str {
-        ["ramp", "quiet", "hold", "active", "close", "done"][self as usize]
+        [
+            "ramp", "quiet", "hold", "active", "storm", "close", "done", "recovery",
+        ][self as usize]
     }
 }
 

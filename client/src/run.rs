@@ -25,7 +25,7 @@ use crate::display::Progress;
 use crate::phases::Watch;
 use crate::samples::Samples;
 use crate::source::{Plan, Source};
-use crate::summary::{Course, Ended, Report, Summary};
+use crate::summary::{Course, Ended, Report, Storm, Summary};
 use crate::worker::{self, Job};
 
 /// How often the main thread looks at the counters.
@@ -99,6 +99,18 @@ pub(crate) struct Watchers {
     pub(crate) samples: Option<Samples>,
 }
 
+impl Watchers {
+    fn sample(&mut self, now: Duration, phase: Phase, counts: &Counts) {
+        if let Some(samples) = &mut self.samples
+            && let Err(error) = samples.take(now, phase, counts)
+        {
+            // The run is worth more than its samples.
+            tracing::warn!(%error, "samples cannot be written; there are none from here on");
+            self.samples = None;
+        }
+    }
+}
+
 /// Runs `config` and says what came of it.
 ///
 /// # Errors
@@ -157,8 +169,8 @@ pub(crate) fn run(
         // What the host says is about a run only while its connections are there.
         let evidence = Evidence::read(&before);
         let entered = conductor.enter(Phase::Done);
-        conductor.watchers.progress.finish();
-        let host = conductor.host;
+        let mut host = conductor.host;
+        watchers.progress.finish();
         let mut merged = Report::new()?;
         for worker in workers {
             let report = worker
@@ -171,8 +183,13 @@ pub(crate) fn run(
         course.counts = shared.counts();
         let mut summary = Summary::new(config.clone(), &merged, &course);
         summary.diagnosis = diagnose(&summary, &merged, plan, &evidence);
+        let mut recovers = || {
+            let now = shared.start.elapsed();
+            host.enter(Phase::Recovery, now);
+            watchers.sample(now, Phase::Recovery, &course.counts);
+        };
         summary.canaries = canaries
-            .map(|canaries| recover(canaries, &summary, interrupts))
+            .map(|canaries| recover(canaries, &summary, interrupts, &mut recovers))
             .transpose()?;
         summary.host_counters = Some(host.finish(shared.start.elapsed()));
         Ok(summary)
@@ -227,6 +244,17 @@ impl Conductor<'_, '_> {
             hold = self.now() - hold_from;
             at_hold_end = self.shared.counts();
         }
+        let mut storm = None;
+        if let (None, Some(lasts)) = (ended, self.config.storm) {
+            let (from, before) = (self.now(), self.shared.counts());
+            self.enter(Phase::Storm)?;
+            ended = self.until(from + lasts, |_| false)?;
+            storm = Some(Storm {
+                began_seconds: from.as_secs_f64(),
+                seconds: (self.now() - from).as_secs_f64(),
+                heard: self.shared.counts().heartbeats - before.heartbeats,
+            });
+        }
         self.enter(Phase::Close)?;
         self.await_echoes();
         Ok(Course {
@@ -235,6 +263,7 @@ impl Conductor<'_, '_> {
             hold_from,
             hold,
             at_hold_end,
+            storm,
             peak_rss_bytes: peak_rss_bytes().unwrap_or(0),
         })
     }
@@ -348,13 +377,7 @@ impl Conductor<'_, '_> {
         }
         self.next_sample = now + self.config.sample_interval;
         self.watchers.progress.line(now, self.phase, counts);
-        if let Some(samples) = &mut self.watchers.samples
-            && let Err(error) = samples.take(now, self.phase, counts)
-        {
-            // The run is worth more than its samples.
-            tracing::warn!(%error, "samples cannot be written; there are none from here on");
-            self.watchers.samples = None;
-        }
+        self.watchers.sample(now, self.phase, counts);
     }
 
     fn now(&self) -> Duration {
@@ -368,23 +391,27 @@ fn stage_of(phase: Phase) -> Option<Stage> {
         Phase::Ramp => Some(Stage::Ramp),
         Phase::Quiet | Phase::Hold => Some(Stage::Hold),
         Phase::Active => Some(Stage::Active),
+        Phase::Storm => Some(Stage::Storm),
         Phase::Close => None,
         Phase::Done => Some(Stage::Close),
+        Phase::Recovery => Some(Stage::Recovery),
     }
 }
 
 /// The workers have ended: the kernel closes what they held, and the canaries go on until that is over and for the
-/// recovery after it.
+/// recovery after it, whose beginning `recovers` is told.
 fn recover(
     canaries: Canaries,
     summary: &Summary,
     interrupts: &Interrupts,
+    recovers: &mut dyn FnMut(),
 ) -> anyhow::Result<canary::Report> {
     let held = summary.established;
     if summary.ended != Ended::Interrupted
         && !interrupts.linger(LONGEST_CLOSE, canaries.teardown(held))?
     {
         canaries.enter(Stage::Recovery);
+        recovers();
         interrupts.linger(canaries.config().recovery, || false)?;
     }
     canaries.finish(held)
@@ -522,6 +549,7 @@ mod tests {
             hold_from: Duration::ZERO,
             hold: Duration::ZERO,
             at_hold_end: Counts::default(),
+            storm: None,
             peak_rss_bytes: 0,
         };
         let summary = Summary::new(config, &report, &course);

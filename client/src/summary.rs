@@ -185,6 +185,7 @@ pub(crate) struct Course {
     pub(crate) hold_from: Duration,
     pub(crate) hold: Duration,
     pub(crate) at_hold_end: Counts,
+    pub(crate) storm: Option<Storm>,
     pub(crate) peak_rss_bytes: u64,
 }
 
@@ -324,6 +325,17 @@ impl Churn {
     }
 }
 
+/// What was heard while the server published to all.
+#[derive(Clone, Debug, Serialize)]
+pub struct Storm {
+    /// When it began, from the start of the run on.
+    pub began_seconds: f64,
+    /// How long it went on.
+    pub seconds: f64,
+    /// Lines that came, heartbeats that were due anyway included: a broadcast says what they say.
+    pub heard: u64,
+}
+
 /// A run's result.
 #[derive(Clone, Debug, Serialize)]
 pub struct Summary {
@@ -357,6 +369,8 @@ pub struct Summary {
     pub messages: Messages,
     /// Connections closed and made again; none where that was not asked for.
     pub churn: Option<Churn>,
+    /// What the server published; none where that was not waited for, or the run ended before.
+    pub storm: Option<Storm>,
     /// Bytes received on all connections.
     pub bytes_received: u64,
     /// The most resident memory this process had (VmHWM).
@@ -420,6 +434,7 @@ impl Summary {
                     .map(|asked| OpenLoop::new(asked, report, counts)),
             },
             churn: (config.churn > 0).then(|| Churn::new(report, course)),
+            storm: course.storm.clone(),
             bytes_received: counts.bytes_received,
             peak_rss_bytes: course.peak_rss_bytes,
             plan: None,

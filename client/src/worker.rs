@@ -182,8 +182,8 @@ impl<'a> Worker<'a> {
                     self.send_messages()?;
                     self.reconnect()?;
                 }
-                counters::Phase::Quiet | counters::Phase::Close => {}
-                counters::Phase::Done => return Ok(self.finish()),
+                counters::Phase::Quiet | counters::Phase::Storm | counters::Phase::Close => {}
+                counters::Phase::Done | counters::Phase::Recovery => return Ok(self.finish()),
             }
             self.cancel_overdue()?;
             self.mailbox.publish(self.counts);
