@@ -13,6 +13,7 @@
 //! | [`beside`], [`blocks`] | servers with idle connections, kept up over all rounds; those up at the same time |
 //! | [`run`], [`usage`] | what surrounds every run, and checks of its flags |
 //! | [`climb`] | the command `hold`: connections brought up, held, exercised and closed |
+//! | [`canary`] | the command `canary`: does the rest of the network suffer meanwhile? |
 //! | [`memory`], [`bare`], [`footprint`] | the command `memory`: what a connection takes of the kernel, beside a bare socket |
 //! | [`runner`], [`servers`], [`load`], [`crowd`] | the processes: started, pinned, followed, ended; none is left behind |
 //! | [`sample`] | what is read from the host and the processes |
@@ -29,6 +30,7 @@
 pub mod bare;
 pub mod beside;
 pub mod blocks;
+pub mod canary;
 pub mod churn;
 pub mod cli;
 pub mod climb;

@@ -1,0 +1,232 @@
+//! What `throng-bench canary` found, as text: what each probe met in each stage, the verdicts in words, and what the
+//! counters of both ends say beside them. Pure.
+
+use crate::canary::ends::EndCounters;
+use crate::canary::path::Kind;
+use crate::canary::plan::Plan;
+use crate::canary::result::{Figures, Found, Held, Report, Stage};
+use crate::report::format::{count, figure, micros, of_many, rounded, span};
+use crate::report::rounds::heading;
+use crate::report::table::Table;
+use crate::report::text::section;
+use crate::run::About;
+use crate::screen::Paint;
+
+/// What will be done, and over what.
+pub fn plan(plan: &Plan, about: &About, paint: Paint) -> String {
+    let counts: Vec<String> = plan.connections.iter().map(|n| count(*n)).collect();
+    let what = format!(
+        "does the network suffer from {} connections with {}",
+        counts.join(", then "),
+        plan.engine
+    );
+    let mut lines = heading(&what, plan.estimate().as_secs(), about, paint);
+    lines.push(format!("  path     {}", plan.path));
+    lines.extend(
+        plan.why_not_veth
+            .as_ref()
+            .map(|why| paint.yellow(&format!("           not veth: {why}"))),
+    );
+    let heartbeat = match plan.heartbeat_ms {
+        0 => "no heartbeat".to_owned(),
+        every => format!("a heartbeat every {}", span(every)),
+    };
+    let mut phases = vec![
+        format!("baseline {}", span(plan.baseline_ms)),
+        "ramp".to_owned(),
+        format!("hold {} with {heartbeat}", span(plan.hold_ms)),
+    ];
+    if plan.active > 0 {
+        phases.push(format!(
+            "{} messages a second on {} for {}",
+            count(plan.message_rate),
+            of_many(plan.active, "connection"),
+            span(plan.active_ms)
+        ));
+    }
+    if plan.storm > 0 {
+        let how = match plan.storm_over_ms {
+            0 => "at once".to_owned(),
+            over => format!("over {} each", span(over)),
+        };
+        let broadcasts = of_many(plan.storm, "broadcast");
+        phases.push(format!("{broadcasts} to all, {how}"));
+    }
+    phases.push("mass close".to_owned());
+    phases.push(format!("recovery {}", span(plan.recovery_ms)));
+    lines.push(format!("  phases   {}", phases.join(", ")));
+    lines.push(format!(
+        "  probes   ping, connect and udp, each every {}",
+        span(plan.interval_ms)
+    ));
+    lines.join("\n") + "\n"
+}
+
+/// One count of connections, as soon as it is over.
+pub fn held(held: &Held, path: Kind, paint: Paint) -> String {
+    let mut parts = vec![summary(held)];
+    if let Some(found) = held.found() {
+        parts.push(table(held, &found).render(paint));
+        parts.extend(verdicts(held, &found, path, paint));
+    }
+    format!("\n{}\n", parts.join("\n\n"))
+}
+
+/// The answer, the doubts and the failures.
+pub fn results(report: &Report, paint: Paint) -> String {
+    let mut parts = Vec::new();
+    let title = paint.bold("Does a ping, does a new connect, change while they are held?");
+    let answers = report.held.iter().filter_map(|held| answer(held, paint));
+    parts.extend(section(title, answers.flatten().collect()));
+    parts.push(format!("path: {}", report.path));
+    let warnings = report.warnings.iter();
+    let warnings = warnings.map(|warning| paint.yellow(&warning.to_string()));
+    parts.extend(section(paint.bold("Doubts"), warnings.collect()));
+    let failures = report.about.failures.iter();
+    let failures =
+        failures.map(|failure| paint.red(&format!("{}: {}", failure.during, failure.cause)));
+    parts.extend(section(paint.bold("Failures"), failures.collect()));
+    let seconds = report.about.duration_ms as f64 / 1e3;
+    parts.push(format!("The run took {seconds:.1} s."));
+    if report.about.partial {
+        parts.push(paint.red("Partial: the run ended early."));
+    }
+    format!("{}\n", parts.join("\n\n"))
+}
+
+/// What was held, in a line or two.
+fn summary(held: &Held) -> String {
+    let mut said = vec![
+        format!(
+            "{} of {} established in {} ({} a second, p99 {}), {} lost",
+            count(held.count("/established")),
+            count(held.connections),
+            figure(held.figure("/ramp_seconds"), |time| format!("{time:.2} s")),
+            figure(held.figure("/connects_per_second"), rounded),
+            figure(held.figure("/connect_latency_us/p99"), micros),
+            count(held.count("/lost_while_held")),
+        ),
+        format!(
+            "{} heard, late by p99 {}",
+            of_many(held.count("/heartbeats/received"), "heartbeat"),
+            figure(held.figure("/heartbeats/lateness_us/p99"), micros),
+        ),
+    ];
+    if held.count("/messages/active") > 0 {
+        said.push(format!(
+            "{} answered, p99 {} from when they were due",
+            of_many(held.count("/messages/completed"), "message"),
+            figure(held.figure("/messages/latency_us/p99"), micros),
+        ));
+    }
+    if held.broadcasts > 0 {
+        said.push(format!(
+            "{} lines heard of {}, heartbeats included",
+            count(held.count("/storm/heard")),
+            of_many(held.broadcasts, "broadcast"),
+        ));
+    }
+    said.join("; ")
+}
+
+fn table(held: &Held, found: &Found) -> Table {
+    let title = format!("{}: p50 / p99 / max in ms", count(held.connections));
+    let kinds = found.probes.iter().map(|probe| probe.kind.clone());
+    let mut table = Table::new(std::iter::once(title).chain(kinds));
+    for Stage { stage, seconds } in &found.stages {
+        let cells = found.probes.iter().map(|probe| {
+            let figures = probe.stages.iter().find(|figures| figures.stage == *stage);
+            figures.map_or_else(String::new, cell)
+        });
+        table.row(&format!("{stage}, {seconds:.1} s"), cells);
+    }
+    table
+}
+
+fn cell(figures: &Figures) -> String {
+    let rtt = &figures.rtt_ns;
+    let rtt = match figures.answered {
+        0 => "no answer".to_owned(),
+        _ => [rtt.p50, rtt.p99, rtt.max].map(ms).join(" / "),
+    };
+    let (lost, sent) = (count(figures.lost), count(figures.sent));
+    format!("{rtt}, {lost} of {sent} lost")
+}
+
+/// Nanoseconds as milliseconds, with as many digits as mean something.
+fn ms(ns: u64) -> String {
+    let ms = ns as f64 / 1e6;
+    match ms {
+        ms if ms < 0.1 => format!("{ms:.3}"),
+        ms if ms < 10.0 => format!("{ms:.2}"),
+        _ => format!("{ms:.1}"),
+    }
+}
+
+/// Stage by stage: each probe's verdict, then what the counters of each end say.
+fn verdicts(held: &Held, found: &Found, path: Kind, paint: Paint) -> Option<String> {
+    let client = held.client_counters().unwrap_or_default();
+    let ends = match (&held.server_counters, path) {
+        (Some(server), _) => vec![("client's end", &client), ("server's end", server)],
+        (None, Kind::Veth) => vec![("client's end", &client)],
+        (None, Kind::Loopback) => vec![("both ends", &client)],
+    };
+    let mut lines = Vec::new();
+    for (stage, verdicts) in found.judged() {
+        let when = verdicts.first().map_or(&stage.stage, |said| &said.when);
+        lines.push(format!("{when}:"));
+        for said in verdicts {
+            lines.push(format!("  {:<26} {}", said.probe, said.words));
+        }
+        for (end, counters) in &ends {
+            let trouble = trouble(counters, &stage.stage);
+            let said = match trouble.is_empty() {
+                true => "nothing dropped or sent again".to_owned(),
+                false => paint.yellow(&trouble.join("; ")),
+            };
+            lines.push(format!("  {end:<26} {said}"));
+        }
+    }
+    for missing in &found.not_measured {
+        let said = format!("{}: could not measure: {}", missing.kind, missing.why);
+        lines.push(paint.yellow(&said));
+    }
+    for (end, counters) in &ends {
+        let unread = counters.unread.iter();
+        lines.extend(unread.map(|what| paint.yellow(&format!("{end}: {what}"))));
+    }
+    section(paint.bold("Verdicts, beside the baseline"), lines)
+}
+
+/// What moved in a stage. The wait for the last echoes is told with the close that follows.
+fn trouble(counters: &EndCounters, stage: &str) -> Vec<String> {
+    let is_of_stage = |phase: &str| match phase {
+        "quiet" => stage == "hold",
+        "done" => stage == "close",
+        phase => stage == phase,
+    };
+    let phases = counters.phases.iter();
+    let of_stage = phases.filter(|counters| is_of_stage(&counters.phase));
+    of_stage.flat_map(|phase| phase.trouble.clone()).collect()
+}
+
+/// Of the hold: no, yes, or why it is not known, of each probe.
+fn answer(held: &Held, paint: Paint) -> Option<Vec<String>> {
+    let found = held.found()?;
+    let (_, verdicts) = found.judged().find(|(stage, _)| stage.stage == "hold")?;
+    let mut lines = Vec::new();
+    for (probe, said) in found.probes.iter().zip(verdicts) {
+        let figures = probe.stages.iter().find(|figures| figures.stage == "hold");
+        let verdict = figures.and_then(|figures| figures.verdict.as_deref());
+        let short = match verdict {
+            Some("no_worse") => paint.bold("no"),
+            Some("worse") => paint.bold("YES"),
+            _ => paint.bold("not known"),
+        };
+        lines.push(format!(
+            "{}, {}: {short}: {}",
+            said.when, said.probe, said.words
+        ));
+    }
+    Some(lines)
+}
