@@ -74,7 +74,7 @@ pub struct CanaryArgs {
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration, help_heading = "Phases")]
     recovery: Duration,
     /// Between two probes of a kind: ping, connect, udp
-    #[arg(long, value_name = "TIME", default_value = "10ms", value_parser = humantime::parse_duration, help_heading = "Phases")]
+    #[arg(long, value_name = "TIME", default_value = "20ms", value_parser = humantime::parse_duration, help_heading = "Phases")]
     interval: Duration,
 
     /// Where to write the report as JSON: all that is printed and more

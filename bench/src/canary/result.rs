@@ -46,7 +46,7 @@ pub struct Held {
 /// What the canaries found, as far as it is shown. A part of the client's summary.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Found {
-    /// The stages of the run.
+    /// The stages of the run, the baseline first.
     pub stages: Vec<Stage>,
     /// Each kind of probe to each target.
     pub probes: Vec<Probe>,
@@ -144,12 +144,32 @@ impl Held {
     }
 }
 
+/// What is said of a probe in a stage.
+#[derive(Debug, Clone, Copy)]
+pub struct Judged<'a> {
+    /// The stage.
+    pub stage: &'a str,
+    /// The verdict's name; empty where the summary lacks it.
+    pub verdict: &'a str,
+    /// The verdict in words.
+    pub said: &'a Said,
+}
+
 impl Found {
-    /// The stages but the baseline, each with its verdicts.
-    pub fn judged(&self) -> impl Iterator<Item = (&Stage, &[Said])> {
-        let stages = self.stages.iter().filter(|stage| stage.stage != "baseline");
-        // Where nothing could be measured, nothing was said.
-        stages.zip(self.verdicts.chunks(self.probes.len().max(1)))
+    /// All verdicts, in order.
+    pub fn judged(&self) -> impl Iterator<Item = Judged<'_>> {
+        // The first stage is the baseline.
+        let stages = self.stages.iter().skip(1);
+        let cases = stages.flat_map(|stage| self.probes.iter().map(move |probe| (stage, probe)));
+        cases.zip(&self.verdicts).map(|((stage, probe), said)| {
+            let figures = probe.stages.iter().find(|one| one.stage == stage.stage);
+            let verdict = figures.and_then(|figures| figures.verdict.as_deref());
+            Judged {
+                stage: &stage.stage,
+                verdict: verdict.unwrap_or_default(),
+                said,
+            }
+        })
     }
 }
 

@@ -4,7 +4,7 @@
 use crate::canary::ends::EndCounters;
 use crate::canary::path::Kind;
 use crate::canary::plan::Plan;
-use crate::canary::result::{Figures, Found, Held, Report, Stage};
+use crate::canary::result::{Figures, Found, Held, Judged, Report, Said, Stage};
 use crate::report::format::{count, figure, micros, of_many, rounded, span};
 use crate::report::rounds::heading;
 use crate::report::table::Table;
@@ -38,9 +38,9 @@ pub fn plan(plan: &Plan, about: &About, paint: Paint) -> String {
     ];
     if plan.active > 0 {
         phases.push(format!(
-            "{} messages a second on {} for {}",
+            "{} messages a second on up to {} of them for {}",
             count(plan.message_rate),
-            of_many(plan.active, "connection"),
+            count(plan.active),
             span(plan.active_ms)
         ));
     }
@@ -75,9 +75,23 @@ pub fn held(held: &Held, path: Kind, paint: Paint) -> String {
 /// The answer, the doubts and the failures.
 pub fn results(report: &Report, paint: Paint) -> String {
     let mut parts = Vec::new();
+    let found: Vec<Found> = report.held.iter().filter_map(Held::found).collect();
+    let judged: Vec<Judged<'_>> = found.iter().flat_map(Found::judged).collect();
+    let line = |judged: &Judged<'_>| {
+        let Said { when, probe, words } = judged.said;
+        let short = match judged.verdict {
+            "no_worse" => paint.bold("no"),
+            "worse" => paint.bold("YES"),
+            _ => paint.bold("not known"),
+        };
+        format!("{when}, {probe}: {short}: {words}")
+    };
+    let (held, others): (Vec<_>, Vec<_>) = judged.iter().partition(|one| one.stage == "hold");
     let title = paint.bold("Does a ping, does a new connect, change while they are held?");
-    let answers = report.held.iter().filter_map(|held| answer(held, paint));
-    parts.extend(section(title, answers.flatten().collect()));
+    parts.extend(section(title, held.into_iter().map(line).collect()));
+    let others = others.into_iter().filter(|one| one.verdict != "no_worse");
+    let title = paint.bold("In the other phases, where it is not a plain no");
+    parts.extend(section(title, others.map(line).collect()));
     parts.push(format!("path: {}", report.path));
     let warnings = report.warnings.iter();
     let warnings = warnings.map(|warning| paint.yellow(&warning.to_string()));
@@ -172,14 +186,21 @@ fn verdicts(held: &Held, found: &Found, path: Kind, paint: Paint) -> Option<Stri
         (None, Kind::Loopback) => vec![("both ends", &client)],
     };
     let mut lines = Vec::new();
-    for (stage, verdicts) in found.judged() {
-        let when = verdicts.first().map_or(&stage.stage, |said| &said.when);
+    let judged: Vec<Judged<'_>> = found.judged().collect();
+    for Stage { stage, .. } in found.stages.iter().skip(1) {
+        let said = || {
+            judged
+                .iter()
+                .filter(|one| one.stage == stage)
+                .map(|one| one.said)
+        };
+        let when = said().next().map_or(stage, |said| &said.when);
         lines.push(format!("{when}:"));
-        for said in verdicts {
-            lines.push(format!("  {:<26} {}", said.probe, said.words));
+        for Said { probe, words, .. } in said() {
+            lines.push(format!("  {probe:<26} {words}"));
         }
         for (end, counters) in &ends {
-            let trouble = trouble(counters, &stage.stage);
+            let trouble = trouble(counters, stage);
             let said = match trouble.is_empty() {
                 true => "nothing dropped or sent again".to_owned(),
                 false => paint.yellow(&trouble.join("; ")),
@@ -208,25 +229,4 @@ fn trouble(counters: &EndCounters, stage: &str) -> Vec<String> {
     let phases = counters.phases.iter();
     let of_stage = phases.filter(|counters| is_of_stage(&counters.phase));
     of_stage.flat_map(|phase| phase.trouble.clone()).collect()
-}
-
-/// Of the hold: no, yes, or why it is not known, of each probe.
-fn answer(held: &Held, paint: Paint) -> Option<Vec<String>> {
-    let found = held.found()?;
-    let (_, verdicts) = found.judged().find(|(stage, _)| stage.stage == "hold")?;
-    let mut lines = Vec::new();
-    for (probe, said) in found.probes.iter().zip(verdicts) {
-        let figures = probe.stages.iter().find(|figures| figures.stage == "hold");
-        let verdict = figures.and_then(|figures| figures.verdict.as_deref());
-        let short = match verdict {
-            Some("no_worse") => paint.bold("no"),
-            Some("worse") => paint.bold("YES"),
-            _ => paint.bold("not known"),
-        };
-        lines.push(format!(
-            "{}, {}: {short}: {}",
-            said.when, said.probe, said.words
-        ));
-    }
-    Some(lines)
 }
