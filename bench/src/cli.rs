@@ -73,8 +73,8 @@ Examples:
   unshare -r throng-bench canary --path veth          as an ordinary user, where user namespaces are allowed
   throng-bench canary --connections 20000 --hold 10s --storm 5 --storm-over 1s
 
-Over veth, server and client run in two network namespaces made for the run and gone with it; nothing of this host's
-network is touched. Pings need CAP_NET_RAW or net.ipv4.ping_group_range; what cannot be measured is said.
+Over veth, server and client run in network namespaces made for the run and gone with it, and a third is the neighbour;
+nothing of this host's network is touched. Pings need CAP_NET_RAW or net.ipv4.ping_group_range; what cannot be measured is said.
 
 Exit codes: 0 all was measured, whatever it says; 1 something failed, was lost or interrupted; 2 bad usage, or the path
 asked for cannot be made.";

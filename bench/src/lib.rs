@@ -17,7 +17,7 @@
 //! | [`memory`], [`bare`], [`footprint`] | the command `memory`: what a connection takes of the kernel, beside a bare socket |
 //! | [`runner`], [`servers`], [`load`], [`crowd`] | the processes: started, pinned, followed, ended; none is left behind |
 //! | [`sample`] | what is read from the host and the processes |
-//! | [`netns`] | two network namespaces joined by a veth pair, for one run |
+//! | [`netns`] | network namespaces joined by veth pairs, for one run |
 //! | [`stop`], [`lock`], [`guard`] | the bounds of a run: Ctrl-C, the clock, one heavy run for each machine, memory and files |
 //! | [`result`], [`stats`], [`warning`] | plain data, the figures drawn from it, and the doubts about them |
 //! | [`report`] | text and JSON, from [`result`] alone |

@@ -1,9 +1,10 @@
-//! Two network namespaces joined by a veth pair, made for one run: a path that is not loopback, within one host.
+//! Network namespaces joined by veth pairs, made for one run: a path that is not loopback, within one host, and a
+//! neighbour who has nothing to do with what goes over it.
 //!
 //! Owns: a thread inside each namespace, which does there what it is given, such as starting a process, which inherits
-//! it. Configures with `ip`, inside alone. Invariant: neither namespace has a name, so the kernel removes both, and the
-//! pair with them, after the last thread and process within, however this program ends; nothing of the host's own
-//! network is touched.
+//! it. Configures with `ip`, inside alone. Invariant: no namespace has a name, so the kernel removes them, and the pairs
+//! with them, after the last thread and process within, however this program ends; nothing of the host's own network is
+//! touched.
 
 use std::convert::identity;
 use std::fmt;
@@ -18,10 +19,10 @@ use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{getpid, gettid};
 
-/// The interfaces of the pair, each in its namespace.
-pub const CLIENT_DEVICE: &str = "throng-client";
-/// The other end.
+/// The server's end of the path.
 pub const SERVER_DEVICE: &str = "throng-server";
+/// The client's.
+const CLIENT_DEVICE: &str = "throng-client";
 
 /// Where the server listens.
 pub const SERVER_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 0, 2));
@@ -29,45 +30,51 @@ pub const SERVER_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 0, 2));
 /// Where connections come from: all addresses of it are the client's (AnyIP), and none is that of its interface.
 pub const CLIENT_SOURCE: &str = "10.78.0.0/16";
 
-/// Both namespaces, joined and configured.
+/// Who answers the client's pings, by a pair of its own.
+pub const NEIGHBOUR_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 0, 6));
+
+/// The namespaces, joined and configured.
 #[derive(Debug, Clone)]
-pub struct Pair {
+pub struct Joined {
     /// The one with [`CLIENT_SOURCE`].
     pub client: Arc<Inside>,
     /// The one with [`SERVER_ADDRESS`].
     pub server: Arc<Inside>,
+    /// The one with [`NEIGHBOUR_ADDRESS`]: nobody lives there but the kernel.
+    _neighbour: Arc<Inside>,
 }
 
-impl Pair {
+impl Joined {
     /// Makes them.
     ///
     /// # Errors
     /// Why it cannot be, and what would allow it.
     pub fn make() -> Result<Self, Refusal> {
-        let (client, server) = (Inside::new()?, Inside::new()?);
-        let pair = format!(
-            "link add {CLIENT_DEVICE} type veth peer name {SERVER_DEVICE} netns {}",
-            server.path
-        );
-        client.ip(&pair)?;
-        for (inside, device, address) in [
-            (&client, CLIENT_DEVICE, "10.77.0.1/30"),
-            (&server, SERVER_DEVICE, "10.77.0.2/30"),
-        ] {
+        let [client, server, neighbour] = [Inside::new()?, Inside::new()?, Inside::new()?];
+        for inside in [&client, &server, &neighbour] {
             inside.ip("link set lo up")?;
-            inside.ip(&format!("addr add {address} dev {device}"))?;
-            inside.ip(&format!("link set {device} up"))?;
         }
+        client.join(
+            CLIENT_DEVICE,
+            "10.77.0.1/30",
+            &server,
+            SERVER_DEVICE,
+            "10.77.0.2/30",
+        )?;
+        let (here, there) = ("throng-near", "throng-next");
+        client.join(here, "10.77.0.5/30", &neighbour, there, "10.77.0.6/30")?;
         client.ip(&format!("route add local {CLIENT_SOURCE} dev lo"))?;
         server.ip(&format!("route add {CLIENT_SOURCE} via 10.77.0.1"))?;
+        let [client, server, _neighbour] = [client, server, neighbour].map(Arc::new);
         Ok(Self {
-            client: Arc::new(client),
-            server: Arc::new(server),
+            client,
+            server,
+            _neighbour,
         })
     }
 }
 
-/// Why there is no pair.
+/// Why there are none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
     /// The kernel gives this user no namespace.
@@ -169,6 +176,26 @@ impl Inside {
         result.recv().map_err(|_| gone())
     }
 
+    /// A pair of devices, one here and one at the `other`, each with its address.
+    fn join(
+        &self,
+        here: &str,
+        address: &str,
+        other: &Inside,
+        there: &str,
+        other_address: &str,
+    ) -> Result<(), Refusal> {
+        let at = &other.path;
+        self.ip(&format!(
+            "link add {here} type veth peer name {there} netns {at}"
+        ))?;
+        for (inside, device, address) in [(self, here, address), (other, there, other_address)] {
+            inside.ip(&format!("addr add {address} dev {device}"))?;
+            inside.ip(&format!("link set {device} up"))?;
+        }
+        Ok(())
+    }
+
     /// Runs `ip` with `words`.
     fn ip(&self, words: &str) -> Result<(), Refusal> {
         let mut command = Command::new("ip");
@@ -211,9 +238,9 @@ mod tests {
         link.to_string_lossy().into_owned()
     }
 
-    /// A pair, or why there is none here, said past the capture of test output.
-    fn pair() -> Option<Pair> {
-        Pair::make()
+    /// The namespaces, or why there are none here, said past the capture of test output.
+    fn joined() -> Option<Joined> {
+        Joined::make()
             .map_err(|why| {
                 let line = format!("SKIPPED netns: {why}\n");
                 io::Write::write_all(&mut io::stderr(), line.as_bytes()).unwrap();
@@ -223,15 +250,16 @@ mod tests {
 
     #[test]
     fn the_two_hear_each_other_from_any_source_address_and_the_host_hears_nothing() {
-        let Some(pair) = pair() else { return };
-        let [client, server] = [&pair.client, &pair.server].map(|inside| inside.run(here).unwrap());
+        let Some(joined) = joined() else { return };
+        let [client, server] =
+            [&joined.client, &joined.server].map(|inside| inside.run(here).unwrap());
         assert!(client != server && client != here() && server != here());
-        let listener = pair
+        let listener = joined
             .server
             .run(|| TcpListener::bind((SERVER_ADDRESS, 0)).unwrap())
             .unwrap();
         let to = listener.local_addr().unwrap();
-        let stream = pair.client.run(move || {
+        let stream = joined.client.run(move || {
             let socket = socket2::Socket::new(
                 socket2::Domain::IPV4,
                 socket2::Type::STREAM,
@@ -254,14 +282,18 @@ mod tests {
 
     #[test]
     fn a_process_started_inside_is_inside_and_a_thread_that_ends_takes_the_namespace_along() {
-        let Some(pair) = pair() else { return };
-        let link = pair.client.run(here).unwrap();
+        let Some(joined) = joined() else { return };
+        let link = joined.client.run(here).unwrap();
         let mut command = Command::new("readlink");
         command.arg("/proc/self/ns/net");
-        let output = pair.client.run(move || command.output()).unwrap().unwrap();
+        let output = joined
+            .client
+            .run(move || command.output())
+            .unwrap()
+            .unwrap();
         assert_eq!(String::from_utf8(output.stdout).unwrap().trim(), link);
-        let path = pair.client.path.clone();
-        drop(pair);
+        let path = joined.client.path.clone();
+        drop(joined);
         assert!(!std::path::Path::new(&path).exists());
     }
 

@@ -180,7 +180,9 @@ fn over_veth_each_end_has_its_own_counters_and_nothing_is_left() {
         .iter()
         .map(|probe| probe["kind"].as_str().unwrap())
         .collect();
-    assert_eq!(kinds, ["ping", "connect", "udp"]);
+    assert_eq!(kinds, ["ping", "ping", "connect", "udp"]);
+    let neighbour = &held["client"]["canaries"]["probes"][1];
+    assert_eq!(neighbour["path"]["device"], "throng-near");
     let (client, server) = (&held["client"]["host_counters"], &held["server_counters"]);
     let later = ["quiet", "active", "storm", "close", "done", "recovery"];
     assert_eq!(phases(client), [&["ramp"], &later[..]].concat());

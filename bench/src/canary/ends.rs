@@ -16,7 +16,8 @@ use crate::report::format::count;
 /// How the clients end their connections, and how a server is told of it.
 const EXPECTED: &str = "EstabResets";
 
-/// The counters of all phases at one end, in the form of the client's summary.
+/// The counters of all phases at one end, in the form of the client's summary. Those of softnet and of neighbours are the
+/// whole host's, and the same at both ends.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct EndCounters {
     /// The interfaces that packets go over.

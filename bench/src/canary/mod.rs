@@ -4,7 +4,7 @@
 //! | room | owns |
 //! |---|---|
 //! | [`plan`] | the flags, and what they make of a run |
-//! | [`path`] | loopback, or two namespaces joined by veth |
+//! | [`path`] | loopback, or namespaces joined by veth |
 //! | [`ends`] | the counters at the server's end, by phase |
 //! | [`result`] | what was found |
 //!
@@ -171,9 +171,12 @@ impl Count<'_> {
             let cause = "the server does not say where it answers canaries: this is a bug";
             return Err(failure(self.during, cause.to_owned()));
         };
-        let flags = plan.client_flags(self.connections, self.way.source(), canary.port());
-        let pair = self.way.pair.as_ref();
-        let mut watch = pair.map(|pair| Watch::new(&pair.server));
+        let mut flags = plan.client_flags(self.connections, self.way.source(), canary.port());
+        if let Some(neighbour) = self.way.neighbour() {
+            flags.extend(["--canary-neighbour".to_owned(), neighbour.to_string()]);
+        }
+        let joined = self.way.joined.as_ref();
+        let mut watch = joined.map(|joined| Watch::new(&joined.server));
         let mut storm = Storm::new(plan, self.connections);
         let mut phase = "baseline".to_owned();
         screen.doing(format!("{}: {phase}", self.during));

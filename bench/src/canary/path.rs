@@ -1,12 +1,13 @@
 //! What lies between the client and the server: found before anything starts, and held for the run.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use clap::ValueEnum;
 use kernel_tuning::host::{Environment, environment};
 use serde::{Deserialize, Serialize};
 
-use crate::netns::{self, Pair};
+use crate::netns::{self, Joined};
 use crate::runner::Launcher;
 use crate::scenario;
 
@@ -35,7 +36,7 @@ impl fmt::Display for Kind {
 #[derive(Debug)]
 pub struct Way {
     /// Over veth.
-    pub pair: Option<Pair>,
+    pub joined: Option<Joined>,
     /// Why it is loopback, where that was not asked for.
     pub why_not_veth: Option<String>,
 }
@@ -47,15 +48,15 @@ impl Way {
     /// Why the one asked for cannot be, and what would allow it.
     pub fn find(asked: Option<Kind>) -> Result<Self, String> {
         let loopback = |why_not_veth| Self {
-            pair: None,
+            joined: None,
             why_not_veth,
         };
         if asked == Some(Kind::Loopback) {
             return Ok(loopback(None));
         }
-        match Pair::make() {
-            Ok(pair) => Ok(Self {
-                pair: Some(pair),
+        match Joined::make() {
+            Ok(joined) => Ok(Self {
+                joined: Some(joined),
                 why_not_veth: None,
             }),
             Err(why) if asked.is_none() => Ok(loopback(Some(why.to_string()))),
@@ -65,7 +66,7 @@ impl Way {
 
     /// Of which kind it is.
     pub fn kind(&self) -> Kind {
-        match self.pair {
+        match self.joined {
             Some(_) => Kind::Veth,
             None => Kind::Loopback,
         }
@@ -77,8 +78,8 @@ impl Way {
     /// What to tell the user.
     pub fn server(&self) -> Result<Launcher, String> {
         let launcher = Launcher::new()?;
-        Ok(match &self.pair {
-            Some(pair) => launcher.within(pair.server.clone(), netns::SERVER_ADDRESS),
+        Ok(match &self.joined {
+            Some(joined) => launcher.within(joined.server.clone(), netns::SERVER_ADDRESS),
             None => launcher,
         })
     }
@@ -89,25 +90,30 @@ impl Way {
     /// What to tell the user.
     pub fn client(&self) -> Result<Launcher, String> {
         let launcher = Launcher::new()?;
-        Ok(match &self.pair {
-            Some(pair) => launcher.within(pair.client.clone(), netns::SERVER_ADDRESS),
+        Ok(match &self.joined {
+            Some(joined) => launcher.within(joined.client.clone(), netns::SERVER_ADDRESS),
             None => launcher,
         })
     }
 
     /// Where connections come from.
     pub fn source(&self) -> &'static str {
-        match self.pair {
+        match self.joined {
             Some(_) => netns::CLIENT_SOURCE,
             None => scenario::CLIENT_SOURCE,
         }
     }
 
+    /// Who else may be pinged, by another way than that.
+    pub fn neighbour(&self) -> Option<IpAddr> {
+        self.joined.as_ref().map(|_| netns::NEIGHBOUR_ADDRESS)
+    }
+
     /// The host with the settings at the server's end: a new namespace has the kernel's own, whatever the host's are.
     pub fn environment(&self) -> Environment {
-        let inside = self.pair.as_ref();
+        let inside = self.joined.as_ref();
         inside
-            .and_then(|pair| pair.server.run(environment).ok())
+            .and_then(|joined| joined.server.run(environment).ok())
             .unwrap_or_else(environment)
     }
 }

@@ -270,7 +270,7 @@ mod tests {
         let words = ["x", "--path", "loopback"].into_iter();
         let command = Command::try_parse_from(words.chain(flags.split_whitespace()));
         let (plan, way) = command.map_err(|error| error.to_string())?.args.plan()?;
-        assert!(way.pair.is_none());
+        assert!(way.joined.is_none());
         Ok(plan)
     }
 

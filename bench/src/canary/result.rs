@@ -1,5 +1,7 @@
 //! What `throng-bench canary` found: plain data. Pure.
 
+use std::net::SocketAddr;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -70,6 +72,8 @@ pub struct Stage {
 pub struct Probe {
     /// `ping`, `connect` or `udp`.
     pub kind: String,
+    /// To whom; port 0 of a ping.
+    pub target: SocketAddr,
     /// By stage.
     pub stages: Vec<Figures>,
 }

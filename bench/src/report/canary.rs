@@ -4,7 +4,7 @@
 use crate::canary::ends::EndCounters;
 use crate::canary::path::Kind;
 use crate::canary::plan::Plan;
-use crate::canary::result::{Figures, Found, Held, Judged, Report, Said, Stage};
+use crate::canary::result::{Figures, Found, Held, Judged, Probe, Report, Said, Stage};
 use crate::report::format::{count, figure, micros, of_many, rounded, span};
 use crate::report::rounds::heading;
 use crate::report::table::Table;
@@ -55,8 +55,12 @@ pub fn plan(plan: &Plan, about: &About, paint: Paint) -> String {
     phases.push("mass close".to_owned());
     phases.push(format!("recovery {}", span(plan.recovery_ms)));
     lines.push(format!("  phases   {}", phases.join(", ")));
+    let neighbour = match plan.path {
+        Kind::Veth => ", and ping to a neighbour over another veth",
+        Kind::Loopback => "",
+    };
     lines.push(format!(
-        "  probes   ping, connect and udp, each every {}",
+        "  probes   ping, connect and udp to the server{neighbour}, each every {}",
         span(plan.interval_ms)
     ));
     lines.join("\n") + "\n"
@@ -145,8 +149,9 @@ fn summary(held: &Held) -> String {
 
 fn table(held: &Held, found: &Found) -> Table {
     let title = format!("{}: p50 / p99 / max in ms", count(held.connections));
-    let kinds = found.probes.iter().map(|probe| probe.kind.clone());
-    let mut table = Table::new(std::iter::once(title).chain(kinds));
+    let whom = |probe: &Probe| format!("{} {}", probe.kind, probe.target.ip());
+    let headings = found.probes.iter().map(whom);
+    let mut table = Table::new(std::iter::once(title).chain(headings));
     for Stage { stage, seconds } in &found.stages {
         let cells = found.probes.iter().map(|probe| {
             let figures = probe.stages.iter().find(|figures| figures.stage == *stage);
