@@ -5,7 +5,7 @@ use crate::canary::ends::EndCounters;
 use crate::canary::path::Kind;
 use crate::canary::plan::Plan;
 use crate::canary::result::{Figures, Found, Held, Judged, Probe, Report, Said, Stage};
-use crate::report::format::{count, figure, micros, of_many, rounded, span};
+use crate::report::format::{NOTHING, count, figure, micros, of_many, rounded, span};
 use crate::report::rounds::heading;
 use crate::report::table::Table;
 use crate::report::text::section;
@@ -93,9 +93,8 @@ pub fn results(report: &Report, paint: Paint) -> String {
     let (held, others): (Vec<_>, Vec<_>) = judged.iter().partition(|one| one.stage == "hold");
     let title = paint.bold("Does a ping, does a new connect, change while they are held?");
     parts.extend(section(title, held.into_iter().map(line).collect()));
-    let others = others.into_iter().filter(|one| one.verdict != "no_worse");
-    let title = paint.bold("In the other phases, where it is not a plain no");
-    parts.extend(section(title, others.map(line).collect()));
+    let title = paint.bold("And in the other phases?");
+    parts.extend(section(title, of_others(&others, line)));
     parts.push(format!("path: {}", report.path));
     let warnings = report.warnings.iter();
     let warnings = warnings.map(|warning| paint.yellow(&warning.to_string()));
@@ -110,6 +109,27 @@ pub fn results(report: &Report, paint: Paint) -> String {
         parts.push(paint.red("Partial: the run ended early."));
     }
     format!("{}\n", parts.join("\n\n"))
+}
+
+/// Each that is worse; of the rest, how many are not, and how many are not known.
+fn of_others(others: &[&Judged<'_>], line: impl Fn(&Judged<'_>) -> String) -> Vec<String> {
+    let of = |verdict: &str| others.iter().filter(|one| one.verdict == verdict).count();
+    let (worse, no_worse) = (of("worse"), of("no_worse"));
+    let is_worse = |one: &&&Judged<'_>| one.verdict == "worse";
+    let mut lines: Vec<String> = others
+        .iter()
+        .filter(is_worse)
+        .map(|one| line(one))
+        .collect();
+    let not_known = others.len() - worse - no_worse;
+    if !others.is_empty() {
+        lines.push(format!(
+            "of {} pairs of a phase and a probe {worse} are worse, {no_worse} are not, and {not_known} are not known: too few \
+             probes fell into the phase, or the prober was starved (see above)",
+            others.len()
+        ));
+    }
+    lines
 }
 
 /// What was held, in a line or two.
@@ -163,6 +183,9 @@ fn table(held: &Held, found: &Found) -> Table {
 }
 
 fn cell(figures: &Figures) -> String {
+    if figures.sent == 0 {
+        return NOTHING.to_owned();
+    }
     let rtt = &figures.rtt_ns;
     let rtt = match figures.answered {
         0 => "no answer".to_owned(),
@@ -234,4 +257,88 @@ fn trouble(counters: &EndCounters, stage: &str) -> Vec<String> {
     let phases = counters.phases.iter();
     let of_stage = phases.filter(|counters| is_of_stage(&counters.phase));
     of_stage.flat_map(|phase| phase.trouble.clone()).collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn figures(stage: &str, verdict: Option<&str>) -> Value {
+        let quantiles = json!({"p50": 20_000, "p99": 130_000, "max": 1_700_000});
+        json!({"stage": stage, "sent": 500, "answered": 500, "lost": 0, "rtt_ns": quantiles, "verdict": verdict})
+    }
+
+    fn recorded() -> Held {
+        let said = |when: &str, words: &str| json!({"when": when, "probe": "ping 10.77.0.2", "words": words});
+        let client = json!({
+            "established": 100_000,
+            "canaries": {
+                "stages": [{"stage": "baseline", "seconds": 10.0}, {"stage": "hold", "seconds": 30.0}, {"stage": "close", "seconds": 1.0}],
+                "probes": [{"kind": "ping", "target": "10.77.0.2:0", "stages": [
+                    figures("baseline", None), figures("hold", Some("no_worse")), figures("close", Some("worse")),
+                ]}],
+                "not_measured": [{"kind": "udp", "target": "10.77.0.2:1", "why": "nobody answers"}],
+                "verdicts": [said("at 100,000 held", "p99 0.11 → 0.13 ms, no loss"), said("during the mass close of 100,000", "p99 0.11 → 1.8 ms (WORSE)")],
+            },
+            "host_counters": {"interfaces": ["throng-client"], "unread": [], "phases": [
+                {"phase": "quiet", "seconds": 30.0, "network": {}, "interfaces": {}, "trouble": ["3 segments [RetransSegs]"]},
+            ]},
+        });
+        let of_server = json!({"interfaces": ["throng-server"], "unread": [], "phases": [
+            {"phase": "done", "seconds": 1.0, "network": {}, "interfaces": {}, "trouble": ["849 packets [SoftnetDropped]"]},
+        ]});
+        Held {
+            connections: 100_000,
+            settled: true,
+            processes: 1,
+            broadcasts: 0,
+            client,
+            server_counters: Some(serde_json::from_value(of_server).unwrap()),
+            servers: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn each_phase_has_its_verdict_with_what_either_end_counted_in_it() {
+        let text = held(&recorded(), Kind::Veth, Paint::plain());
+        let lines: Vec<&str> = text.lines().map(str::trim).collect();
+        let hold = lines
+            .iter()
+            .position(|line| *line == "at 100,000 held:")
+            .unwrap();
+        let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+        let after: Vec<String> = lines[hold + 1..].iter().map(|line| words(line)).collect();
+        assert_eq!(
+            after[..7],
+            [
+                "ping 10.77.0.2 p99 0.11 → 0.13 ms, no loss",
+                "client's end 3 segments [RetransSegs]",
+                "server's end nothing dropped or sent again",
+                "during the mass close of 100,000:",
+                "ping 10.77.0.2 p99 0.11 → 1.8 ms (WORSE)",
+                "client's end nothing dropped or sent again",
+                "server's end 849 packets [SoftnetDropped]",
+            ]
+        );
+        assert!(text.contains("udp: could not measure: nobody answers"));
+        assert!(
+            text.contains("0.020 / 0.13 / 1.70, 0 of 500 lost"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn the_answer_is_of_the_hold_and_what_is_worse_elsewhere_is_told() {
+        let found = recorded().found().unwrap();
+        let judged: Vec<Judged<'_>> = found.judged().collect();
+        assert_eq!(judged[0].verdict, "no_worse");
+        let others: Vec<&Judged<'_>> = judged.iter().filter(|one| one.stage != "hold").collect();
+        let said = of_others(&others, |one| one.said.words.clone());
+        assert_eq!(said[0], "p99 0.11 → 1.8 ms (WORSE)");
+        assert!(said[1].starts_with("of 1 pairs of a phase and a probe 1 are worse, 0 are not"));
+        assert!(of_others(&[], |_| String::new()).is_empty());
+    }
 }
