@@ -15,6 +15,8 @@ use memory::{MEMORY_EXAMPLES, MemoryArgs};
 use serde::Serialize;
 
 use crate::bare::{self, BareArgs};
+use crate::canary;
+use crate::canary::plan::CanaryArgs;
 use crate::churn::{self, ChurnArgs};
 use crate::climb::climb;
 use crate::compare::compare;
@@ -34,6 +36,7 @@ Examples:
   throng-bench compare --connections 0 --rounds 15    only the echo rounds, more of them
   throng-bench compare --rounds 0 --engines uring     only the hold, of one engine
   throng-bench hold --connections 1000000             how many this machine holds, and what stops it
+  throng-bench canary                                 does a ping, does a new connect, suffer meanwhile
   throng-bench memory                                 what an idle connection costs above a bare socket
   throng-bench server --help                          the server it starts
   throng-bench client --help                          the client it starts
@@ -63,6 +66,19 @@ Examples:
 
 Exit codes: 0 all was measured, 1 something failed or was interrupted, 2 bad usage.";
 
+const CANARY_EXAMPLES: &str = "\
+Examples:
+  throng-bench canary                                 100,000 connections, over veth where that can be made
+  throng-bench canary --connections 100000,200000 --path veth
+  unshare -r throng-bench canary --path veth          as an ordinary user, where user namespaces are allowed
+  throng-bench canary --connections 20000 --hold 10s --storm 5 --storm-over 1s
+
+Over veth, server and client run in network namespaces made for the run and gone with it, and a third is the neighbour;
+nothing of this host's network is touched. Pings need CAP_NET_RAW or net.ipv4.ping_group_range; what cannot be measured is said.
+
+Exit codes: 0 all was measured, whatever it says; 1 something failed, was lost or interrupted; 2 bad usage, or the path
+asked for cannot be made.";
+
 /// Compares io_uring with epoll on this machine: 100,000 held connections, then echo rounds.
 #[derive(Debug, Parser)]
 #[command(name = "throng-bench", version, after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
@@ -81,6 +97,9 @@ enum Command {
     /// Bring very many connections up and hold them, as far as this machine goes
     #[command(after_help = HOLD_EXAMPLES)]
     Hold(HoldArgs),
+    /// Does a ping, does a new connect, suffer while very many connections are held?
+    #[command(after_help = CANARY_EXAMPLES)]
+    Canary(CanaryArgs),
     /// Measure what an idle connection takes of the kernel's memory, by slab cache
     #[command(after_help = MEMORY_EXAMPLES)]
     Memory(MemoryArgs),
@@ -224,6 +243,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
                 .map_err(|reason| (reason, 1)),
         ),
         Some(Command::Hold(hold)) => exit_code(run_hold(&hold, words().collect())),
+        Some(Command::Canary(canary)) => exit_code(run_canary(&canary, words().collect())),
         Some(Command::Memory(memory)) => exit_code(run_memory(&memory, words().collect())),
         Some(Command::Compare(compare)) => exit_code(run(compare, words().collect())),
         None => exit_code(run(cli.compare, words().collect())),
@@ -250,6 +270,18 @@ fn run_hold(args: &HoldArgs, command_line: Vec<String>) -> Result<bool, Refusal>
         |report, paint| {
             let text = report::climb::results(report, paint);
             (text, report.failures.is_empty())
+        },
+    )
+}
+
+fn run_canary(args: &CanaryArgs, command_line: Vec<String>) -> Result<bool, Refusal> {
+    let (plan, way) = args.plan().map_err(bad_usage)?;
+    measure(
+        &args.report,
+        |screen| canary::run(plan, &way, command_line, screen),
+        |report, paint| {
+            let text = report::canary::results(report, paint);
+            (text, report.about.failures.is_empty())
         },
     )
 }

@@ -13,9 +13,11 @@
 //! | [`beside`], [`blocks`] | servers with idle connections, kept up over all rounds; those up at the same time |
 //! | [`run`], [`usage`] | what surrounds every run, and checks of its flags |
 //! | [`climb`] | the command `hold`: connections brought up, held, exercised and closed |
+//! | [`canary`] | the command `canary`: does the rest of the network suffer meanwhile? |
 //! | [`memory`], [`bare`], [`footprint`] | the command `memory`: what a connection takes of the kernel, beside a bare socket |
 //! | [`runner`], [`servers`], [`load`], [`crowd`] | the processes: started, pinned, followed, ended; none is left behind |
 //! | [`sample`] | what is read from the host and the processes |
+//! | [`netns`] | network namespaces joined by veth pairs, for one run |
 //! | [`stop`], [`lock`], [`guard`] | the bounds of a run: Ctrl-C, the clock, one heavy run for each machine, memory and files |
 //! | [`result`], [`stats`], [`warning`] | plain data, the figures drawn from it, and the doubts about them |
 //! | [`report`] | text and JSON, from [`result`] alone |
@@ -28,6 +30,7 @@
 pub mod bare;
 pub mod beside;
 pub mod blocks;
+pub mod canary;
 pub mod churn;
 pub mod cli;
 pub mod climb;
@@ -42,6 +45,7 @@ pub mod hold;
 pub mod load;
 pub mod lock;
 pub mod memory;
+pub mod netns;
 pub mod report;
 pub mod result;
 pub mod rounds;

@@ -5,9 +5,11 @@
 //! process groups of their own, so that a Ctrl-C in the terminal reaches this program alone, which then ends them.
 
 use std::collections::VecDeque;
+use std::convert::identity;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek};
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsRawFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
@@ -22,6 +24,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
+use crate::netns::Inside;
 use crate::result::Failure;
 use crate::stop::TICK;
 
@@ -29,6 +32,8 @@ use crate::stop::TICK;
 #[derive(Debug)]
 pub struct Launcher {
     program: PathBuf,
+    address: IpAddr,
+    inside: Option<Arc<Inside>>,
 }
 
 impl Launcher {
@@ -40,7 +45,25 @@ impl Launcher {
         let program = std::env::current_exe();
         let program =
             program.map_err(|cause| format!("cannot find this program's own file: {cause}"))?;
-        Ok(Self { program })
+        Ok(Self {
+            program,
+            address: Ipv4Addr::LOCALHOST.into(),
+            inside: None,
+        })
+    }
+
+    /// The same, of processes in a network namespace, in which servers listen on `address`.
+    pub fn within(self, inside: Arc<Inside>, address: IpAddr) -> Self {
+        Self {
+            address,
+            inside: Some(inside),
+            ..self
+        }
+    }
+
+    /// Where servers listen.
+    pub fn address(&self) -> IpAddr {
+        self.address
     }
 
     /// Starts `throng-bench role args… --json FILE --until-stdin-closes`; what it writes there becomes [`Ended::summary`].
@@ -56,7 +79,7 @@ impl Launcher {
             .arg("--json")
             .arg(path_of(&summary))
             .arg("--until-stdin-closes");
-        Child::spawn(role, command, summary)
+        Child::spawn(role, command, summary, self.inside.as_deref())
     }
 }
 
@@ -110,16 +133,25 @@ pub struct Child {
 }
 
 impl Child {
-    fn spawn(name: &'static str, mut command: Command, summary: File) -> Result<Self, Failure> {
+    fn spawn(
+        name: &'static str,
+        mut command: Command,
+        summary: File,
+        inside: Option<&Inside>,
+    ) -> Result<Self, Failure> {
         let failed = |cause| not_started(name, cause);
         command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0);
-        let mut process = command
-            .spawn()
-            .map_err(|cause| failed(format!("cannot start {command:?}: {cause}")))?;
+        let words = format!("{command:?}");
+        let spawned = match inside {
+            None => command.spawn(),
+            Some(inside) => inside.run(move || command.spawn()).and_then(identity),
+        };
+        let mut process =
+            spawned.map_err(|cause| failed(format!("cannot start {words}: {cause}")))?;
         let (Some(stdout), Some(stderr)) = (process.stdout.take(), process.stderr.take()) else {
             // Never so: both were asked for above.
             return Err(failed("it has no output".to_owned()));
@@ -203,7 +235,8 @@ impl Child {
         self.status
     }
 
-    fn signal(&self, signal: Signal) {
+    /// Sends it a signal, unless it has ended.
+    pub fn signal(&self, signal: Signal) {
         if let (None, Ok(pid)) = (self.status, i32::try_from(self.process.id())) {
             // It fails only when the process is gone, which is what is wanted.
             let _ = kill(Pid::from_raw(pid), signal);
@@ -342,7 +375,7 @@ mod tests {
     fn shell(script: &str) -> Child {
         let mut command = Command::new("sh");
         command.args(["-c", script]);
-        Child::spawn("shell", command, tempfile::tempfile().unwrap()).unwrap()
+        Child::spawn("shell", command, tempfile::tempfile().unwrap(), None).unwrap()
     }
 
     fn exists(pid: u32) -> bool {
@@ -368,7 +401,7 @@ mod tests {
             path_of(&summary)
         );
         command.args(["-c", &script]);
-        let child = Child::spawn("shell", command, summary).unwrap();
+        let child = Child::spawn("shell", command, summary, None).unwrap();
         assert_eq!(child.end(LONG, LONG).summary["n"], 7);
     }
 
@@ -411,7 +444,8 @@ mod tests {
     #[test]
     fn a_missing_program_is_a_failure_with_its_name() {
         let command = Command::new("/nonexistent/ghost");
-        let error = Child::spawn("ghost", command, tempfile::tempfile().unwrap()).unwrap_err();
+        let error =
+            Child::spawn("ghost", command, tempfile::tempfile().unwrap(), None).unwrap_err();
         assert!(error.cause.contains("/nonexistent/ghost"), "{error:?}");
     }
 }

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use kernel_tuning::process::{ProcessError, Usage};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::result::Failure;
@@ -24,6 +25,7 @@ const ENDS_WITHIN: Duration = Duration::from_secs(20);
 pub struct Servers {
     processes: Vec<Child>,
     address: SocketAddr,
+    canary: Option<SocketAddr>,
 }
 
 impl Servers {
@@ -95,13 +97,10 @@ impl Servers {
             until_ready(child, what, stop)
         };
         // The first has its port from the kernel, the others share it.
-        let (first, address) = start("127.0.0.1:0")?;
-        let mut servers = Self {
-            processes: vec![first],
-            address,
-        };
+        let mut servers = start(&SocketAddr::new(launcher.address(), 0).to_string())?;
         while servers.processes.len() < count {
-            servers.processes.push(start(&address.to_string())?.0);
+            let another = start(&servers.address.to_string())?;
+            servers.processes.extend(another.processes);
         }
         Ok(servers)
     }
@@ -116,16 +115,23 @@ impl Servers {
         args: Vec<OsString>,
         stop: &Stop,
     ) -> Result<Self, Failure> {
-        let (process, address) = until_ready(launcher.start(role, args)?, role, stop)?;
-        Ok(Self {
-            processes: vec![process],
-            address,
-        })
+        until_ready(launcher.start(role, args)?, role, stop)
     }
 
     /// Where they listen.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where the first of them answers canaries, if it does.
+    pub fn canary(&self) -> Option<SocketAddr> {
+        self.canary
+    }
+
+    /// Has all of them publish their `--broadcast`.
+    pub fn broadcast(&self) {
+        let processes = self.processes.iter();
+        processes.for_each(|process| process.signal(Signal::SIGUSR1));
     }
 
     /// How many processes there are.
@@ -213,13 +219,19 @@ pub fn core_list(cores: &[usize]) -> String {
         .join(",")
 }
 
-fn until_ready(server: Child, what: &str, stop: &Stop) -> Result<(Child, SocketAddr), Failure> {
+fn until_ready(server: Child, what: &str, stop: &Stop) -> Result<Servers, Failure> {
     let during = format!("starting {what}");
     let until = Instant::now() + READY_WITHIN;
     loop {
         match server.next_line(TICK) {
             Next::Line(line) => match ready_address(&line) {
-                Some(address) => return Ok((server, address)),
+                Some(address) => {
+                    return Ok(Servers {
+                        processes: vec![server],
+                        address,
+                        canary: canary_address(&line),
+                    });
+                }
                 None => continue,
             },
             Next::Closed => {
@@ -251,6 +263,12 @@ fn ready_address(line: &str) -> Option<SocketAddr> {
         .ok()
 }
 
+/// The address in `(…, canary ADDRESS)`.
+fn canary_address(line: &str) -> Option<SocketAddr> {
+    let (_, address) = line.rsplit_once(", canary ")?;
+    address.strip_suffix(')')?.parse().ok()
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -267,6 +285,9 @@ mod tests {
             ready_address("ready on [::1]:7 (…)"),
             Some("[::1]:7".parse().unwrap())
         );
+        assert_eq!(canary_address(line), None);
+        let line = "ready on 10.0.0.1:7 (protocol line, heartbeat 10s, canary 10.0.0.1:8)";
+        assert_eq!(canary_address(line), Some("10.0.0.1:8".parse().unwrap()));
         assert_eq!(ready_address("not ready on 127.0.0.1:1"), None);
     }
 

@@ -137,6 +137,18 @@ fn bad_usage_of_hold_and_memory_is_refused() {
 }
 
 #[test]
+fn bad_usage_of_canary_is_refused() {
+    refused("canary", &["--connections", "0"], &["--connections"]);
+    refused("canary", &["--path", "wire"], &["--path", "veth"]);
+    refused("canary", &["--hold", "1ms"], &["--hold"]);
+    refused(
+        "canary",
+        &["--report", "/proc/nowhere/report.json"],
+        &["report"],
+    );
+}
+
+#[test]
 fn help_shows_examples() {
     for (subcommand, example) in [
         ("server", "throng-server --protocol echo"),
@@ -147,6 +159,7 @@ fn help_shows_examples() {
         ("churn", "throng-bench churn"),
         ("hold", "throng-bench hold"),
         ("memory", "throng-bench memory"),
+        ("canary", "throng-bench canary --connections"),
     ] {
         let output = run(throng(subcommand, &["--help"]), BOUND);
         assert_eq!(output.status.code(), Some(0));

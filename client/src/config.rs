@@ -79,6 +79,9 @@ pub struct Config {
     /// How long all connections are held before anything is exchanged.
     #[serde(rename = "quiet_for_seconds", serialize_with = "seconds")]
     pub quiet_for: Duration,
+    /// How long the server is waited for after the hold, that it publishes to all; none: not at all.
+    #[serde(rename = "storm_seconds", serialize_with = "maybe_seconds")]
+    pub storm: Option<Duration>,
     /// Size of a message in bytes.
     pub message_bytes: u32,
     /// What is probed meanwhile.
@@ -174,6 +177,10 @@ TIME_WAIT is over or which is unused. One that comes to nothing is counted as lo
 --reconnect. With --churn-rate cycles begin by a schedule, and their latency counts from when they were to \
 begin; one that finds all its connections busy is owed.
 
+With --storm every connection is held on after --hold, and only listens. Whoever makes the server publish meanwhile \
+(throng-server --control, or --broadcast and SIGUSR1) has it say `ok`, as a heartbeat does: any other line is a wrong \
+byte. What was heard is counted.
+
 Exit code: 0 all connections were established, none was lost and every byte was right; 1 anything \
 short of that; 2 bad usage, before anything started.";
 
@@ -265,6 +272,9 @@ struct Flags {
     /// How long to hold all connections before the first message or close; --hold begins then
     #[arg(long, default_value = "0s", hide_default_value = true, value_name = "DURATION", requires = "exchange", value_parser = humantime::parse_duration, help_heading = "While held")]
     quiet_for: Duration,
+    /// Stay for this long after --hold, for a broadcast to all: a stage of its own to the canaries
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, help_heading = "While held")]
+    storm: Option<Duration>,
     /// Size of a message; with --protocol line its line end counts
     #[arg(long, default_value_t = 64, value_name = "N", requires = "exchange", value_parser = clap::value_parser!(u32).range(1..=MAX_MESSAGE_BYTES), help_heading = "While held")]
     message_bytes: u32,
@@ -370,6 +380,12 @@ impl Flags {
         if self.churn_rate.is_some() && self.churn == 0 {
             return Err("--churn-rate: no connection churns; say how many do with --churn".into());
         }
+        if let Some(storm) = self.storm {
+            within("--storm", storm, Duration::from_millis(10), MAX_HOLD)?;
+            if self.protocol == Protocol::Echo {
+                return Err("--storm: nothing but echoes is expected of an echo server; use --protocol line".into());
+            }
+        }
         let canary = self
             .canary
             .resolve(&targets, self.protocol == Protocol::Line)?;
@@ -392,6 +408,7 @@ impl Flags {
             churn: self.churn,
             churn_rate: self.churn_rate,
             quiet_for: self.quiet_for,
+            storm: self.storm,
             message_bytes: self.message_bytes,
             cores: resolve_cores(&self.cores)?,
             json: self.json,
@@ -531,6 +548,12 @@ pub(crate) fn seconds<S: Serializer>(
     serializer.serialize_f64(duration.as_secs_f64())
 }
 
+fn maybe_seconds<S: Serializer>(duration: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
+    duration
+        .map(|duration| duration.as_secs_f64())
+        .serialize(to)
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -614,6 +637,8 @@ mod tests {
                 "127.0.0.1:7000 --protocol echo --heartbeat 10s",
                 "no heartbeats",
             ),
+            ("127.0.0.1:7000 --protocol echo --storm 5s", "--storm"),
+            ("127.0.0.1:7000 --storm 0s", "--storm"),
             (
                 "127.0.0.1:7000 --active 1 --message-bytes 65537",
                 "--message-bytes",

@@ -22,12 +22,16 @@ pub(crate) enum Phase {
     Hold,
     /// Hold them, and exchange messages.
     Active,
+    /// Hold them, while the server publishes to all.
+    Storm,
     /// Start nothing more; what is under way ends.
     Close,
     /// Close connection after connection, as the leg says.
     RampDown,
     /// Report, and close every connection at once.
     Done,
+    /// Nothing any more. No worker is left to be told.
+    Recovery,
 }
 
 impl Phase {
@@ -43,8 +47,10 @@ impl Phase {
             Phase::Hold => "hold",
             Phase::Active => "active",
             Phase::Close => "close",
+            Phase::Storm => "storm",
             Phase::RampDown => "ramp-down",
             Phase::Done => "done",
+            Phase::Recovery => "recovery",
         }
     }
 }

@@ -20,6 +20,7 @@ pub(crate) struct Progress {
     bar: Option<ProgressBar>,
     quiet_for: Duration,
     hold: Duration,
+    storm: Duration,
     wanted: u64,
     phase: Option<(Phase, Duration)>,
 }
@@ -37,6 +38,7 @@ impl Progress {
             bar,
             quiet_for: config.quiet_for,
             hold: config.hold,
+            storm: config.storm.unwrap_or_default(),
             wanted: config.connections,
             phase: None,
         }
@@ -62,8 +64,12 @@ impl Progress {
                 (at - since).as_millis() as u64,
                 self.hold.as_millis() as u64,
             ),
+            Phase::Storm => (
+                (at - since).as_millis() as u64,
+                self.storm.as_millis() as u64,
+            ),
             Phase::RampDown => (counts.closed, counts.closed + counts.live()),
-            Phase::Close | Phase::Done => (1, 1),
+            Phase::Close | Phase::Done | Phase::Recovery => (1, 1),
         };
         bar.set_prefix(phase.name());
         bar.set_length(length);
@@ -280,6 +286,15 @@ pub(crate) fn summary(summary: &Summary, has_colour: bool) -> String {
     }
     if let Some(text) = &summary.load.bottleneck {
         lines.push(("bottleneck", format!("{red}{text}{end}")));
+    }
+    if let Some(storm) = &summary.storm {
+        let text = format!(
+            "{} lines heard in {:.2} s from {:.2} s on, heartbeats included",
+            HumanCount(storm.heard),
+            storm.seconds,
+            storm.began_seconds
+        );
+        lines.push(("storm", text));
     }
     lines.push(("received", HumanBytes(summary.bytes_received).to_string()));
     lines.push((

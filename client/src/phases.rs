@@ -9,20 +9,13 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use indicatif::HumanCount;
-use kernel_tuning::host::{NetCounters, interface_statistics, meaning, route};
+use kernel_tuning::host::{NetCounters, interface_statistics, route};
 use serde::Serialize;
 
 use crate::counters::Phase;
 
 /// How this client ends its connections, and how it is told of those it loses, by their cause.
 const EXPECTED: &str = "EstabResets";
-
-/// Counters that count each of another's events too: said only of what goes beyond.
-const INCLUDES: &[(&str, &str)] = &[
-    ("ListenDrops", "ListenOverflows"),
-    ("RetransSegs", "TCPSynRetrans"),
-    ("TCPTimeouts", "TCPSynRetrans"),
-];
 
 /// The counters of all phases.
 #[derive(Clone, Debug, Serialize)]
@@ -147,11 +140,11 @@ impl Reading {
 
 impl PhaseCounters {
     fn new(phase: Phase, time: (Duration, Duration), from: &Reading, to: &Reading) -> Self {
-        let network = grown(&to.network, &from.network);
+        let network = to.network.grown(&from.network);
         let mut interfaces = BTreeMap::new();
         for (name, now) in &to.interfaces {
             if let Some(before) = from.interfaces.get(name) {
-                interfaces.insert(name.clone(), grown(now, before));
+                interfaces.insert(name.clone(), now.grown(before));
             }
         }
         let mut trouble: Vec<String> = in_words(&network, "").collect();
@@ -169,27 +162,12 @@ impl PhaseCounters {
     }
 }
 
-fn grown(now: &NetCounters, before: &NetCounters) -> NetCounters {
-    now.since(before)
-        .iter()
-        .filter(|(_, growth)| *growth > 0)
-        .map(|(name, growth)| (name.to_owned(), growth))
-        .collect()
-}
-
-/// Traffic has no words of its own: only what was dropped, sent again or short.
 fn in_words(counters: &NetCounters, whose: &str) -> impl Iterator<Item = String> {
     counters
-        .iter()
-        .filter(|(name, count)| {
-            let is_said_already = |(wide, narrow): &(&str, &str)| {
-                wide == name && counters.get(narrow).is_some_and(|narrow| narrow >= *count)
-            };
-            *name != EXPECTED && !INCLUDES.iter().any(is_said_already)
-        })
-        .filter_map(move |(name, count)| {
-            let (count, meaning) = (HumanCount(count), meaning(name)?);
-            Some(format!("{count} {meaning} [{name}{whose}]"))
+        .troubles()
+        .filter(|(name, ..)| *name != EXPECTED)
+        .map(move |(name, count, meaning)| {
+            format!("{} {meaning} [{name}{whose}]", HumanCount(count))
         })
 }
 

@@ -20,14 +20,14 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::canary::{self, Canaries, Stage};
 use crate::config::{Close, Config};
-use crate::counters::{Counts, Phase, Shared};
+use crate::counters::{Counts, Order, Phase, Shared};
 use crate::display::Progress;
 use crate::hlog::IntervalLog;
 use crate::phases::Watch;
 use crate::samples::Samples;
 use crate::shape::Leg;
 use crate::source::{Plan, Source};
-use crate::summary::{Course, Ended, Report, Step as RampStep, Summary};
+use crate::summary::{Course, Ended, Report, Step as RampStep, Storm, Summary};
 use crate::tally::Tally;
 use crate::worker::{self, Job};
 
@@ -105,6 +105,18 @@ pub(crate) struct Watchers {
     pub(crate) hlog: Option<Box<dyn Write>>,
 }
 
+impl Watchers {
+    fn sample(&mut self, now: Duration, order: &Order, counts: &Counts) {
+        if let Some(samples) = &mut self.samples
+            && let Err(error) = samples.take(now, order, counts)
+        {
+            // The run is worth more than its samples.
+            tracing::warn!(%error, "samples cannot be written; there are none from here on");
+            self.samples = None;
+        }
+    }
+}
+
 /// Runs `config` and says what came of it.
 ///
 /// # Errors
@@ -173,8 +185,8 @@ pub(crate) fn run(
         // What the host says is about a run only while its connections are there.
         let evidence = Evidence::read(&before);
         let entered = conductor.enter(Phase::Done, None);
-        conductor.watchers.progress.finish();
-        let (host, tally) = (conductor.host, conductor.tally);
+        let (mut host, tally) = (conductor.host, conductor.tally);
+        watchers.progress.finish();
         let reports: Vec<_> = workers.into_iter().map(ScopedJoinHandle::join).collect();
         let measured = tally.finish();
         let mut merged = Report::default();
@@ -187,8 +199,17 @@ pub(crate) fn run(
         course.counts = shared.counts();
         let mut summary = Summary::new(config.clone(), &merged, &measured, &course);
         summary.diagnosis = diagnose(&summary, &merged, plan, &evidence);
+        let mut recovers = || {
+            let now = shared.start.elapsed();
+            host.enter(Phase::Recovery, now);
+            let order = Order {
+                phase: Phase::Recovery,
+                ..shared.order()
+            };
+            watchers.sample(now, &order, &course.counts);
+        };
         summary.canaries = canaries
-            .map(|canaries| recover(canaries, &summary, interrupts))
+            .map(|canaries| recover(canaries, &summary, interrupts, &mut recovers))
             .transpose()?;
         summary.host_counters = Some(host.finish(shared.start.elapsed()));
         Ok(summary)
@@ -247,6 +268,17 @@ impl Conductor<'_, '_> {
             hold = self.now() - hold_from;
             at_hold_end = self.shared.counts();
         }
+        let mut storm = None;
+        if let (None, Some(lasts)) = (ended, self.config.storm) {
+            let (from, before) = (self.now(), self.shared.counts());
+            self.enter(Phase::Storm, None)?;
+            ended = self.until(from + lasts, |_| false)?;
+            storm = Some(Storm {
+                began_seconds: from.as_secs_f64(),
+                seconds: (self.now() - from).as_secs_f64(),
+                heard: self.shared.counts().heartbeats - before.heartbeats,
+            });
+        }
         self.enter(Phase::Close, None)?;
         self.await_echoes();
         let ended = self.ramp_down(ended)?;
@@ -257,6 +289,7 @@ impl Conductor<'_, '_> {
             hold_from,
             hold,
             at_hold_end,
+            storm,
             peak_rss_bytes: peak_rss_bytes().unwrap_or(0),
         })
     }
@@ -438,13 +471,7 @@ impl Conductor<'_, '_> {
     fn sample(&mut self, now: Duration, counts: &Counts) {
         self.next_sample = now + self.config.sample_interval;
         self.watchers.progress.line(now, self.phase, counts);
-        if let Some(samples) = &mut self.watchers.samples
-            && let Err(error) = samples.take(now, &self.shared.order(), counts)
-        {
-            // The run is worth more than its samples.
-            tracing::warn!(%error, "samples cannot be written; there are none from here on");
-            self.watchers.samples = None;
-        }
+        self.watchers.sample(now, &self.shared.order(), counts);
     }
 
     fn now(&self) -> Duration {
@@ -458,23 +485,27 @@ fn stage_of(phase: Phase) -> Option<Stage> {
         Phase::Ramp => Some(Stage::Ramp),
         Phase::Quiet | Phase::Hold => Some(Stage::Hold),
         Phase::Active => Some(Stage::Active),
+        Phase::Storm => Some(Stage::Storm),
         Phase::Close => None,
         Phase::RampDown | Phase::Done => Some(Stage::Close),
+        Phase::Recovery => Some(Stage::Recovery),
     }
 }
 
 /// The workers have ended: the kernel closes what they held, and the canaries go on until that is over and for the
-/// recovery after it.
+/// recovery after it, whose beginning `recovers` is told.
 fn recover(
     canaries: Canaries,
     summary: &Summary,
     interrupts: &Interrupts,
+    recovers: &mut dyn FnMut(),
 ) -> anyhow::Result<canary::Report> {
     let held = summary.established;
     if summary.ended != Ended::Interrupted
         && !interrupts.linger(LONGEST_CLOSE, canaries.teardown(held))?
     {
         canaries.enter(Stage::Recovery);
+        recovers();
         interrupts.linger(canaries.config().recovery, || false)?;
     }
     canaries.finish(held)
@@ -612,6 +643,7 @@ mod tests {
             hold_from: Duration::ZERO,
             hold: Duration::ZERO,
             at_hold_end: Counts::default(),
+            storm: None,
             peak_rss_bytes: 0,
             steps: Vec::new(),
         };

@@ -155,6 +155,7 @@ pub(crate) struct Course {
     pub(crate) at_hold_end: Counts,
     /// Of a stepped ramp; else none.
     pub(crate) steps: Vec<Step>,
+    pub(crate) storm: Option<Storm>,
     pub(crate) peak_rss_bytes: u64,
 }
 
@@ -405,6 +406,17 @@ impl Reconnects {
     }
 }
 
+/// What was heard while the server published to all.
+#[derive(Clone, Debug, Serialize)]
+pub struct Storm {
+    /// When it began, from the start of the run on.
+    pub began_seconds: f64,
+    /// How long it went on.
+    pub seconds: f64,
+    /// Lines that came, heartbeats that were due anyway included: a broadcast says what they say.
+    pub heard: u64,
+}
+
 /// A run's result.
 #[derive(Clone, Debug, Serialize)]
 pub struct Summary {
@@ -451,6 +463,8 @@ pub struct Summary {
     pub latency_by_phase: Vec<PhaseLatency>,
     /// How busy the client itself was.
     pub load: Load,
+    /// What the server published; none where that was not waited for, or the run ended before.
+    pub storm: Option<Storm>,
     /// Bytes received on all connections.
     pub bytes_received: u64,
     /// The most resident memory this process had (VmHWM).
@@ -527,6 +541,7 @@ impl Summary {
             },
             churn: (config.churn > 0)
                 .then(|| Churn::new(config.churn_rate, report, &whole, course)),
+            storm: course.storm.clone(),
             latency_by_phase: measured.iter().map(PhaseLatency::new).collect(),
             load: Load::new(&config.cores, measured),
             bytes_received: counts.bytes_received,

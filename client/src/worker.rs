@@ -227,10 +227,11 @@ impl<'a> Worker<'a> {
                     self.begin_due_cycles()?;
                     self.cycle_more()?;
                 }
+                counters::Phase::Storm => {}
                 // Cycles that have begun.
                 counters::Phase::Close => self.cycle_more()?,
                 counters::Phase::RampDown => self.close_more()?,
-                counters::Phase::Done => return Ok(self.finish()),
+                counters::Phase::Done | counters::Phase::Recovery => return Ok(self.finish()),
             }
             self.reconnect_more()?;
             self.cancel_overdue()?;

@@ -1,13 +1,25 @@
 //! The kernel's network counters that tell what a run did to the host.
 //!
 //! A counter is found by its name; one that this kernel lacks is absent, never zero. The kernel counts since boot and
-//! per network namespace, so only differences mean something: read before, read after, [`NetCounters::since`].
+//! per network namespace, so only differences mean something: read before, read after, [`NetCounters::since`]. The
+//! namespace is that of the calling thread.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use crate::host::{HostError, format_error, read};
+
+/// The calling thread's network namespace, which `/proc/net`, the process's, need not be (proc_pid_net(5)).
+pub(crate) const PROC_NET: &str = "/proc/thread-self/net";
+
+/// Counters that count each of another's events too: said only of what goes beyond.
+const INCLUDES: &[(&str, &str)] = &[
+    ("ListenDrops", "ListenOverflows"),
+    ("RetransSegs", "TCPSynRetrans"),
+    ("TCPTimeouts", "TCPSynRetrans"),
+];
 
 /// Named network counters, or the growth of each between two readings.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,18 +27,19 @@ use crate::host::{HostError, format_error, read};
 pub struct NetCounters(BTreeMap<String, u64>);
 
 impl NetCounters {
-    /// Reads `/proc/net/netstat`, `/proc/net/snmp`, `/proc/net/softnet_stat`, and of `/proc/net/stat` what there is of
+    /// Reads `netstat`, `snmp` and `softnet_stat` of `/proc/thread-self/net`, and of its `stat` what there is of
     /// connection tracking and neighbours.
     ///
     /// # Errors
     /// When one of the first three cannot be read or has another form.
     pub fn read() -> Result<Self, HostError> {
-        let (netstat, snmp) = (read("/proc/net/netstat")?, read("/proc/net/snmp")?);
-        let mut counters = Self::parse(&netstat, &snmp, &read("/proc/net/softnet_stat")?)?;
+        let file = |name: &str| read(Path::new(PROC_NET).join(name));
+        let (netstat, snmp) = (file("netstat")?, file("snmp")?);
+        let mut counters = Self::parse(&netstat, &snmp, &file("softnet_stat")?)?;
         for (name, files, column) in TABLE_COUNTERS {
             let texts = files
                 .iter()
-                .filter_map(|file| read(format!("/proc/net/stat/{file}")).ok());
+                .filter_map(|name| file(&format!("stat/{name}")).ok());
             let sums = texts.filter_map(|text| column_sum(&text, column));
             if let Some(sum) = sums.reduce(|one, other| one + other) {
                 counters.0.insert((*name).to_owned(), sum);
@@ -44,6 +57,24 @@ impl NetCounters {
             both.map(|(name, now, before)| (name.to_owned(), now.saturating_sub(before)))
                 .collect(),
         )
+    }
+
+    /// Those that grew since `earlier`, by how much.
+    pub fn grown(&self, earlier: &Self) -> Self {
+        let since = self.since(earlier);
+        Self(since.0.into_iter().filter(|(_, by)| *by > 0).collect())
+    }
+
+    /// Those that are not zero and mean trouble, by their names: `count`, what it means. A counter that counts no more
+    /// than another does by a narrower name is left out, and so is traffic.
+    pub fn troubles(&self) -> impl Iterator<Item = (&str, u64, &'static str)> {
+        self.iter().filter_map(|(name, count)| {
+            let is_said_already = |(wide, narrow): &(&str, &str)| {
+                *wide == name && self.get(narrow).is_some_and(|narrow| narrow >= count)
+            };
+            let is_said = count > 0 && !INCLUDES.iter().any(is_said_already);
+            Some((name, count, meaning(name).filter(|_| is_said)?))
+        })
     }
 
     /// One counter, if this kernel has it.
@@ -358,6 +389,33 @@ mod tests {
         assert_eq!(column_sum(text, "early_drop"), Some(1));
         assert_eq!(column_sum(text, "table_fulls"), None);
         assert_eq!(column_sum("drop\nx\n", "drop"), None);
+    }
+
+    #[test]
+    fn what_grew_and_means_trouble_is_told_once() {
+        let counters = |all: &[(&str, u64)]| -> NetCounters {
+            let owned = |(name, value): &(&str, u64)| ((*name).to_owned(), *value);
+            all.iter().map(owned).collect()
+        };
+        let before = counters(&[("ListenDrops", 7), ("TCPSynRetrans", 5), ("rx_packets", 1)]);
+        let after = counters(&[("ListenDrops", 7), ("TCPSynRetrans", 9), ("rx_packets", 9)]);
+        let grown = after.grown(&before);
+        assert_eq!(grown, counters(&[("TCPSynRetrans", 4), ("rx_packets", 8)]));
+        let names = |counters: &NetCounters| -> Vec<(String, u64)> {
+            let told = counters.troubles();
+            told.map(|(name, count, _)| (name.to_owned(), count))
+                .collect()
+        };
+        assert_eq!(names(&grown), [("TCPSynRetrans".to_owned(), 4)]);
+        let drops = [
+            ("ListenDrops", 3),
+            ("ListenOverflows", 3),
+            ("RetransSegs", 0),
+        ];
+        assert_eq!(
+            names(&counters(&drops)),
+            [("ListenOverflows".to_owned(), 3)]
+        );
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The network interfaces of this namespace: their addresses, the one that leads to a target, and what it counted.
 //!
-//! Reads `getifaddrs(3)`, the routing table by way of a socket that sends nothing, `/proc/net/dev` and `/sys/class/net`.
+//! Reads `getifaddrs(3)`, the routing table by way of a socket that sends nothing, `/proc/thread-self/net/dev` and
+//! `/sys/class/net`. The namespace is that of the calling thread.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
@@ -10,6 +11,7 @@ use nix::errno::Errno;
 use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::SockaddrStorage;
 
+use crate::counters::PROC_NET;
 use crate::host::{HostError, NetCounters, format_error, read};
 
 /// Loopback, over which a host talks to its own addresses.
@@ -59,23 +61,25 @@ pub fn route(target: IpAddr) -> Option<Route> {
 
 /// What interface `name` counted since it was made: the files of `/sys/class/net/NAME/statistics` by their names
 /// (Documentation/ABI/testing/sysfs-class-net-statistics). Of the queues of a NIC, and of what only its driver knows
-/// (`ethtool -S`), sysfs tells nothing.
+/// (`ethtool -S`), sysfs tells nothing. Where the mounted `/sys` is that of another network namespace, they are the fewer
+/// of `/proc/thread-self/net/dev`, in which packets that the NIC missed count as dropped.
 ///
 /// # Errors
-/// There is no such interface, or the mounted `/sys` is that of another network namespace than this process's: its
-/// figures would be those of another interface of the same name.
+/// There is no such interface.
 pub fn interface_statistics(name: &str) -> Result<NetCounters, HostError> {
     let directory = Path::new("/sys/class/net").join(name).join("statistics");
     let packets = |counters: &NetCounters| counters.get("rx_packets").unwrap_or(0);
-    let before = read_statistics(&directory)?;
-    let here = received_packets(&read("/proc/net/dev")?, name)?;
-    let after = read_statistics(&directory)?;
-    match (packets(&before)..=packets(&after)).contains(&here) {
-        true => Ok(after),
-        false => Err(format_error(
-            directory,
-            "it is the interface of another network namespace; mount a /sys of this one (ip netns exec does)",
-        )),
+    let before = read_statistics(&directory);
+    let here = in_proc(&read(Path::new(PROC_NET).join("dev"))?, name)?;
+    let after = read_statistics(&directory);
+    // A directory of this name in another namespace's /sys is another interface's.
+    match (before, after) {
+        (Ok(before), Ok(after))
+            if (packets(&before)..=packets(&after)).contains(&packets(&here)) =>
+        {
+            Ok(after)
+        }
+        _ => Ok(here),
     }
 }
 
@@ -94,14 +98,41 @@ fn read_statistics(directory: &Path) -> Result<NetCounters, HostError> {
         .collect())
 }
 
-/// The second column of the interface's row, proc_pid_net(5).
-fn received_packets(proc_net_dev: &str, name: &str) -> Result<u64, HostError> {
-    let row = proc_net_dev
-        .lines()
-        .filter_map(|line| line.split_once(':'))
-        .find(|(interface, _)| interface.trim() == name);
-    row.and_then(|(_, columns)| columns.split_whitespace().nth(1)?.parse().ok())
-        .ok_or_else(|| format_error("/proc/net/dev", format!("no row of {name}")))
+/// The columns of `dev` that are one statistic, by its name in sysfs (net/core/net-procfs.c).
+const COLUMNS: &[(usize, &str)] = &[
+    (0, "rx_bytes"),
+    (1, "rx_packets"),
+    (2, "rx_errors"),
+    (3, "rx_dropped"),
+    (4, "rx_fifo_errors"),
+    (7, "multicast"),
+    (8, "tx_bytes"),
+    (9, "tx_packets"),
+    (10, "tx_errors"),
+    (11, "tx_dropped"),
+    (12, "tx_fifo_errors"),
+    (13, "collisions"),
+];
+
+/// The interface's row of `dev`, proc_pid_net(5).
+fn in_proc(dev: &str, name: &str) -> Result<NetCounters, HostError> {
+    let mut rows = dev.lines().filter_map(|line| line.split_once(':'));
+    let values: Option<Vec<u64>> = rows
+        .find(|(interface, _)| interface.trim() == name)
+        .and_then(|(_, row)| {
+            row.split_whitespace()
+                .map(|word| word.parse().ok())
+                .collect()
+        });
+    let values = values.filter(|values| values.len() >= 14);
+    let values = values.ok_or_else(|| {
+        format_error(
+            Path::new(PROC_NET).join("dev"),
+            format!("no row of {name}: there is no such interface, see `ip link`"),
+        )
+    })?;
+    let named = |(column, name): &(usize, &str)| ((*name).to_owned(), values[*column]);
+    Ok(COLUMNS.iter().map(named).collect())
 }
 
 fn ip(address: &SockaddrStorage) -> Option<IpAddr> {
@@ -117,13 +148,16 @@ mod tests {
     const PROC_NET_DEV: &str = "Inter-|   Receive                            |  Transmit\n \
         face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs\n    \
         lo: 22760 216 0 0 0 0 0 0 22760 216 0 0 0 0 0 0\n\
-        eth0:121 7 0 0 0 0 0 0 5 1 0 0 0 0 0 0\n";
+        eth0:121 7 0 3 0 0 0 0 5 1 0 2 0 0 0 0\n";
 
     #[test]
-    fn packets_are_those_of_the_interface() {
-        assert_eq!(received_packets(PROC_NET_DEV, "lo").unwrap(), 216);
-        assert_eq!(received_packets(PROC_NET_DEV, "eth0").unwrap(), 7);
-        assert!(received_packets(PROC_NET_DEV, "eth").is_err());
+    fn figures_are_those_of_the_interface() {
+        let of = |name| in_proc(PROC_NET_DEV, name);
+        assert_eq!(of("lo").unwrap().get("rx_packets"), Some(216));
+        let eth0 = of("eth0").unwrap();
+        let figures = ["rx_packets", "rx_dropped", "tx_packets", "tx_dropped"];
+        assert_eq!(figures.map(|name| eth0.get(name)), [7, 3, 1, 2].map(Some));
+        assert!(of("eth").is_err());
     }
 
     #[test]
@@ -145,6 +179,6 @@ mod tests {
         let grown = interface_statistics(LOOPBACK).unwrap().since(&before);
         assert!(grown.get("rx_packets") >= Some(1), "{grown:?}");
         let error = interface_statistics("no-such").unwrap_err().to_string();
-        assert!(error.contains("/sys/class/net/no-such"), "{error}");
+        assert!(error.contains("no row of no-such"), "{error}");
     }
 }

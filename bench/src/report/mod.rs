@@ -1,5 +1,6 @@
 //! A result as text for the terminal and as JSON. Reads plain data, [`crate::result`] and its like, and nothing else.
 
+pub mod canary;
 pub mod churn;
 pub mod climb;
 pub mod floor;

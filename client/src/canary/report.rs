@@ -323,6 +323,7 @@ fn say(stage: Stage, held: u64, accounts: &[Account], probes: &[ProbeReport]) ->
         Stage::Ramp => format!("in the ramp to {held}"),
         Stage::Hold => format!("at {held} held"),
         Stage::Active => format!("at {held} held, with messages"),
+        Stage::Storm => format!("in the storm on {held}"),
         Stage::Close => format!("during the mass close of {held}"),
         Stage::Recovery => "in recovery".into(),
     };

@@ -19,6 +19,8 @@ pub enum Stage {
     Hold,
     /// They exchange messages.
     Active,
+    /// The server publishes to all of them.
+    Storm,
     /// All are closed, at once or spread.
     Close,
     /// Nothing any more.
@@ -27,18 +29,21 @@ pub enum Stage {
 
 impl Stage {
     /// In the order of a run.
-    pub const ALL: [Stage; 6] = [
+    pub const ALL: [Stage; 7] = [
         Stage::Baseline,
         Stage::Ramp,
         Stage::Hold,
         Stage::Active,
+        Stage::Storm,
         Stage::Close,
         Stage::Recovery,
     ];
 
     /// The word for it, as in JSON.
     pub fn name(self) -> &'static str {
-        ["baseline", "ramp", "hold", "active", "close", "recovery"][self as usize]
+        [
+            "baseline", "ramp", "hold", "active", "storm", "close", "recovery",
+        ][self as usize]
     }
 }
 
