@@ -56,35 +56,57 @@ pub(crate) struct Shared {
 pub(crate) struct Mailbox {
     /// Readable when there is a new phase.
     pub(crate) wake: EventFd,
-    counters: [AtomicU64; FIELDS],
+    counters: Block,
 }
 
-const FIELDS: usize = 13;
+/// The counters, each named once: as a reading, and as a worker's block of atomics.
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// A reading of one worker's counters, or the sum of all.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub(crate) struct Counts {
+            $($(#[$doc])* pub(crate) $name: u64,)*
+        }
 
-/// A reading of one worker's counters, or the sum of all.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Counts {
+        #[derive(Default)]
+        struct Block {
+            $($name: AtomicU64,)*
+        }
+
+        impl Block {
+            fn store(&self, counts: Counts) {
+                $(self.$name.store(counts.$name, Relaxed);)*
+            }
+
+            fn add_to(&self, sum: &mut Counts) {
+                $(sum.$name += self.$name.load(Relaxed);)*
+            }
+        }
+    };
+}
+
+counters! {
     /// Connections ever established.
-    pub(crate) established: u64,
-    pub(crate) failed: u64,
-    pub(crate) lost: u64,
+    established,
+    failed,
+    lost,
     /// Those of them that the server had served and then closed or reset: not those it turned away (ungreeted, or
     /// where it does not greet, at once and without a byte), nor those given up for what it sent.
-    pub(crate) dropped: u64,
-    pub(crate) heartbeats: u64,
-    pub(crate) heartbeats_late: u64,
-    pub(crate) messages: u64,
-    pub(crate) bytes_received: u64,
+    dropped,
+    heartbeats,
+    heartbeats_late,
+    messages,
+    bytes_received,
     /// Connects that met nobody listening.
-    pub(crate) refused: u64,
+    refused,
     /// Messages and churn cycles under way.
-    pub(crate) outstanding: u64,
+    outstanding,
     /// Messages whose time has come by the schedule, and which are not sent.
-    pub(crate) owed: u64,
+    owed,
     /// Churn cycles completed.
-    pub(crate) cycles: u64,
+    cycles,
     /// Workers that have nothing left to connect.
-    pub(crate) ramped: u64,
+    ramped,
 }
 
 impl Counts {
@@ -92,64 +114,11 @@ impl Counts {
     pub(crate) fn live(&self) -> u64 {
         self.established - self.lost.min(self.established)
     }
-
-    fn to_array(self) -> [u64; FIELDS] {
-        [
-            self.established,
-            self.failed,
-            self.lost,
-            self.dropped,
-            self.heartbeats,
-            self.heartbeats_late,
-            self.messages,
-            self.bytes_received,
-            self.refused,
-            self.outstanding,
-            self.owed,
-            self.cycles,
-            self.ramped,
-        ]
-    }
-
-    fn from_array(values: [u64; FIELDS]) -> Counts {
-        let [
-            established,
-            failed,
-            lost,
-            dropped,
-            heartbeats,
-            heartbeats_late,
-            messages,
-            bytes_received,
-            refused,
-            outstanding,
-            owed,
-            cycles,
-            ramped,
-        ] = values;
-        Counts {
-            established,
-            failed,
-            lost,
-            dropped,
-            heartbeats,
-            heartbeats_late,
-            messages,
-            bytes_received,
-            refused,
-            outstanding,
-            owed,
-            cycles,
-            ramped,
-        }
-    }
 }
 
 impl Mailbox {
     pub(crate) fn publish(&self, counts: Counts) {
-        for (counter, value) in self.counters.iter().zip(counts.to_array()) {
-            counter.store(value, Relaxed);
-        }
+        self.counters.store(counts);
     }
 }
 
@@ -158,7 +127,7 @@ impl Shared {
         let mailbox = |_| {
             Ok(Mailbox {
                 wake: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
-                counters: Default::default(),
+                counters: Block::default(),
             })
         };
         Ok(Shared {
@@ -184,12 +153,10 @@ impl Shared {
 
     /// The sum of all workers' counters.
     pub(crate) fn counts(&self) -> Counts {
-        let mut sum = [0; FIELDS];
+        let mut sum = Counts::default();
         for mailbox in &self.workers {
-            for (sum, counter) in sum.iter_mut().zip(&mailbox.counters) {
-                *sum += counter.load(Relaxed);
-            }
+            mailbox.counters.add_to(&mut sum);
         }
-        Counts::from_array(sum)
+        sum
     }
 }
