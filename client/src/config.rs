@@ -74,6 +74,8 @@ pub struct Config {
     pub sample_interval: Duration,
     /// End when stdin reaches its end.
     pub until_stdin_closes: bool,
+    /// A live view instead of progress.
+    pub tui: bool,
 }
 
 impl Config {
@@ -110,7 +112,7 @@ Examples:
   throng-client 127.0.0.1:7000 --connections 100000 --churn 200 --hold 30s
   throng-client 10.0.0.1:7000 --connections 300000 --source 10.0.0.5-10.0.0.9 --source eth1
   throng-client 127.0.0.1:7000 127.0.0.1:7001 --connections 500000 --rate 20000 --samples -
-  throng-client 127.0.0.1:7000 --connections 100000 --canary --canary-port 7001
+  throng-client 127.0.0.1:7000 --connections 100000 --canary --canary-port 7001 --tui
 
 Each connection is bound to a source address and port before it connects, so one address carries \
 about 64,000 connections to a target. All connections are closed with a reset (SO_LINGER 0), so that \
@@ -212,6 +214,9 @@ struct Flags {
     /// Write a JSON line per sample to this file; -: stdout
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     samples: Option<PathBuf>,
+    /// A live view on the terminal: rates, latency, canaries; q or Ctrl-C ends the run in good order
+    #[arg(long, conflicts_with = "until_stdin_closes", help_heading = "Output")]
+    tui: bool,
     /// How often to sample and to show progress
     #[arg(long, default_value = "1s", value_name = "DURATION", value_parser = humantime::parse_duration, help_heading = "Output")]
     sample_interval: Duration,
@@ -308,6 +313,7 @@ impl Flags {
             samples: self.samples,
             sample_interval: self.sample_interval,
             until_stdin_closes: self.until_stdin_closes,
+            tui: self.tui,
         })
     }
 }

@@ -1,10 +1,13 @@
 //! What workers and the main thread tell each other while a run goes on.
 //!
 //! Owns: the phase, and one block of counters a worker. Invariant: a worker alone writes its block (relaxed: the
-//! figures are for show and for ending, never for ordering memory), the main thread alone writes the phase.
+//! figures are for show and for ending, never for ordering memory), the main thread alone writes the phase. A worker
+//! waits for nobody: what it cannot tell now it tells in a later turn.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
-use std::time::Instant;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
@@ -57,6 +60,16 @@ pub(crate) struct Mailbox {
     /// Readable when there is a new phase.
     pub(crate) wake: EventFd,
     counters: Block,
+    /// Microseconds of the longest latency since the main thread last looked.
+    slowest_us: AtomicU64,
+    causes: Mutex<Causes>,
+}
+
+/// Why connects failed and connections were lost, and how many.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Causes {
+    pub(crate) failed: BTreeMap<String, u64>,
+    pub(crate) lost: BTreeMap<String, u64>,
 }
 
 /// The counters, each named once: as a reading, and as a worker's block of atomics.
@@ -107,6 +120,9 @@ counters! {
     cycles,
     /// Workers that have nothing left to connect.
     ramped,
+    /// Connects, echoes and cycles that were timed, and the sum of their latencies.
+    timed,
+    timed_us,
 }
 
 impl Counts {
@@ -120,6 +136,24 @@ impl Mailbox {
     pub(crate) fn publish(&self, counts: Counts) {
         self.counters.store(counts);
     }
+
+    /// A latency that may be the longest.
+    pub(crate) fn timed(&self, latency: Duration) {
+        let us = latency.as_micros() as u64;
+        // Most are not, and cost one load. One that is not longer than what the main thread takes belongs to that.
+        if us > self.slowest_us.load(Relaxed) {
+            self.slowest_us.fetch_max(us, Relaxed);
+        }
+    }
+
+    /// Tells `causes`, unless the main thread looks at them just now.
+    pub(crate) fn tell(&self, causes: impl FnOnce() -> Causes) -> bool {
+        let told = self.causes.try_lock();
+        told.is_ok_and(|mut told| {
+            *told = causes();
+            true
+        })
+    }
 }
 
 impl Shared {
@@ -128,6 +162,8 @@ impl Shared {
             Ok(Mailbox {
                 wake: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
                 counters: Block::default(),
+                slowest_us: AtomicU64::new(0),
+                causes: Mutex::default(),
             })
         };
         Ok(Shared {
@@ -156,6 +192,31 @@ impl Shared {
         let mut sum = Counts::default();
         for mailbox in &self.workers {
             mailbox.counters.add_to(&mut sum);
+        }
+        sum
+    }
+
+    /// The longest latency since this was last asked.
+    pub(crate) fn take_slowest(&self) -> Duration {
+        let of_workers = self.workers.iter();
+        let slowest = of_workers.map(|mailbox| mailbox.slowest_us.swap(0, Relaxed));
+        Duration::from_micros(slowest.max().unwrap_or(0))
+    }
+
+    /// The sum of all workers' causes.
+    pub(crate) fn causes(&self) -> Causes {
+        let mut sum = Causes::default();
+        for mailbox in &self.workers {
+            // Causes are whole at any time, whoever panicked.
+            let told = mailbox
+                .causes
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            for (sum, told) in [(&mut sum.failed, &told.failed), (&mut sum.lost, &told.lost)] {
+                for (cause, count) in told {
+                    *sum.entry(cause.clone()).or_default() += count;
+                }
+            }
         }
         sum
     }

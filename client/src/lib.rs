@@ -16,9 +16,11 @@
 //! | `run` | the phases, the ends, the signals |
 //! | [`phases`] | what the host's counters did in each phase |
 //! | `counters` | what workers tell while they run |
+//! | `rates` | what that is per second (pure) |
 //! | [`canary`] | whether the rest of the network suffers meanwhile |
 //! | [`summary`] | what was measured, merged |
 //! | `display`, `samples` | what a person and a program see of it |
+//! | `tui` | the live view |
 #![forbid(unsafe_code)]
 
 pub mod canary;
@@ -32,10 +34,12 @@ mod display;
 pub mod outlook;
 pub mod pace;
 pub mod phases;
+mod rates;
 mod run;
 mod samples;
 pub mod schedule;
 pub mod source;
 pub mod summary;
+mod tui;
 pub mod verify;
 mod worker;

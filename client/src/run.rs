@@ -20,12 +20,13 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::canary::{self, Canaries, Stage};
 use crate::config::Config;
-use crate::counters::{Counts, Phase, Shared};
-use crate::display::Progress;
+use crate::counters::{Causes, Counts, Phase, Shared};
+use crate::display::{Length, Lengths, Progress};
 use crate::phases::Watch;
 use crate::samples::Samples;
 use crate::source::{Plan, Source};
 use crate::summary::{Course, Ended, Report, Summary};
+use crate::tui::{Scene, Screen, View};
 use crate::worker::{self, Job};
 
 /// How often the main thread looks at the counters.
@@ -37,15 +38,16 @@ const MEMORY_FLOOR_BYTES: u64 = 256 << 20;
 /// How long the kernel may take for the mass close before the canaries' recovery is said to begin.
 const LONGEST_CLOSE: Duration = Duration::from_secs(30);
 
-/// What asks a run to end: SIGINT, SIGTERM, or the end of stdin.
+/// What asks a run to end: SIGINT, SIGTERM, the end of stdin, or a key while there is a view.
 pub(crate) struct Interrupts {
     signals: SignalFd,
     stdin_closed: Arc<AtomicBool>,
+    screen: Arc<Screen>,
 }
 
 impl Interrupts {
     /// To be called before any thread starts, so that all of them inherit the mask.
-    pub(crate) fn new(until_stdin_closes: bool) -> anyhow::Result<Interrupts> {
+    pub(crate) fn new(until_stdin_closes: bool, screen: Arc<Screen>) -> anyhow::Result<Interrupts> {
         let mut mask = SigSet::empty();
         mask.add(Signal::SIGINT);
         mask.add(Signal::SIGTERM);
@@ -63,6 +65,7 @@ impl Interrupts {
         Ok(Interrupts {
             signals,
             stdin_closed,
+            screen,
         })
     }
 
@@ -74,7 +77,9 @@ impl Interrupts {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno).context("poll for signals"),
         }
-        Ok(self.signals.read_signal()?.is_some() || self.stdin_closed.load(Relaxed))
+        Ok(self.signals.read_signal()?.is_some()
+            || self.stdin_closed.load(Relaxed)
+            || self.screen.is_end_asked())
     }
 
     /// Waits for `time`, or until `is_done`. True when the run is to end.
@@ -96,7 +101,26 @@ impl Interrupts {
 /// Those who watch a run.
 pub(crate) struct Watchers {
     pub(crate) progress: Progress,
+    pub(crate) view: Option<View>,
     pub(crate) samples: Option<Samples>,
+}
+
+impl Watchers {
+    /// Shows the canaries while there are no connections.
+    fn show_canaries(&mut self, stage: Stage, length: Length, canaries: &Canaries, after: &Counts) {
+        if let Some(view) = &mut self.view {
+            view.show(|| Scene {
+                stage: stage.name(),
+                length,
+                is_closed: stage != Stage::Baseline,
+                counts: *after,
+                causes: Causes::default(),
+                slowest: Duration::ZERO,
+                canaries: canaries.news().collect(),
+                trouble: Vec::new(),
+            });
+        }
+    }
 }
 
 /// Runs `config` and says what came of it.
@@ -119,7 +143,12 @@ pub(crate) fn run(
             "baseline of the canaries: {} before the first connection",
             humantime::format_duration(baseline)
         ));
-        if interrupts.linger(baseline, || false)? {
+        let length = Length::Time(baseline);
+        let is_done = || {
+            watchers.show_canaries(Stage::Baseline, length, canaries, &Counts::default());
+            false
+        };
+        if interrupts.linger(baseline, is_done)? {
             bail!("interrupted in the baseline, before the first connection");
         }
     }
@@ -145,7 +174,8 @@ pub(crate) fn run(
             canaries: canaries.as_ref(),
             workers: &workers,
             interrupts,
-            watchers,
+            watchers: &mut *watchers,
+            lengths: Lengths::new(config),
             host,
             phase: Phase::Ramp,
             next_sample: Duration::ZERO,
@@ -158,6 +188,7 @@ pub(crate) fn run(
         let evidence = Evidence::read(&before);
         let entered = conductor.enter(Phase::Done);
         conductor.watchers.progress.finish();
+        conductor.see_off();
         let host = conductor.host;
         let mut merged = Report::new()?;
         for worker in workers {
@@ -172,7 +203,7 @@ pub(crate) fn run(
         let mut summary = Summary::new(config.clone(), &merged, &course);
         summary.diagnosis = diagnose(&summary, &merged, plan, &evidence);
         summary.canaries = canaries
-            .map(|canaries| recover(canaries, &summary, interrupts))
+            .map(|canaries| recover(canaries, &summary, &course.counts, interrupts, watchers))
             .transpose()?;
         summary.host_counters = Some(host.finish(shared.start.elapsed()));
         Ok(summary)
@@ -196,6 +227,7 @@ struct Conductor<'a, 'scope> {
     workers: &'a [ScopedJoinHandle<'scope, anyhow::Result<Report>>],
     interrupts: &'a Interrupts,
     watchers: &'a mut Watchers,
+    lengths: Lengths,
     host: Watch,
     phase: Phase,
     next_sample: Duration,
@@ -341,7 +373,33 @@ impl Conductor<'_, '_> {
         Ok(())
     }
 
+    /// Shows how the workers end, which takes a while where they close very many connections.
+    fn see_off(&mut self) {
+        while self.watchers.view.is_some()
+            && !self.workers.iter().all(ScopedJoinHandle::is_finished)
+        {
+            self.view(&self.shared.counts());
+            thread::sleep(TICK);
+        }
+    }
+
+    fn view(&mut self, counts: &Counts) {
+        if let Some(view) = &mut self.watchers.view {
+            view.show(|| Scene {
+                stage: self.phase.name(),
+                length: self.lengths.of(self.phase, counts),
+                is_closed: self.phase == Phase::Done,
+                counts: *counts,
+                causes: self.shared.causes(),
+                slowest: self.shared.take_slowest(),
+                canaries: self.canaries.iter().flat_map(|c| c.news()).collect(),
+                trouble: self.host.trouble_so_far(),
+            });
+        }
+    }
+
     fn show(&mut self, now: Duration, counts: &Counts) {
+        self.view(counts);
         self.watchers.progress.update(now, self.phase, counts);
         if now < self.next_sample {
             return;
@@ -378,14 +436,24 @@ fn stage_of(phase: Phase) -> Option<Stage> {
 fn recover(
     canaries: Canaries,
     summary: &Summary,
+    counts: &Counts,
     interrupts: &Interrupts,
+    watchers: &mut Watchers,
 ) -> anyhow::Result<canary::Report> {
     let held = summary.established;
-    if summary.ended != Ended::Interrupted
-        && !interrupts.linger(LONGEST_CLOSE, canaries.teardown(held))?
-    {
+    let mut is_closed = canaries.teardown(held);
+    let is_over = || {
+        watchers.show_canaries(Stage::Close, Length::Unknown, &canaries, counts);
+        is_closed()
+    };
+    if summary.ended != Ended::Interrupted && !interrupts.linger(LONGEST_CLOSE, is_over)? {
         canaries.enter(Stage::Recovery);
-        interrupts.linger(canaries.config().recovery, || false)?;
+        let recovery = canaries.config().recovery;
+        let length = Length::Time(recovery);
+        interrupts.linger(recovery, || {
+            watchers.show_canaries(Stage::Recovery, length, &canaries, counts);
+            false
+        })?;
     }
     canaries.finish(held)
 }

@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use crate::canary;
 use crate::config::Config;
-use crate::counters::Counts;
+use crate::counters::{Causes, Counts};
 use crate::outlook::Outlook;
 use crate::phases::HostCounters;
 
@@ -89,6 +89,14 @@ impl Report {
             cycle_connect: histogram()?,
             ring: ring::Stats::default(),
         })
+    }
+
+    /// Why what failed and was lost so far did.
+    pub(crate) fn causes(&self) -> Causes {
+        Causes {
+            failed: by_errno(&self.failed),
+            lost: self.lost.clone(),
+        }
     }
 
     /// Takes `other` in.

@@ -95,6 +95,8 @@ struct Worker<'a> {
     next_timeouts: Duration,
     counts: Counts,
     report: Report,
+    /// Failures and losses whose causes are told.
+    told: u64,
 }
 
 impl<'a> Worker<'a> {
@@ -157,6 +159,7 @@ impl<'a> Worker<'a> {
             next_timeouts: Duration::ZERO,
             counts: Counts::default(),
             report: Report::new()?,
+            told: 0,
         })
     }
 
@@ -186,7 +189,7 @@ impl<'a> Worker<'a> {
                 counters::Phase::Done => return Ok(self.finish()),
             }
             self.cancel_overdue()?;
-            self.mailbox.publish(self.counts);
+            self.publish();
         }
     }
 
@@ -296,11 +299,26 @@ impl<'a> Worker<'a> {
         self.report.messages_unanswered = self.counts.outstanding - self.report.cycles_unfinished;
         self.report.collisions = self.dialler.collisions;
         self.report.ring = self.group.stats();
-        self.mailbox.publish(self.counts);
+        self.publish();
         self.report
     }
 
+    fn publish(&mut self) {
+        self.mailbox.publish(self.counts);
+        let ended = self.counts.failed + self.counts.lost;
+        if ended != self.told && self.mailbox.tell(|| self.report.causes()) {
+            self.told = ended;
+        }
+    }
+
     // Short hands.
+
+    /// A connect, an echo or a cycle took this long.
+    fn timed(&mut self, latency: Duration) {
+        self.counts.timed += 1;
+        self.counts.timed_us += latency.as_micros() as u64;
+        self.mailbox.timed(latency);
+    }
 
     fn place(&self, c: u32) -> (usize, u32) {
         ((c / self.slots) as usize, c % self.slots)

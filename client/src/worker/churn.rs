@@ -54,6 +54,7 @@ impl Worker<'_> {
         conn.message = conn.message.wrapping_add(1);
         let time = Duration::from_micros(now_us.wrapping_sub(conn.since_us).into());
         record(&mut self.report.cycle, time);
+        self.timed(time);
         self.counts.outstanding -= 1;
         self.counts.cycles += 1;
     }

@@ -137,6 +137,7 @@ impl Worker<'_> {
                     return self.go_on(c);
                 }
                 record(&mut self.report.connect_latency, latency);
+                self.timed(latency);
                 self.report.last_established = Some(now);
                 self.counts.established += 1;
                 self.report.established_max = self.report.established_max.max(self.counts.live());

@@ -162,18 +162,19 @@ impl Worker<'_> {
         conn.flags.take(Flags::AWAITS);
         let from_send = Duration::from_micros(now_us.wrapping_sub(conn.since_us).into());
         let report = &mut self.report;
-        match &self.open_loop {
-            None => record(&mut report.message_latency, from_send),
+        let latency = match &self.open_loop {
+            None => from_send,
             Some(open) => {
                 let intended = open.schedule.intended(conn.member, conn.message);
-                let latency = self.now.saturating_sub(intended);
-                record(&mut report.message_latency, latency);
                 record(&mut report.latency_from_send, from_send);
+                self.now.saturating_sub(intended)
             }
-        }
+        };
+        record(&mut report.message_latency, latency);
         conn.message = conn.message.wrapping_add(1);
         self.counts.outstanding -= 1;
         self.counts.messages += 1;
+        self.timed(latency);
     }
 
     /// A send that could not take all: the rest waits for the server to read.
