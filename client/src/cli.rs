@@ -30,7 +30,7 @@ const MOST_CHECKED: u64 = 4096;
 /// Runs the client with `args`, the program's name first.
 ///
 /// Exit code: 0 when all wanted connections were established, none was lost and every byte was right; 1 for
-/// anything short of that; 2 for bad usage, before anything started.
+/// anything short of that; 2 where nothing was started: bad usage, or no io_uring here.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let (config, plan) = match Config::parse(args) {
         Ok(parsed) => parsed,
@@ -116,6 +116,7 @@ fn run(
         watchers.view = Some(view.context("the terminal cannot be had for --tui")?);
     }
     let result = run::run(config, plan, &interrupts, &mut watchers);
+    drop(watchers);
     screen.close();
     let mut summary = result?;
     summary.plan = Some(outlook);

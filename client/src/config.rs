@@ -127,7 +127,7 @@ closes with a reset, again and again from the same address and port. One that co
 counted as lost and not tried again.
 
 Exit code: 0 all connections were established, none was lost and every byte was right; 1 anything \
-short of that; 2 bad usage, before anything started.";
+short of that; 2 nothing was started: bad usage, or no io_uring here.";
 
 #[derive(Parser, Debug)]
 #[command(

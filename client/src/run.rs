@@ -117,7 +117,7 @@ impl Watchers {
                 causes: Causes::default(),
                 slowest: Duration::ZERO,
                 canaries: canaries.news().collect(),
-                trouble: Vec::new(),
+                trouble: None,
             });
         }
     }
@@ -180,6 +180,7 @@ pub(crate) fn run(
             phase: Phase::Ramp,
             next_sample: Duration::ZERO,
             next_memory_check: Duration::ZERO,
+            next_trouble: Duration::ZERO,
             last_growth: (Duration::ZERO, 0),
             last_loss: (Duration::ZERO, 0),
         };
@@ -232,6 +233,7 @@ struct Conductor<'a, 'scope> {
     phase: Phase,
     next_sample: Duration,
     next_memory_check: Duration,
+    next_trouble: Duration,
     /// When the number of connections ever established last grew, and what it was.
     last_growth: (Duration, u64),
     /// The same of those lost.
@@ -384,6 +386,7 @@ impl Conductor<'_, '_> {
     }
 
     fn view(&mut self, counts: &Counts) {
+        let now = self.now();
         if let Some(view) = &mut self.watchers.view {
             view.show(|| Scene {
                 stage: self.phase.name(),
@@ -393,7 +396,11 @@ impl Conductor<'_, '_> {
                 causes: self.shared.causes(),
                 slowest: self.shared.take_slowest(),
                 canaries: self.canaries.iter().flat_map(|c| c.news()).collect(),
-                trouble: self.host.trouble_so_far(),
+                // Not at every look: it takes many files to be read.
+                trouble: (now >= self.next_trouble).then(|| {
+                    self.next_trouble = now + GRACE;
+                    self.host.trouble_so_far()
+                }),
             });
         }
     }
@@ -491,6 +498,8 @@ fn diagnose(
     if summary.ended == Ended::LowMemory {
         return say(Cause::Errno(Errno::ENOMEM as i32), Step::Socket);
     }
+    let cycles = summary.churn.as_ref().map_or(0, |churn| churn.cycles);
+    let is_echoed = summary.messages.completed + cycles > 0;
     let failed = report.failed.iter().chain(&report.churn_failed);
     if let Some(((step, errno), _)) = failed.max_by_key(|(_, count)| **count) {
         return say(Cause::Errno(*errno), *step);
@@ -518,7 +527,11 @@ fn diagnose(
             }
             cause => Some(format!(
                 "{count} connections were given up ({cause}): the server does not speak this protocol (see --protocol), or \
-                 it, or something on the way, spoils what it sends"
+                 it, or something on the way, spoils what it sends{}",
+                match is_echoed {
+                    true => String::new(),
+                    false => format!("; what came was \"{}\"", report.stray.escape_ascii()),
+                }
             )),
         };
     }
@@ -544,6 +557,13 @@ fn diagnose(
         ));
     }
     let unfinished = summary.churn.as_ref().map_or(0, |churn| churn.unfinished);
+    if summary.messages.unanswered + unfinished > 0 && !is_echoed {
+        return Some(
+            "the server took messages and answered none: it is no echo server, or stands still; see that it is the one \
+             you mean (see --protocol)"
+                .into(),
+        );
+    }
     [
         (summary.messages.unanswered, "messages were not answered"),
         (unfinished, "churn cycles were not finished"),

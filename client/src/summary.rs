@@ -29,6 +29,8 @@ pub(crate) struct Report {
     /// A source address that is not one of this host.
     pub(crate) unbound: Option<IpAddr>,
     pub(crate) lost: BTreeMap<String, u64>,
+    /// What came with the first wrong byte.
+    pub(crate) stray: Vec<u8>,
     /// Connections that churned.
     pub(crate) churning: u64,
     pub(crate) cycles_unfinished: u64,
@@ -69,6 +71,7 @@ impl Report {
             failed: BTreeMap::new(),
             unbound: None,
             lost: BTreeMap::new(),
+            stray: Vec::new(),
             churning: 0,
             cycles_unfinished: 0,
             churn_failed: BTreeMap::new(),
@@ -113,6 +116,9 @@ impl Report {
         self.unbound = self.unbound.or(other.unbound);
         for (cause, count) in other.lost {
             *self.lost.entry(cause).or_default() += count;
+        }
+        if self.stray.is_empty() {
+            self.stray = other.stray;
         }
         self.churning += other.churning;
         self.cycles_unfinished += other.cycles_unfinished;

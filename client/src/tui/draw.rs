@@ -340,7 +340,9 @@ mod tests {
                 causes,
                 canaries,
                 slowest: Duration::from_micros(400 * look),
-                trouble: vec!["445 SYN and SYN-ACK packets sent again [TCPSynRetrans]".into()],
+                trouble: Some(vec![
+                    "445 SYN and SYN-ACK packets sent again [TCPSynRetrans]".into(),
+                ]),
                 ..scene(counts)
             };
             model.look(Duration::from_millis(250 * look), scene);

@@ -30,8 +30,8 @@ pub(crate) struct Scene {
     pub(crate) slowest: Duration,
     /// Each probe by name, since the last look.
     pub(crate) canaries: Vec<(String, News)>,
-    /// What moved on this host in this phase and means trouble.
-    pub(crate) trouble: Vec<String>,
+    /// What moved on this host in this phase and means trouble, where that was read.
+    pub(crate) trouble: Option<Vec<String>>,
 }
 
 /// The last values of a figure, the newest at the back.
@@ -136,6 +136,7 @@ impl Model {
     pub(super) fn look(&mut self, now: Duration, scene: Scene) {
         if self.stage != scene.stage {
             (self.stage, self.began) = (scene.stage, now);
+            self.trouble.clear();
         }
         self.lasted = now.saturating_sub(self.began);
         self.length = scene.length;
@@ -156,7 +157,9 @@ impl Model {
         self.latency_max_us.push(scene.slowest.as_micros() as u64);
         self.counts = scene.counts;
         self.causes = scene.causes;
-        self.trouble = scene.trouble;
+        if let Some(trouble) = scene.trouble {
+            self.trouble = trouble;
+        }
         self.hear(scene.canaries);
     }
 
@@ -204,7 +207,7 @@ pub(super) mod tests {
             causes: Causes::default(),
             slowest: Duration::ZERO,
             canaries: Vec::new(),
-            trouble: Vec::new(),
+            trouble: None,
         }
     }
 

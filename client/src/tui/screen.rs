@@ -187,4 +187,33 @@ mod tests {
         assert_eq!(state.log, b"one\ntwo\n");
         assert_eq!(state.lines_left_out, 1);
     }
+
+    /// The test runs itself in a terminal, which script(1) makes, and panics there.
+    #[test]
+    fn a_panic_gives_the_terminal_back_before_it_is_told() {
+        const INSIDE: &str = "THRONG_TEST_INSIDE";
+        let test = "tui::screen::tests::a_panic_gives_the_terminal_back_before_it_is_told";
+        if std::env::var_os(INSIDE).is_some() {
+            let screen = Arc::new(Screen::default());
+            screen.open().unwrap();
+            (&*screen).write_all(b"logged meanwhile\n").unwrap();
+            panic!("at the disco");
+        }
+        let exe = std::env::current_exe().unwrap();
+        let inside = format!("exec {} --exact {test} --nocapture", exe.display());
+        let output = std::process::Command::new("script")
+            .args(["-q", "-c", &inside, "/dev/null"])
+            .env(INSIDE, "1")
+            .stdin(std::process::Stdio::null())
+            .output();
+        let Ok(output) = output else {
+            let line = format!("SKIPPED {test}: no script(1)\n");
+            return stderr().write_all(line.as_bytes()).unwrap();
+        };
+        let said = String::from_utf8_lossy(&output.stdout);
+        let (_, after) = said.split_once("\x1b[?1049l").unwrap();
+        let (logged, told) = after.split_once("logged meanwhile").unwrap();
+        assert!(!logged.contains("at the disco"), "{said}");
+        assert!(told.contains("at the disco"), "{said}");
+    }
 }
