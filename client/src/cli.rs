@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow};
 use kernel_tuning::host::NetCounters;
@@ -19,6 +20,7 @@ use crate::run::{self, Interrupts, Watchers};
 use crate::samples::Samples;
 use crate::source::{Plan, Source};
 use crate::summary::{Summary, errno_name};
+use crate::tui::{Screen, View};
 
 const FLAWED: u8 = 1;
 const BAD_USAGE: u8 = 2;
@@ -28,7 +30,7 @@ const MOST_CHECKED: u64 = 4096;
 /// Runs the client with `args`, the program's name first.
 ///
 /// Exit code: 0 when all wanted connections were established, none was lost and every byte was right; 1 for
-/// anything short of that; 2 for bad usage, before anything started.
+/// anything short of that; 2 where nothing was started: bad usage, or no io_uring here.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let (config, plan) = match Config::parse(args) {
         Ok(parsed) => parsed,
@@ -38,12 +40,13 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(error.exit_code() as u8);
         }
     };
-    init_logs();
+    let screen = Arc::<Screen>::default();
+    init_logs(&screen, config.tui);
     let outputs = match check(&config, &plan) {
         Ok(outputs) => outputs,
         Err(error) => return fail(&error, BAD_USAGE),
     };
-    match run(&config, &plan, outputs) {
+    match run(&config, &plan, outputs, &screen) {
         Ok(summary) if summary.is_flawless() => ExitCode::SUCCESS,
         Ok(_) => ExitCode::from(FLAWED),
         Err(error) => fail(&error, FLAWED),
@@ -78,6 +81,11 @@ fn check(config: &Config, plan: &Plan) -> anyhow::Result<Outputs> {
             )
         })?;
     }
+    ring::probe()?;
+    if config.tui {
+        Screen::check(config.samples.as_deref().is_some_and(is_dash))
+            .map_err(|why| anyhow!(why))?;
+    }
     let open = |path: &Option<std::path::PathBuf>| path.as_deref().map(output).transpose();
     Ok(Outputs {
         json: open(&config.json)?,
@@ -86,22 +94,34 @@ fn check(config: &Config, plan: &Plan) -> anyhow::Result<Outputs> {
     })
 }
 
-fn run(config: &Config, plan: &Plan, outputs: Outputs) -> anyhow::Result<Summary> {
-    ring::probe()?;
-    let interrupts = Interrupts::new(config.until_stdin_closes)?;
+fn run(
+    config: &Config,
+    plan: &Plan,
+    outputs: Outputs,
+    screen: &Arc<Screen>,
+) -> anyhow::Result<Summary> {
+    let interrupts = Interrupts::new(config.until_stdin_closes, Arc::clone(screen))?;
     if config.until_stdin_closes {
         // Part of a load test. Where it is refused (a read-only /proc), the client works as well.
         let _ = kernel_tuning::process::prefer_oom_kill();
     }
     let mut watchers = Watchers {
         progress: Progress::new(config),
+        view: None,
         samples: outputs.samples.map(Samples::new),
         hlog: outputs.hlog,
     };
     let outlook = Outlook::of_host(config, plan);
     // Nobody to tell when this fails.
     let _ = writeln!(io::stderr(), "plan: {outlook}");
-    let mut summary = run::run(config, plan, &interrupts, &mut watchers)?;
+    if config.tui {
+        let view = View::open(config, screen);
+        watchers.view = Some(view.context("the terminal cannot be had for --tui")?);
+    }
+    let result = run::run(config, plan, &interrupts, &mut watchers);
+    drop(watchers);
+    screen.close();
+    let mut summary = result?;
     summary.plan = Some(outlook);
     show(config, &summary);
     if let Some(mut json) = outputs.json {
@@ -119,16 +139,18 @@ fn show(config: &Config, summary: &Summary) {
         .into_iter()
         .flatten()
         .any(|path| is_dash(path));
-    let has_colour = |is_terminal: bool| is_terminal && std::env::var_os("NO_COLOR").is_none();
     // A reader that went away is no failure of the run.
-    let _ = match is_stdout_taken {
-        true => io::stderr().write_all(
-            display::summary(summary, has_colour(io::stderr().is_terminal())).as_bytes(),
-        ),
-        false => io::stdout().write_all(
-            display::summary(summary, has_colour(io::stdout().is_terminal())).as_bytes(),
-        ),
-    };
+    let _ =
+        match is_stdout_taken {
+            true => io::stderr()
+                .write_all(display::summary(summary, has_colour(&io::stderr())).as_bytes()),
+            false => io::stdout()
+                .write_all(display::summary(summary, has_colour(&io::stdout())).as_bytes()),
+        };
+}
+
+fn has_colour(output: &impl IsTerminal) -> bool {
+    output.is_terminal() && std::env::var_os("NO_COLOR").is_none()
 }
 
 fn output(path: &Path) -> anyhow::Result<Box<dyn Write>> {
@@ -148,12 +170,14 @@ fn is_dash(path: &Path) -> bool {
     path.as_os_str() == "-"
 }
 
-fn init_logs() {
+fn init_logs(screen: &Arc<Screen>, is_view: bool) {
+    let screen = Arc::clone(screen);
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
     // A caller that has its own logs keeps them.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(io::stderr)
+        .with_writer(screen)
+        .with_ansi(!is_view && has_colour(&io::stderr()))
         // A log that nobody reads any more is no reason to panic.
         .log_internal_errors(false)
         .try_init();

@@ -99,6 +99,8 @@ pub struct Config {
     pub sample_interval: Duration,
     /// End when stdin reaches its end.
     pub until_stdin_closes: bool,
+    /// A live view instead of progress.
+    pub tui: bool,
 }
 
 impl Config {
@@ -145,7 +147,7 @@ Examples:
   throng-client 127.0.0.1:7000 --connections 100000 --ramp 30s --reconnect 100ms..30s --hold 10m
   throng-client 10.0.0.1:7000 --connections 300000 --source 10.0.0.5-10.0.0.9 --source eth1
   throng-client 127.0.0.1:7000 127.0.0.1:7001 --connections 500000 --rate 20000 --samples -
-  throng-client 127.0.0.1:7000 --connections 100000 --canary --canary-port 7001
+  throng-client 127.0.0.1:7000 --connections 100000 --canary --canary-port 7001 --tui
 
 Each connection is bound to a source address and port before it connects, so one address carries \
 about 64,000 connections to a target. Connections are closed with a reset (SO_LINGER 0), so that none is \
@@ -182,7 +184,7 @@ With --storm every connection is held on after --hold, and only listens. Whoever
 byte. What was heard is counted.
 
 Exit code: 0 all connections were established, none was lost and every byte was right; 1 anything \
-short of that; 2 bad usage, before anything started.";
+short of that; 2 nothing was started: bad usage, or no io_uring here.";
 
 #[derive(Parser, Debug)]
 #[command(
@@ -303,6 +305,9 @@ struct Flags {
     /// Write an HdrHistogram interval log to this file, a line per interval and kind of latency; -: stdout
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     hlog: Option<PathBuf>,
+    /// A live view on the terminal: rates, latency, canaries; q or Ctrl-C ends the run in good order
+    #[arg(long, conflicts_with = "until_stdin_closes", help_heading = "Output")]
+    tui: bool,
     /// How often to sample, to end an interval of --hlog and to show progress
     #[arg(long, default_value = "1s", value_name = "DURATION", value_parser = humantime::parse_duration, help_heading = "Output")]
     sample_interval: Duration,
@@ -416,6 +421,7 @@ impl Flags {
             hlog: self.hlog,
             sample_interval: self.sample_interval,
             until_stdin_closes: self.until_stdin_closes,
+            tui: self.tui,
         })
     }
 

@@ -1,8 +1,10 @@
 //! What workers and the main thread tell each other while a run goes on.
 //!
 //! Owns: the order, and one block of counters a worker. Invariant: a worker alone writes its block (relaxed: the
-//! figures are for show and for ending, never for ordering memory), the main thread alone gives orders.
+//! figures are for show and for ending, never for ordering memory), the main thread alone gives orders. A worker waits
+//! for nobody: what it cannot tell now it tells in a later turn.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -105,41 +107,76 @@ pub(crate) struct Shared {
 pub(crate) struct Mailbox {
     /// Readable when there is a new order.
     pub(crate) wake: EventFd,
-    counters: [AtomicU64; FIELDS],
+    counters: Block,
+    /// Microseconds of the longest latency since the main thread last looked.
+    slowest_us: AtomicU64,
+    causes: Mutex<Causes>,
 }
 
-const FIELDS: usize = 16;
+/// Why connects failed and connections were lost, and how many.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Causes {
+    pub(crate) failed: BTreeMap<String, u64>,
+    pub(crate) lost: BTreeMap<String, u64>,
+}
 
-/// A reading of one worker's counters, or the sum of all.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Counts {
+/// The counters, each named once: as a reading, and as a worker's block of atomics.
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// A reading of one worker's counters, or the sum of all.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub(crate) struct Counts {
+            $($(#[$doc])* pub(crate) $name: u64,)*
+        }
+
+        #[derive(Default)]
+        struct Block {
+            $($name: AtomicU64,)*
+        }
+
+        impl Block {
+            fn store(&self, counts: Counts) {
+                $(self.$name.store(counts.$name, Relaxed);)*
+            }
+
+            fn add_to(&self, sum: &mut Counts) {
+                $(sum.$name += self.$name.load(Relaxed);)*
+            }
+        }
+    };
+}
+
+counters! {
     /// Connections ever established, each once.
-    pub(crate) established: u64,
-    pub(crate) failed: u64,
-    pub(crate) lost: u64,
+    established,
+    failed,
+    lost,
     /// Those of them that the server had served and then closed or reset: not those it turned away (ungreeted, or
     /// where it does not greet, at once and without a byte), nor those given up for what it sent.
-    pub(crate) dropped: u64,
-    pub(crate) heartbeats: u64,
-    pub(crate) heartbeats_late: u64,
-    pub(crate) messages: u64,
-    pub(crate) bytes_received: u64,
+    dropped,
+    heartbeats,
+    heartbeats_late,
+    messages,
+    bytes_received,
     /// First connects that met nobody listening.
-    pub(crate) refused: u64,
+    refused,
     /// Messages and churn cycles under way.
-    pub(crate) outstanding: u64,
+    outstanding,
     /// Messages whose time has come by the schedule, and which are not sent.
-    pub(crate) owed: u64,
+    owed,
     /// Churn cycles completed.
-    pub(crate) cycles: u64,
+    cycles,
     /// Churn cycles whose time has come by the schedule, and which have not begun.
-    pub(crate) cycles_owed: u64,
+    cycles_owed,
     /// Times that a lost connection was made again.
-    pub(crate) reconnected: u64,
+    reconnected,
     /// Connections closed in the ramp down.
-    pub(crate) closed: u64,
+    closed,
     /// The last order that the worker has carried out.
-    pub(crate) carried_out: u64,
+    carried_out,
+    /// Connects, echoes and cycles that were timed, and the sum of their latencies.
+    timed,
+    timed_us,
 }
 
 impl Counts {
@@ -147,73 +184,29 @@ impl Counts {
     pub(crate) fn live(&self) -> u64 {
         (self.established + self.reconnected).saturating_sub(self.lost + self.closed)
     }
-
-    fn to_array(self) -> [u64; FIELDS] {
-        [
-            self.established,
-            self.failed,
-            self.lost,
-            self.dropped,
-            self.heartbeats,
-            self.heartbeats_late,
-            self.messages,
-            self.bytes_received,
-            self.refused,
-            self.outstanding,
-            self.owed,
-            self.cycles,
-            self.cycles_owed,
-            self.reconnected,
-            self.closed,
-            self.carried_out,
-        ]
-    }
-
-    fn from_array(values: [u64; FIELDS]) -> Counts {
-        let [
-            established,
-            failed,
-            lost,
-            dropped,
-            heartbeats,
-            heartbeats_late,
-            messages,
-            bytes_received,
-            refused,
-            outstanding,
-            owed,
-            cycles,
-            cycles_owed,
-            reconnected,
-            closed,
-            carried_out,
-        ] = values;
-        Counts {
-            established,
-            failed,
-            lost,
-            dropped,
-            heartbeats,
-            heartbeats_late,
-            messages,
-            bytes_received,
-            refused,
-            outstanding,
-            owed,
-            cycles,
-            cycles_owed,
-            reconnected,
-            closed,
-            carried_out,
-        }
-    }
 }
 
 impl Mailbox {
     pub(crate) fn publish(&self, counts: Counts) {
-        for (counter, value) in self.counters.iter().zip(counts.to_array()) {
-            counter.store(value, Relaxed);
+        self.counters.store(counts);
+    }
+
+    /// A latency that may be the longest.
+    pub(crate) fn timed(&self, latency: Duration) {
+        let us = latency.as_micros() as u64;
+        // Most are not, and cost one load. One that is not longer than what the main thread takes belongs to that.
+        if us > self.slowest_us.load(Relaxed) {
+            self.slowest_us.fetch_max(us, Relaxed);
         }
+    }
+
+    /// Tells `causes`, unless the main thread looks at them just now.
+    pub(crate) fn tell(&self, causes: impl FnOnce() -> Causes) -> bool {
+        let told = self.causes.try_lock();
+        told.is_ok_and(|mut told| {
+            *told = causes();
+            true
+        })
     }
 }
 
@@ -222,7 +215,9 @@ impl Shared {
         let mailbox = |_| {
             Ok(Mailbox {
                 wake: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
-                counters: Default::default(),
+                counters: Block::default(),
+                slowest_us: AtomicU64::new(0),
+                causes: Mutex::default(),
             })
         };
         Ok(Shared {
@@ -275,12 +270,35 @@ impl Shared {
 
     /// The sum of all workers' counters.
     pub(crate) fn counts(&self) -> Counts {
-        let mut sum = [0; FIELDS];
+        let mut sum = Counts::default();
         for mailbox in &self.workers {
-            for (sum, counter) in sum.iter_mut().zip(&mailbox.counters) {
-                *sum += counter.load(Relaxed);
+            mailbox.counters.add_to(&mut sum);
+        }
+        sum
+    }
+
+    /// The longest latency since this was last asked.
+    pub(crate) fn take_slowest(&self) -> Duration {
+        let of_workers = self.workers.iter();
+        let slowest = of_workers.map(|mailbox| mailbox.slowest_us.swap(0, Relaxed));
+        Duration::from_micros(slowest.max().unwrap_or(0))
+    }
+
+    /// The sum of all workers' causes.
+    pub(crate) fn causes(&self) -> Causes {
+        let mut sum = Causes::default();
+        for mailbox in &self.workers {
+            // Causes are whole at any time, whoever panicked.
+            let told = mailbox
+                .causes
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            for (sum, told) in [(&mut sum.failed, &told.failed), (&mut sum.lost, &told.lost)] {
+                for (cause, count) in told {
+                    *sum.entry(cause.clone()).or_default() += count;
+                }
             }
         }
-        Counts::from_array(sum)
+        sum
     }
 }

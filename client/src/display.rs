@@ -12,34 +12,101 @@ use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
 use crate::config::Config;
 use crate::counters::{Counts, Phase};
 use crate::phases::HostCounters;
+use crate::rates::{PerSecond, Rates};
 use crate::summary::{OpenLoop, Percentiles, Summary};
 
-/// Progress on stderr.
-pub(crate) struct Progress {
-    /// None where stderr is no terminal.
-    bar: Option<ProgressBar>,
+/// Rates are over this long at least.
+const RATES_OVER: Duration = Duration::from_millis(500);
+/// Steps of a full bar.
+const STEPS: u64 = 1000;
+
+/// How much there is of each phase.
+pub(crate) struct Lengths {
     quiet_for: Duration,
     hold: Duration,
     storm: Duration,
     wanted: u64,
-    phase: Option<(Phase, Duration)>,
 }
 
-impl Progress {
-    pub(crate) fn new(config: &Config) -> Progress {
-        let bar = stderr().is_terminal().then(|| ProgressBar::new(1));
-        if let (Some(bar), Ok(style)) = (
-            &bar,
-            ProgressStyle::with_template("{prefix:>9.cyan.bold} {wide_bar:.cyan/blue} {msg}"),
-        ) {
-            bar.set_style(style);
-        }
-        Progress {
-            bar,
+/// How much of a phase there is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Length {
+    /// It lasts that long.
+    Time(Duration),
+    /// This much of it is done, of 1.
+    Share(f64),
+    /// Nobody knows.
+    Unknown,
+}
+
+impl Lengths {
+    pub(crate) fn new(config: &Config) -> Lengths {
+        Lengths {
             quiet_for: config.quiet_for,
             hold: config.hold,
             storm: config.storm.unwrap_or_default(),
             wanted: config.connections,
+        }
+    }
+
+    /// That of `phase`, at `counts`.
+    pub(crate) fn of(&self, phase: Phase, counts: &Counts) -> Length {
+        match phase {
+            Phase::Ramp => {
+                let ended = counts.established + counts.failed;
+                Length::Share((ended as f64 / self.wanted as f64).min(1.0))
+            }
+            Phase::Quiet => Length::Time(self.quiet_for),
+            Phase::Hold | Phase::Active => Length::Time(self.hold),
+            Phase::Storm => Length::Time(self.storm),
+            Phase::RampDown => {
+                let all = (counts.closed + counts.live()).max(1);
+                Length::Share(counts.closed as f64 / all as f64)
+            }
+            Phase::Close | Phase::Done | Phase::Recovery => Length::Unknown,
+        }
+    }
+}
+
+impl Length {
+    /// How much is done, from 0 to 1, after it has `lasted`.
+    pub(crate) fn ratio(&self, lasted: Duration) -> f64 {
+        match *self {
+            Length::Time(time) if time.is_zero() => 1.0,
+            Length::Time(time) => (lasted.as_secs_f64() / time.as_secs_f64()).min(1.0),
+            Length::Share(share) => share,
+            Length::Unknown => 1.0,
+        }
+    }
+}
+
+/// Progress on stderr.
+pub(crate) struct Progress {
+    how: How,
+    lengths: Lengths,
+    rates: Rates,
+    phase: Option<(Phase, Duration)>,
+}
+
+enum How {
+    /// On a terminal.
+    Bar(ProgressBar),
+    Lines,
+    /// There is a view instead.
+    Silence,
+}
+
+impl Progress {
+    pub(crate) fn new(config: &Config) -> Progress {
+        let how = match stderr().is_terminal() {
+            _ if config.tui => How::Silence,
+            true => How::Bar(bar()),
+            false => How::Lines,
+        };
+        Progress {
+            how,
+            lengths: Lengths::new(config),
+            rates: Rates::new(RATES_OVER),
             phase: None,
         }
     }
@@ -53,77 +120,77 @@ impl Progress {
                 at
             }
         };
-        let Some(bar) = &self.bar else { return };
-        let (position, length) = match phase {
-            Phase::Ramp => (counts.established + counts.failed, self.wanted),
-            Phase::Quiet => (
-                (at - since).as_millis() as u64,
-                self.quiet_for.as_millis() as u64,
-            ),
-            Phase::Hold | Phase::Active => (
-                (at - since).as_millis() as u64,
-                self.hold.as_millis() as u64,
-            ),
-            Phase::Storm => (
-                (at - since).as_millis() as u64,
-                self.storm.as_millis() as u64,
-            ),
-            Phase::RampDown => (counts.closed, counts.closed + counts.live()),
-            Phase::Close | Phase::Done | Phase::Recovery => (1, 1),
-        };
+        let How::Bar(bar) = &self.how else { return };
+        let ratio = self.lengths.of(phase, counts).ratio(at - since);
         bar.set_prefix(phase.name());
-        bar.set_length(length);
-        bar.set_position(position.min(length));
-        bar.set_message(figures(counts));
+        bar.set_position((ratio * STEPS as f64) as u64);
+        bar.set_message(figures(counts, self.rates.look(at, counts)));
     }
 
     /// A line at a sample interval, where there is no live one.
-    pub(crate) fn line(&self, at: Duration, phase: Phase, counts: &Counts) {
-        if self.bar.is_none() {
+    pub(crate) fn line(&mut self, at: Duration, phase: Phase, counts: &Counts) {
+        if let How::Lines = self.how {
             let (seconds, phase) = (at.as_secs_f64(), phase.name());
+            let figures = figures(counts, self.rates.look(at, counts));
             // A reader that went away is no reason to stop.
-            let _ = writeln!(stderr(), "{seconds:>7.1} s  {phase:<9} {}", figures(counts));
+            let _ = writeln!(stderr(), "{seconds:>7.1} s  {phase:<9} {figures}");
         }
     }
 
     /// What the run does while no connection is opened or held.
     pub(crate) fn note(&self, text: &str) {
-        match &self.bar {
-            Some(bar) => {
+        match &self.how {
+            How::Bar(bar) => {
                 bar.set_prefix("canary");
                 bar.set_message(text.to_string());
             }
-            None => {
+            How::Lines => {
                 // A reader that went away is no reason to stop.
                 let _ = writeln!(stderr(), "{text}");
             }
+            How::Silence => {}
         }
     }
 
     pub(crate) fn finish(&self) {
-        if let Some(bar) = &self.bar {
+        if let How::Bar(bar) = &self.how {
             bar.finish_and_clear();
         }
     }
 }
 
-fn figures(counts: &Counts) -> String {
-    let mut text = format!("{} established", HumanCount(counts.live()));
-    for (count, what) in [
-        (counts.failed, "failed"),
-        (counts.lost, "lost"),
-        (counts.heartbeats, "heartbeats"),
-        (counts.heartbeats_late, "late"),
-        (counts.messages, "messages"),
-        (counts.owed, "owed"),
-        (counts.cycles, "cycles"),
-        (counts.cycles_owed, "cycles owed"),
-        (counts.reconnected, "made again"),
-        (counts.closed, "closed"),
+fn bar() -> ProgressBar {
+    let bar = ProgressBar::new(STEPS);
+    match ProgressStyle::with_template("{prefix:>9.cyan.bold} {wide_bar:.cyan/blue} {msg}") {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}
+
+/// What there is of each kind, with its rate while there is more.
+fn figures(counts: &Counts, rates: PerSecond) -> String {
+    let mut text = String::new();
+    for (count, what, rate) in [
+        (counts.live(), "established", rates.connects),
+        (counts.failed, "failed", 0.0),
+        (counts.lost, "lost", 0.0),
+        (counts.heartbeats, "heartbeats", rates.heartbeats),
+        (counts.heartbeats_late, "late", 0.0),
+        (counts.messages, "messages", rates.messages),
+        (counts.owed, "owed", 0.0),
+        (counts.cycles, "cycles", rates.cycles),
+        (counts.cycles_owed, "cycles owed", 0.0),
+        (counts.reconnected, "made again", 0.0),
+        (counts.closed, "closed", 0.0),
     ] {
-        if count > 0 {
-            // Writing to a String cannot fail.
-            let _ = write!(text, ", {} {what}", HumanCount(count));
+        if count == 0 && !text.is_empty() {
+            continue;
+        }
+        let comma = if text.is_empty() { "" } else { ", " };
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{comma}{} {what}", HumanCount(count));
+        if rate >= 0.5 {
+            let _ = write!(text, " ({}/s)", HumanCount(rate.round() as u64));
         }
     }
     text
@@ -392,4 +459,31 @@ fn by_cause(causes: &std::collections::BTreeMap<String, u64>) -> String {
         .map(|(cause, count)| format!("{cause}: {}", HumanCount(*count)))
         .collect();
     items.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_happens_has_its_rate_and_what_never_did_is_left_out() {
+        let counts = Counts {
+            established: 1200,
+            lost: 200,
+            messages: 7,
+            ..Counts::default()
+        };
+        let rates = PerSecond {
+            connects: 2500.4,
+            ..PerSecond::default()
+        };
+        assert_eq!(
+            figures(&counts, rates),
+            "1,000 established (2,500/s), 200 lost, 7 messages"
+        );
+        assert_eq!(
+            figures(&Counts::default(), PerSecond::default()),
+            "0 established"
+        );
+    }
 }

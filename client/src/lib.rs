@@ -22,9 +22,11 @@
 //! | `latency` | how long things took, as a worker records it |
 //! | `tally`, `hlog` | that of all workers, by phase; and by interval, in a file |
 //! | [`load`] | how busy the workers were |
+//! | `rates` | what that is per second (pure) |
 //! | [`canary`] | whether the rest of the network suffers meanwhile |
 //! | [`summary`] | what was measured, merged |
 //! | `display`, `samples` | what a person and a program see of it |
+//! | `tui` | the live view |
 #![forbid(unsafe_code)]
 
 pub mod backoff;
@@ -43,6 +45,7 @@ mod origins;
 pub mod outlook;
 pub mod pace;
 pub mod phases;
+mod rates;
 mod run;
 mod samples;
 pub mod schedule;
@@ -50,5 +53,6 @@ pub mod shape;
 pub mod source;
 pub mod summary;
 mod tally;
+mod tui;
 pub mod verify;
 mod worker;

@@ -99,6 +99,14 @@ impl Watch {
         (self.last, self.phase, self.since) = (reading, phase, now);
     }
 
+    /// What has moved in the phase so far and means trouble, in words.
+    pub(crate) fn trouble_so_far(&self) -> Vec<String> {
+        // What cannot be read is told when the phase ends.
+        let reading = self.last.again(&mut BTreeSet::new());
+        let time = (self.since, self.since);
+        PhaseCounters::new(self.phase, time, &self.last, &reading).trouble
+    }
+
     /// The last phase ends at `now`.
     pub(crate) fn finish(mut self, now: Duration) -> HostCounters {
         let reading = self.last.again(&mut self.unread);

@@ -20,8 +20,8 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::canary::{self, Canaries, Stage};
 use crate::config::{Close, Config};
-use crate::counters::{Counts, Order, Phase, Shared};
-use crate::display::Progress;
+use crate::counters::{Causes, Counts, Order, Phase, Shared};
+use crate::display::{Length, Lengths, Progress};
 use crate::hlog::IntervalLog;
 use crate::phases::Watch;
 use crate::samples::Samples;
@@ -29,6 +29,7 @@ use crate::shape::Leg;
 use crate::source::{Plan, Source};
 use crate::summary::{Course, Ended, Report, Step as RampStep, Storm, Summary};
 use crate::tally::Tally;
+use crate::tui::{Scene, Screen, View};
 use crate::worker::{self, Job};
 
 /// How often the main thread looks at the counters.
@@ -41,15 +42,16 @@ const MEMORY_FLOOR_BYTES: u64 = 256 << 20;
 /// before the canaries' recovery is said to begin.
 const LONGEST_CLOSE: Duration = Duration::from_secs(30);
 
-/// What asks a run to end: SIGINT, SIGTERM, or the end of stdin.
+/// What asks a run to end: SIGINT, SIGTERM, the end of stdin, or a key while there is a view.
 pub(crate) struct Interrupts {
     signals: SignalFd,
     stdin_closed: Arc<AtomicBool>,
+    screen: Arc<Screen>,
 }
 
 impl Interrupts {
     /// To be called before any thread starts, so that all of them inherit the mask.
-    pub(crate) fn new(until_stdin_closes: bool) -> anyhow::Result<Interrupts> {
+    pub(crate) fn new(until_stdin_closes: bool, screen: Arc<Screen>) -> anyhow::Result<Interrupts> {
         let mut mask = SigSet::empty();
         mask.add(Signal::SIGINT);
         mask.add(Signal::SIGTERM);
@@ -67,6 +69,7 @@ impl Interrupts {
         Ok(Interrupts {
             signals,
             stdin_closed,
+            screen,
         })
     }
 
@@ -78,7 +81,9 @@ impl Interrupts {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno).context("poll for signals"),
         }
-        Ok(self.signals.read_signal()?.is_some() || self.stdin_closed.load(Relaxed))
+        Ok(self.signals.read_signal()?.is_some()
+            || self.stdin_closed.load(Relaxed)
+            || self.screen.is_end_asked())
     }
 
     /// Waits for `time`, or until `is_done`. True when the run is to end.
@@ -100,6 +105,7 @@ impl Interrupts {
 /// Those who watch a run.
 pub(crate) struct Watchers {
     pub(crate) progress: Progress,
+    pub(crate) view: Option<View>,
     pub(crate) samples: Option<Samples>,
     /// Where the interval log goes.
     pub(crate) hlog: Option<Box<dyn Write>>,
@@ -113,6 +119,22 @@ impl Watchers {
             // The run is worth more than its samples.
             tracing::warn!(%error, "samples cannot be written; there are none from here on");
             self.samples = None;
+        }
+    }
+
+    /// Shows the canaries while there are no connections.
+    fn show_canaries(&mut self, stage: Stage, length: Length, canaries: &Canaries, after: &Counts) {
+        if let Some(view) = &mut self.view {
+            view.show(|| Scene {
+                stage: stage.name(),
+                length,
+                is_closed: stage != Stage::Baseline,
+                counts: *after,
+                causes: Causes::default(),
+                slowest: Duration::ZERO,
+                canaries: canaries.news().collect(),
+                trouble: None,
+            });
         }
     }
 }
@@ -137,7 +159,12 @@ pub(crate) fn run(
             "baseline of the canaries: {} before the first connection",
             humantime::format_duration(baseline)
         ));
-        if interrupts.linger(baseline, || false)? {
+        let length = Length::Time(baseline);
+        let is_done = || {
+            watchers.show_canaries(Stage::Baseline, length, canaries, &Counts::default());
+            false
+        };
+        if interrupts.linger(baseline, is_done)? {
             bail!("interrupted in the baseline, before the first connection");
         }
     }
@@ -170,12 +197,14 @@ pub(crate) fn run(
             canaries: canaries.as_ref(),
             workers: &workers,
             interrupts,
-            watchers,
+            watchers: &mut *watchers,
+            lengths: Lengths::new(config),
             host,
             tally,
             phase: Phase::Ramp,
             next_sample: Duration::ZERO,
             next_memory_check: Duration::ZERO,
+            next_trouble: Duration::ZERO,
             last_growth: (Duration::ZERO, 0),
             last_idle: Duration::ZERO,
             last_loss: (Duration::ZERO, 0),
@@ -185,8 +214,9 @@ pub(crate) fn run(
         // What the host says is about a run only while its connections are there.
         let evidence = Evidence::read(&before);
         let entered = conductor.enter(Phase::Done, None);
+        conductor.watchers.progress.finish();
+        conductor.see_off();
         let (mut host, tally) = (conductor.host, conductor.tally);
-        watchers.progress.finish();
         let reports: Vec<_> = workers.into_iter().map(ScopedJoinHandle::join).collect();
         let measured = tally.finish();
         let mut merged = Report::default();
@@ -199,7 +229,7 @@ pub(crate) fn run(
         course.counts = shared.counts();
         let mut summary = Summary::new(config.clone(), &merged, &measured, &course);
         summary.diagnosis = diagnose(&summary, &merged, plan, &evidence);
-        let mut recovers = || {
+        let mut recovers = |watchers: &mut Watchers| {
             let now = shared.start.elapsed();
             host.enter(Phase::Recovery, now);
             let order = Order {
@@ -209,7 +239,16 @@ pub(crate) fn run(
             watchers.sample(now, &order, &course.counts);
         };
         summary.canaries = canaries
-            .map(|canaries| recover(canaries, &summary, interrupts, &mut recovers))
+            .map(|canaries| {
+                recover(
+                    canaries,
+                    &summary,
+                    &course.counts,
+                    interrupts,
+                    watchers,
+                    &mut recovers,
+                )
+            })
             .transpose()?;
         summary.host_counters = Some(host.finish(shared.start.elapsed()));
         Ok(summary)
@@ -233,11 +272,13 @@ struct Conductor<'a, 'scope> {
     workers: &'a [ScopedJoinHandle<'scope, anyhow::Result<Report>>],
     interrupts: &'a Interrupts,
     watchers: &'a mut Watchers,
+    lengths: Lengths,
     host: Watch,
     tally: Tally,
     phase: Phase,
     next_sample: Duration,
     next_memory_check: Duration,
+    next_trouble: Duration,
     /// When the number of connections ever established last grew, and what it was.
     last_growth: (Duration, u64),
     /// When no further connection was asked for last.
@@ -454,7 +495,38 @@ impl Conductor<'_, '_> {
         Ok(order.number)
     }
 
+    /// Shows how the workers end, which takes a while where they close very many connections.
+    fn see_off(&mut self) {
+        while self.watchers.view.is_some()
+            && !self.workers.iter().all(ScopedJoinHandle::is_finished)
+        {
+            self.view(&self.shared.counts());
+            thread::sleep(TICK);
+        }
+    }
+
+    fn view(&mut self, counts: &Counts) {
+        let now = self.now();
+        if let Some(view) = &mut self.watchers.view {
+            view.show(|| Scene {
+                stage: self.phase.name(),
+                length: self.lengths.of(self.phase, counts),
+                is_closed: self.phase == Phase::Done,
+                counts: *counts,
+                causes: self.shared.causes(),
+                slowest: self.shared.take_slowest(),
+                canaries: self.canaries.iter().flat_map(|c| c.news()).collect(),
+                // Not at every look: it takes many files to be read.
+                trouble: (now >= self.next_trouble).then(|| {
+                    self.next_trouble = now + GRACE;
+                    self.host.trouble_so_far()
+                }),
+            });
+        }
+    }
+
     fn show(&mut self, now: Duration, counts: &Counts) {
+        self.view(counts);
         self.watchers.progress.update(now, self.phase, counts);
         self.tally.collect();
         if now < self.next_sample {
@@ -497,16 +569,26 @@ fn stage_of(phase: Phase) -> Option<Stage> {
 fn recover(
     canaries: Canaries,
     summary: &Summary,
+    counts: &Counts,
     interrupts: &Interrupts,
-    recovers: &mut dyn FnMut(),
+    watchers: &mut Watchers,
+    recovers: &mut dyn FnMut(&mut Watchers),
 ) -> anyhow::Result<canary::Report> {
     let held = summary.established;
-    if summary.ended != Ended::Interrupted
-        && !interrupts.linger(LONGEST_CLOSE, canaries.teardown(held))?
-    {
+    let mut is_closed = canaries.teardown(held);
+    let is_over = || {
+        watchers.show_canaries(Stage::Close, Length::Unknown, &canaries, counts);
+        is_closed()
+    };
+    if summary.ended != Ended::Interrupted && !interrupts.linger(LONGEST_CLOSE, is_over)? {
         canaries.enter(Stage::Recovery);
-        recovers();
-        interrupts.linger(canaries.config().recovery, || false)?;
+        recovers(watchers);
+        let recovery = canaries.config().recovery;
+        let length = Length::Time(recovery);
+        interrupts.linger(recovery, || {
+            watchers.show_canaries(Stage::Recovery, length, &canaries, counts);
+            false
+        })?;
     }
     canaries.finish(held)
 }
@@ -544,6 +626,8 @@ fn diagnose(
     if summary.ended == Ended::LowMemory {
         return say(Cause::Errno(Errno::ENOMEM as i32), Step::Socket);
     }
+    let cycles = summary.churn.as_ref().map_or(0, |churn| churn.cycles);
+    let is_echoed = summary.messages.completed + cycles > 0;
     let failed = report.failed.iter().chain(&report.churn_failed);
     if let Some(((step, errno), _)) = failed.max_by_key(|(_, count)| **count) {
         return say(Cause::Errno(*errno), *step);
@@ -571,7 +655,11 @@ fn diagnose(
             }
             cause => Some(format!(
                 "{count} connections were given up ({cause}): the server does not speak this protocol (see --protocol), or \
-                 it, or something on the way, spoils what it sends"
+                 it, or something on the way, spoils what it sends{}",
+                match is_echoed {
+                    true => String::new(),
+                    false => format!("; what came was \"{}\"", report.stray.escape_ascii()),
+                }
             )),
         };
     }
@@ -597,6 +685,13 @@ fn diagnose(
         ));
     }
     let unfinished = summary.churn.as_ref().map_or(0, |churn| churn.unfinished);
+    if summary.messages.unanswered + unfinished > 0 && !is_echoed {
+        return Some(
+            "the server took messages and answered none: it is no echo server, or stands still; see that it is the one \
+             you mean (see --protocol)"
+                .into(),
+        );
+    }
     [
         (summary.messages.unanswered, "messages were not answered"),
         (unfinished, "churn cycles were not finished"),

@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use crate::canary;
 use crate::config::Config;
-use crate::counters::Counts;
+use crate::counters::{Causes, Counts};
 use crate::latency::{self, Histograms, Kind};
 use crate::load::Load;
 use crate::outlook::Outlook;
@@ -33,6 +33,8 @@ pub(crate) struct Report {
     /// A source address that is not one of this host.
     pub(crate) unbound: Option<IpAddr>,
     pub(crate) lost: BTreeMap<String, u64>,
+    /// What came with the first wrong byte.
+    pub(crate) stray: Vec<u8>,
     /// Connections that churned.
     pub(crate) churning: u64,
     pub(crate) cycles_unfinished: u64,
@@ -60,6 +62,14 @@ pub(crate) struct Report {
 }
 
 impl Report {
+    /// Why what failed and was lost so far did.
+    pub(crate) fn causes(&self) -> Causes {
+        Causes {
+            failed: by_errno(&self.failed),
+            lost: self.lost.clone(),
+        }
+    }
+
     /// Takes `other` in.
     pub(crate) fn merge(&mut self, other: Report) {
         self.first_connect = [self.first_connect, other.first_connect]
@@ -74,6 +84,9 @@ impl Report {
         self.unbound = self.unbound.or(other.unbound);
         for (cause, count) in other.lost {
             *self.lost.entry(cause).or_default() += count;
+        }
+        if self.stray.is_empty() {
+            self.stray = other.stray;
         }
         self.churning += other.churning;
         self.cycles_unfinished += other.cycles_unfinished;

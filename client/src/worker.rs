@@ -32,7 +32,7 @@ use crate::config::Config;
 use crate::conn::{Conn, Flags, Phase};
 use crate::counters::{self, Counts, Mailbox, Order, Shared};
 use crate::dial::Dialler;
-use crate::latency::{Handover, Recorder};
+use crate::latency::{Handover, Kind, Recorder};
 use crate::origins::Origins;
 use crate::pace::Pace;
 use crate::shape;
@@ -117,6 +117,8 @@ struct Worker<'a> {
     next_timeouts: Duration,
     counts: Counts,
     report: Report,
+    /// Failures and losses whose causes are told.
+    told: u64,
 }
 
 impl<'a> Worker<'a> {
@@ -200,6 +202,7 @@ impl<'a> Worker<'a> {
             next_timeouts: Duration::ZERO,
             counts: Counts::default(),
             report: Report::default(),
+            told: 0,
         })
     }
 
@@ -238,7 +241,7 @@ impl<'a> Worker<'a> {
             if self.has_carried_out() {
                 self.counts.carried_out = self.order.number;
             }
-            self.mailbox.publish(self.counts);
+            self.publish();
         }
     }
 
@@ -381,7 +384,7 @@ impl<'a> Worker<'a> {
         self.report.messages_unanswered = self.counts.outstanding - self.report.cycles_unfinished;
         self.report.collisions = self.dialler.collisions;
         self.report.ring = self.group.stats();
-        self.mailbox.publish(self.counts);
+        self.publish();
         self.report
     }
 
@@ -396,7 +399,23 @@ impl<'a> Worker<'a> {
         self.report.greetings_missing += u64::from(!conn.verifier.is_greeted() && !is_cycling);
     }
 
+    fn publish(&mut self) {
+        self.mailbox.publish(self.counts);
+        let ended = self.counts.failed + self.counts.lost;
+        if ended != self.told && self.mailbox.tell(|| self.report.causes()) {
+            self.told = ended;
+        }
+    }
+
     // Short hands.
+
+    /// A connect, an echo or a cycle took this long.
+    fn timed(&mut self, kind: Kind, latency: Duration) {
+        self.recorder.record(kind, latency);
+        self.counts.timed += 1;
+        self.counts.timed_us += latency.as_micros() as u64;
+        self.mailbox.timed(latency);
+    }
 
     fn place(&self, c: u32) -> (usize, u32) {
         ((c / self.slots) as usize, c % self.slots)

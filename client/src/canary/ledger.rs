@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
+use super::news::News;
 use super::timeline::Stage;
 
 /// An answer that takes longer is a loss.
@@ -70,6 +71,8 @@ struct Flight {
 pub(super) struct Ledger {
     flights: BTreeMap<u64, Flight>,
     tallies: BTreeMap<Stage, Tally>,
+    /// Since they were last taken.
+    news: News,
     /// What the kernel said instead of an answer.
     pub(super) errors: BTreeMap<String, u64>,
     /// Answers to a probe that was answered, or given up, before.
@@ -87,6 +90,7 @@ impl Ledger {
         Ok(Ledger {
             flights: BTreeMap::new(),
             tallies,
+            news: News::default(),
             errors: BTreeMap::new(),
             duplicates: 0,
             strangers: 0,
@@ -107,8 +111,13 @@ impl Ledger {
         self.flights.is_empty()
     }
 
+    pub(super) fn take_news(&mut self) -> News {
+        std::mem::take(&mut self.news)
+    }
+
     pub(super) fn missed(&mut self, stage: Stage) {
         self.tally_mut(stage).not_sent += 1;
+        self.news.not_sent += 1;
     }
 
     /// A connect without a bind was tried.
@@ -123,6 +132,7 @@ impl Ledger {
         let tally = self.tally_mut(stage);
         tally.sent += 1;
         tally.lateness_ns.saturating_record(nanos(lateness));
+        self.news.sent(lateness);
         self.flights.insert(seq, Flight { sent, stage });
     }
 
@@ -137,11 +147,11 @@ impl Ledger {
             .and_then(|stamp| stamp.checked_sub(flight.sent.since_epoch))
             .filter(|rtt| *rtt <= longest + CLOCK_SLACK);
         let rtt = stamped.unwrap_or(longest);
-        let tally = self.tally_mut(flight.stage);
         if rtt > PATIENCE {
-            tally.lost += 1;
-            return;
+            return self.lost(flight.stage);
         }
+        self.news.answered(rtt);
+        let tally = self.tally_mut(flight.stage);
         tally.unstamped += u64::from(stamped.is_none());
         tally.rtt_ns.saturating_record(nanos(rtt));
     }
@@ -149,7 +159,7 @@ impl Ledger {
     /// A probe met an error: it is lost.
     pub(super) fn failed(&mut self, seq: u64, error: &str) {
         if let Some(flight) = self.flights.remove(&seq) {
-            self.tally_mut(flight.stage).lost += 1;
+            self.lost(flight.stage);
             self.noted(error);
         }
     }
@@ -172,10 +182,15 @@ impl Ledger {
         while self.next_expiry().is_some_and(|expiry| expiry < now)
             && let Some((seq, flight)) = self.flights.pop_first()
         {
-            self.tally_mut(flight.stage).lost += 1;
+            self.lost(flight.stage);
             given_up.push(seq);
         }
         given_up
+    }
+
+    fn lost(&mut self, stage: Stage) {
+        self.tally_mut(stage).lost += 1;
+        self.news.lost += 1;
     }
 }
 

@@ -5,6 +5,7 @@
 //! | [`config`] | the flags, and what is probed |
 //! | `timeline` | the stages of the run, and when a probe is due (pure) |
 //! | `ledger` | what became of each probe (pure) |
+//! | `news` | the same since somebody last looked (pure) |
 //! | `socket`, `icmp`, `datagram`, `connect` | the probes themselves, their answers stamped by the kernel |
 //! | `teardown` | when the mass close is over (pure) |
 //! | `prober` | the thread that sends and receives |
@@ -21,6 +22,7 @@ mod datagram;
 mod icmp;
 mod ledger;
 mod link;
+mod news;
 pub mod path;
 mod prober;
 pub mod report;
@@ -39,6 +41,7 @@ use anyhow::Context as _;
 use kernel_tuning::host::Sockstat;
 
 pub use config::{CanaryFlags, Config, Kind};
+pub(crate) use news::News;
 pub use path::Path;
 pub use report::Report;
 pub use timeline::Stage;
@@ -127,8 +130,14 @@ impl Canaries {
         self.clock.timeline().enter(stage, self.clock.now());
     }
 
+    /// Each probe that could be made, and what has become of it since this was last asked.
+    pub(crate) fn news(&self) -> impl Iterator<Item = (String, News)> {
+        let names = self.names.iter().map(|(kind, target)| kind.of(*target));
+        names.zip(self.clock.take_news())
+    }
+
     /// Tells, whenever it is asked, whether the kernel has taken down the `held` connections.
-    pub(crate) fn teardown(&self, held: u64) -> impl FnMut() -> bool {
+    pub(crate) fn teardown(&self, held: u64) -> impl FnMut() -> bool + use<> {
         let mut teardown = Teardown::new(self.sockets_before, held);
         let clock = Arc::clone(&self.clock);
         move || teardown.is_over(sockets(), clock.now())

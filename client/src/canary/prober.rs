@@ -14,6 +14,7 @@ use nix::sys::time::TimeSpec;
 use super::connect::Connects;
 use super::datagram::Datagrams;
 use super::ledger::{Ledger, Sent};
+use super::news::News;
 use super::timeline::{Schedule, Timeline};
 
 /// How long the end of the run may stay unnoticed.
@@ -26,6 +27,8 @@ const TIMER_SLACK_NS: u64 = 1;
 pub(super) struct Clock {
     start: Instant,
     timeline: Mutex<Timeline>,
+    /// Of each probe, since somebody looked.
+    news: Mutex<Vec<News>>,
 }
 
 impl Clock {
@@ -33,6 +36,7 @@ impl Clock {
         Arc::new(Clock {
             start: Instant::now(),
             timeline: Mutex::new(Timeline::new()),
+            news: Mutex::default(),
         })
     }
 
@@ -43,6 +47,24 @@ impl Clock {
     pub(super) fn timeline(&self) -> MutexGuard<'_, Timeline> {
         // A timeline is whole at any time, whoever panicked.
         self.timeline.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What has become of each probe since this was last asked.
+    pub(super) fn take_news(&self) -> Vec<News> {
+        // News are whole at any time, whoever panicked.
+        let mut news = self.news.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *news)
+    }
+
+    /// Where somebody looks at this moment it is told in the next turn: a prober waits for nobody.
+    fn tell(&self, probes: &mut [Probe]) {
+        let Ok(mut news) = self.news.try_lock() else {
+            return;
+        };
+        news.resize(probes.len(), News::default());
+        for (news, probe) in news.iter_mut().zip(probes) {
+            news.absorb(probe.ledger.take_news());
+        }
     }
 
     fn sent(&self) -> Sent {
@@ -81,6 +103,7 @@ pub(super) fn run(clock: &Clock, mut probes: Vec<Probe>) -> Vec<Probe> {
         for probe in &mut probes {
             probe.send_due(clock);
         }
+        clock.tell(&mut probes);
         let is_over = clock.timeline().is_over();
         if is_over && probes.iter().all(|probe| probe.ledger.is_empty()) {
             return probes;

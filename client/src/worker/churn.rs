@@ -101,16 +101,16 @@ impl Worker<'_> {
         conn.flags.take(Flags::AWAITS);
         conn.flags.take(Flags::CYCLING);
         let from_connect = Duration::from_micros(now_us.wrapping_sub(conn.since_us).into());
-        match &self.open_churn {
-            None => self.recorder.record(Kind::Cycle, from_connect),
+        let time = match &self.open_churn {
+            None => from_connect,
             Some(open) => {
-                let intended = open.schedule.intended(conn.member, conn.message);
-                let from_intended = self.now.saturating_sub(intended);
-                self.recorder.record(Kind::Cycle, from_intended);
                 self.recorder.record(Kind::CycleRaw, from_connect);
+                let intended = open.schedule.intended(conn.member, conn.message);
+                self.now.saturating_sub(intended)
             }
-        }
+        };
         conn.message = conn.message.wrapping_add(1);
+        self.timed(Kind::Cycle, time);
         self.counts.outstanding -= 1;
         self.counts.cycles += 1;
     }

@@ -184,7 +184,7 @@ impl Worker<'_> {
                     self.poll(c)?;
                     return self.go_on(c);
                 }
-                self.recorder.record(Kind::Connect, latency);
+                self.timed(Kind::Connect, latency);
                 self.report.last_established = Some(now);
                 self.counts.established += 1;
                 self.report.established_max = self.report.established_max.max(self.counts.live());

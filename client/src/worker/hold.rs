@@ -26,6 +26,9 @@ pub(crate) const LATE: Duration = Duration::from_secs(1);
 /// A server that says nothing of its own turns a connection away, rather than drops it, when it ends within this.
 const TURNED_AWAY: Duration = Duration::from_secs(1);
 
+/// What is kept of bytes that were wrong, to be shown.
+const STRAY_BYTES: usize = 40;
+
 impl Worker<'_> {
     pub(super) fn polled(&mut self, c: u32, result: i32, more: bool) -> io::Result<()> {
         let conn = &mut self.conns[c as usize];
@@ -93,6 +96,10 @@ impl Worker<'_> {
         conn.flags.set(Flags::HEARD);
         self.counts.bytes_received += input.len() as u64;
         let heard = conn.verifier.hear(input, expected);
+        let stray = match heard.wrong {
+            Some(_) => input[..input.len().min(STRAY_BYTES)].to_vec(),
+            None => Vec::new(),
+        };
         // Of each connection once.
         self.report.greetings_verified +=
             u64::from(heard.greeting && !conn.flags.has(Flags::CYCLING) && conn.attempts == 0);
@@ -107,6 +114,9 @@ impl Worker<'_> {
         }
         match heard.wrong {
             Some(wrong) => {
+                if self.report.stray.is_empty() {
+                    self.report.stray = stray;
+                }
                 self.report.messages_mismatched += u64::from(wrong == Wrong::Message);
                 self.lose(c, Cause::Wrong(wrong))
             }

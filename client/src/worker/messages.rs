@@ -186,16 +186,16 @@ impl Worker<'_> {
         let conn = &mut self.conns[c as usize];
         conn.flags.take(Flags::AWAITS);
         let from_send = Duration::from_micros(now_us.wrapping_sub(conn.since_us).into());
-        match &self.open_loop {
-            None => self.recorder.record(Kind::Echo, from_send),
+        let latency = match &self.open_loop {
+            None => from_send,
             Some(open) => {
-                let intended = open.schedule.intended(conn.member, conn.message);
-                let latency = self.now.saturating_sub(intended);
-                self.recorder.record(Kind::Echo, latency);
                 self.recorder.record(Kind::EchoRaw, from_send);
+                let intended = open.schedule.intended(conn.member, conn.message);
+                self.now.saturating_sub(intended)
             }
-        }
+        };
         conn.message = conn.message.wrapping_add(1);
+        self.timed(Kind::Echo, latency);
         self.counts.outstanding -= 1;
         self.counts.messages += 1;
     }

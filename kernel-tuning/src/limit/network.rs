@@ -52,6 +52,14 @@ pub(super) fn reset(context: &Context, evidence: &Evidence) -> Diagnosis {
 
 pub(super) fn closed_after_accept(context: &Context) -> Diagnosis {
     let name = destination(context);
+    if let (0, Some(address)) = (context.established, context.address) {
+        let text = format!("{name} closed every connection as soon as it had accepted it");
+        let advice = "it may serve certain addresses only, speak another protocol, or fail: read its own output, and see \
+                      what becomes of a single connection";
+        let (ip, port) = (address.ip(), address.port());
+        return Diagnosis::new(Limit::OtherSide, text, advice)
+            .command(format!("nc -v {ip} {port}"));
+    }
     let text = format!(
         "{name} closed connections as soon as it had accepted them, with {} others established",
         context.established

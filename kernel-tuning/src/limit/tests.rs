@@ -264,6 +264,16 @@ fn a_refusal_at_the_first_connect_differs_from_one_half_way() {
     );
     assert_eq!(closed.limit, Limit::OtherSide);
     assert!(closed.to_string().contains("--max-connections"));
+    let all = diagnose(
+        Cause::ClosedAfterAccept,
+        &context(Step::Hold, 0),
+        &evidence(),
+    );
+    let text = all.to_string();
+    assert!(
+        text.contains("closed every connection") && text.ends_with("nc -v 127.0.0.1 7000"),
+        "{text}"
+    );
     let queued = diagnose(Cause::NeverServed, &context(Step::Hold, 89), &evidence());
     assert_eq!(queued.limit, Limit::OtherSide);
     let text = queued.to_string();
