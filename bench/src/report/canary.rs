@@ -124,8 +124,8 @@ fn of_others(others: &[&Judged<'_>], line: impl Fn(&Judged<'_>) -> String) -> Ve
     let not_known = others.len() - worse - no_worse;
     if !others.is_empty() {
         lines.push(format!(
-            "of {} pairs of a phase and a probe {worse} are worse, {no_worse} are not, and {not_known} are not known: too few \
-             probes fell into the phase, or the prober was starved (see above)",
+            "of {} pairs of a phase and a probe {worse} are worse, {no_worse} are not shown to be, and {not_known} are not known: too \
+             few probes fell into the phase, or the prober was starved (see above)",
             others.len()
         ));
     }
@@ -338,7 +338,9 @@ mod tests {
         let others: Vec<&Judged<'_>> = judged.iter().filter(|one| one.stage != "hold").collect();
         let said = of_others(&others, |one| one.said.words.clone());
         assert_eq!(said[0], "p99 0.11 → 1.8 ms (WORSE)");
-        assert!(said[1].starts_with("of 1 pairs of a phase and a probe 1 are worse, 0 are not"));
+        assert!(
+            said[1].starts_with("of 1 pairs of a phase and a probe 1 are worse, 0 are not shown")
+        );
         assert!(of_others(&[], |_| String::new()).is_empty());
     }
 }

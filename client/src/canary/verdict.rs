@@ -140,13 +140,24 @@ fn shift(tally: &Tally, base: &Tally, quantile: f64) -> Option<Shift> {
     let (low_ns, high_ns) = Bootstrap::of(&tally.rtt_ns, quantile)?
         .difference(&Bootstrap::of(&base.rtt_ns, quantile)?, CONFIDENCE);
     let [before_ns, after_ns] = [base, tally].map(|t| t.rtt_ns.value_at_quantile(quantile));
-    Some(Shift {
+    let shift = Shift {
         before_ns,
         after_ns,
         low_ns,
         high_ns,
-        is_worse: low_ns > 0.0 && after_ns as f64 - before_ns as f64 >= LEAST_DIFFERENCE_NS,
+        is_worse: false,
+    };
+    Some(Shift {
+        is_worse: low_ns > 0.0 && shift.matters(),
+        ..shift
     })
+}
+
+impl Shift {
+    /// The percentile has grown by more than nothing, for sure or by chance.
+    fn matters(&self) -> bool {
+        self.after_ns as f64 - self.before_ns as f64 >= LEAST_DIFFERENCE_NS
+    }
 }
 
 /// The verdict on a stage in words, without whose it is.
@@ -211,10 +222,15 @@ fn compared(f: &mut fmt::Formatter<'_>, comparison: &Comparison, tally: &Tally) 
     if let Some((name, shift)) = told {
         let (before, after) = (ms(shift.before_ns), ms(shift.after_ns));
         write!(f, "{name} {before} → {after} ms")?;
+        let more = ms(shift.after_ns.saturating_sub(shift.before_ns));
+        let [low, high] = [shift.low_ns, shift.high_ns].map(|ns| ms(ns.max(0.0) as u64));
         if shift.is_worse {
-            let more = ms(shift.after_ns.saturating_sub(shift.before_ns));
-            let [low, high] = [shift.low_ns, shift.high_ns].map(|ns| ms(ns.max(0.0) as u64));
             write!(f, " (WORSE: +{more} ms, within +{low} and +{high})")?;
+        } else if shift.matters() {
+            write!(
+                f,
+                " (may be chance: of so few probes, within +{low} and +{high})"
+            )?;
         }
         write!(f, ", ")?;
     }
