@@ -167,6 +167,10 @@ pub struct Group {
 }
 
 impl Group {
+    /// So many completions of a ring are handed out at a time: what they lead to, such as an end of accepting, is looked
+    /// at before the next.
+    pub const MOST_DRAINED: usize = 512;
+
     /// A group of one ring. Must be created on the thread that will drive it.
     ///
     /// # Errors
@@ -226,12 +230,13 @@ impl Group {
     }
 
     /// Queues an operation on `ring`; it is submitted by the next [`Group::submit_and_wait`], or earlier where
-    /// the queue is full. A receive that finds no free buffer waits for one, in order.
+    /// the queue is full, and an end of accepting at once. A receive that finds no free buffer waits for one, in order.
     ///
     /// # Errors
     /// The ring is broken: the kernel takes no submissions.
     pub fn push(&mut self, ring: usize, operation: Operation) -> io::Result<()> {
         let is_direct = self.config.descriptors == Descriptors::Direct;
+        let ends_accepting = matches!(operation, Operation::CancelAccept { .. });
         let entry = match operation {
             Operation::AcceptMulti { listener } => named(
                 opcode::AcceptMulti::new(Fd(listener))
@@ -370,7 +375,12 @@ impl Group {
         // SAFETY: the memory behind each entry is this group's: arena spans stay until `settle` after the
         // submission of a send that cannot wait; waiting bytes are in `waiting` until the completion (a Vec's heap
         // memory does not move with it); targets live as long as the group, and are read when submitted.
-        unsafe { self.rings[ring].push(&entry) }
+        unsafe { self.rings[ring].push(&entry) }?;
+        match ends_accepting {
+            // Connections come until it is submitted.
+            true => self.rings[ring].flush(),
+            false => Ok(()),
+        }
     }
 
     /// Submits everything and waits until something completes, at most for `timeout`.
@@ -402,14 +412,21 @@ impl Group {
             ring.announce(false);
         }
         self.sends.retire();
+        self.rings.iter_mut().for_each(Ring::mark);
         Ok(())
     }
 
-    /// Takes every completion now in the queues.
+    /// Completions of `ring` that have not been drained; none where there are more than its queue holds. Each may be an
+    /// accept that its user has not counted.
+    pub fn unread(&mut self, ring: usize) -> Option<usize> {
+        self.rings[ring].unread()
+    }
+
+    /// Takes the first completions out of the queues, at most [`Group::MOST_DRAINED`] of each.
     pub fn drain(&mut self, into: &mut Vec<Completion>) {
         let mut woken: Vec<usize> = Vec::new();
         for (number, ring) in self.rings.iter_mut().enumerate() {
-            ring.drain(|user_data, result, flags| {
+            ring.drain(Self::MOST_DRAINED, |user_data, result, flags| {
                 let more = io_uring::cqueue::more(flags);
                 let Some(token) = Token::decode(user_data) else {
                     self.unknown_completions += 1;
@@ -447,8 +464,9 @@ impl Group {
         }
     }
 
-    /// True when every completion has been drained; then the spans of what was submitted are released.
-    /// False when more have come: drain again.
+    /// True when every completion has been drained that was there when [`Group::submit_and_wait`] returned; then the spans
+    /// of what was submitted are released. False when some are left: drain again. What has come since then belongs to the
+    /// next turn, so that no turn lasts as long as completions come.
     ///
     /// # Errors
     /// The ring is broken, or the kernel had no memory to keep a completion: an operation would never end.
@@ -459,11 +477,13 @@ impl Group {
                     "the kernel dropped completions for lack of memory (see dmesg)",
                 ));
             }
+            // What the kernel holds is in no queue, so nobody knows how much of it is owed.
             if ring.has_overflowed() {
                 ring.flush_overflow()?;
+                ring.mark();
                 return Ok(false);
             }
-            if ring.has_completions() {
+            if !ring.is_past_mark() {
                 return Ok(false);
             }
         }

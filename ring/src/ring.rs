@@ -39,6 +39,8 @@ pub(crate) struct Ring {
     /// Whether completions may be announced on an eventfd.
     announces: bool,
     no_iowait: bool,
+    /// Completions that were in the queue when the last submission was over, and have not been drained.
+    owed: usize,
     pub(crate) counters: Counters,
 }
 
@@ -88,6 +90,7 @@ impl Ring {
         Ok(Ring {
             announces,
             no_iowait: params.is_feature_no_iowait(),
+            owed: 0,
             counters: Counters::default(),
             io,
         })
@@ -154,6 +157,22 @@ impl Ring {
         !self.io.completion().is_empty()
     }
 
+    /// Completions that have not been drained; none where the kernel holds more than the queue does.
+    pub(crate) fn unread(&mut self) -> Option<usize> {
+        let is_all = !self.io.submission().cq_overflow();
+        is_all.then(|| self.io.completion().len())
+    }
+
+    /// What has been submitted so far is answered for, as far as it did not wait, by the completions now in the queue.
+    pub(crate) fn mark(&mut self) {
+        self.owed = self.io.completion().len();
+    }
+
+    /// True when those have been drained.
+    pub(crate) fn is_past_mark(&self) -> bool {
+        self.owed == 0
+    }
+
     /// True while the kernel holds completions that did not fit the queue.
     pub(crate) fn has_overflowed(&mut self) -> bool {
         let overflowed = self.io.submission().cq_overflow();
@@ -166,15 +185,18 @@ impl Ring {
         self.io.completion().overflow()
     }
 
-    /// Calls `each` with user data, result and flags of every completion in the queue.
-    pub(crate) fn drain(&mut self, mut each: impl FnMut(u64, i32, u32)) {
-        for completion in self.io.completion() {
+    /// Calls `each` with user data, result and flags of the first completions in the queue, at most `most`.
+    pub(crate) fn drain(&mut self, most: usize, mut each: impl FnMut(u64, i32, u32)) {
+        let mut drained = 0;
+        for completion in self.io.completion().take(most) {
+            drained += 1;
             each(
                 completion.user_data(),
                 completion.result(),
                 completion.flags(),
             );
         }
+        self.owed = self.owed.saturating_sub(drained);
     }
 
     /// Announce completions, or not: nobody needs to be woken who is awake.

@@ -75,11 +75,12 @@ impl Table {
         self.generations.len() as u32
     }
 
-    /// What may be accepted into this table now.
-    pub fn room(&self) -> Room {
+    /// What may be accepted into this table now, where as many as `unseen` connections are in it that have not been
+    /// opened yet.
+    pub fn room(&self, unseen: u32) -> Room {
         match self.capacity - self.used {
             0 => Room::Full,
-            free if free > self.headroom => Room::Plenty,
+            free if free > self.headroom.saturating_add(unseen) => Room::Plenty,
             free => Room::Counted(free),
         }
     }
@@ -111,7 +112,7 @@ mod tests {
                 prop_assert_eq!(table.used() as usize, open.len());
                 prop_assert_eq!(table.generation(slot), lives[slot as usize]);
                 let free = 8 - table.used();
-                prop_assert_eq!(table.room(), match free { 0 => Room::Full, 1..=3 => Room::Counted(free), _ => Room::Plenty });
+                prop_assert_eq!(table.room(0), match free { 0 => Room::Full, 1..=3 => Room::Counted(free), _ => Room::Plenty });
             }
         }
     }

@@ -128,6 +128,8 @@ impl<S: Session, F: Fn() -> S> Driver<S, F> {
                 if self.group.settle().map_err(&broken)? {
                     break;
                 }
+                // A multishot accept goes on meanwhile.
+                self.accept()?;
             }
             self.turn = self.turn.wrapping_add(1);
             self.after_settling().map_err(&broken)?;
@@ -159,7 +161,10 @@ impl<S: Session, F: Fn() -> S> Driver<S, F> {
     /// Keeps accepts armed on the table that has room.
     fn accept(&mut self) -> Result<(), EngineError> {
         loop {
-            let room = self.machines[self.acceptor.table()].table().room();
+            let table = self.acceptor.table();
+            let unseen = self.group.unread(table).unwrap_or(usize::MAX);
+            let unseen = u32::try_from(unseen).unwrap_or(u32::MAX);
+            let room = self.machines[table].table().room(unseen);
             match self.acceptor.step(room, self.now_ms()) {
                 Step::Wait => return Ok(()),
                 Step::Queue { table, operations } => {
@@ -215,8 +220,8 @@ impl<S: Session, F: Fn() -> S> Driver<S, F> {
 
     fn add_machine(&mut self) {
         let slots = self.worker.table_slots;
-        // What a multishot accept can take before it is stopped: one backlog in the pass that is seen, one more
-        // while the cancel is on its way.
+        // What a multishot accept can take before it is stopped: one backlog after a look at the room, one more while the
+        // cancel is on its way.
         self.machines
             .push(Machine::new(slots, 2 * self.worker.backlog));
         if let Some(interval) = self.worker.heartbeat {
@@ -278,7 +283,7 @@ impl<S: Session, F: Fn() -> S> Driver<S, F> {
     }
 
     fn accepted(&mut self, table: usize, op: Op, result: i32, more: bool) -> std::io::Result<()> {
-        let room = self.machines[table].table().room();
+        let room = self.machines[table].table().room(0);
         match self
             .acceptor
             .completed(op, result, more, room, self.now_ms())
