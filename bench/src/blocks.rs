@@ -5,7 +5,7 @@
 //!
 //! Invariant: a block is taken down before the next is set up, and one that does not fit is told and never begun.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kernel_tuning::host::Sockstat;
 use serde::{Deserialize, Serialize};
@@ -16,11 +16,12 @@ use crate::exchange::{Exchanged, Measured};
 use crate::load::Stage;
 use crate::report::format::gib;
 use crate::result::Failure;
-use crate::rounds::in_random_order;
+use crate::rounds::{Goal, in_random_order};
 use crate::run::Run;
 use crate::sample::settle;
 use crate::scenario::Engine;
 use crate::screen::Screen;
+use crate::stats::Spread;
 
 /// Engines that are up at the same time, each with its idle connections.
 #[derive(Debug)]
@@ -49,11 +50,22 @@ pub enum Contender<'a> {
     Engine(&'a mut Beside),
 }
 
+/// Rounds that go on until these ratios are as narrow as is asked for.
+#[derive(Debug)]
+pub struct Until<Case> {
+    /// How narrow.
+    pub goal: Goal,
+    /// The ratios of what was measured so far.
+    pub ratios: fn(&[Measured<Case>]) -> Vec<Option<Spread>>,
+}
+
 /// What is measured in a block.
 #[derive(Debug)]
 pub struct Rounds<'a, Case> {
-    /// How many rounds.
+    /// How many rounds there are at least.
     pub count: usize,
+    /// Until when they go on then.
+    pub until: Option<Until<Case>>,
     /// What is measured in each.
     pub cases: &'a [Case],
     /// The floor is measured too.
@@ -80,10 +92,17 @@ impl Block {
         let mut contenders: Vec<Contender<'_>> =
             self.up.iter_mut().map(Contender::Engine).collect();
         contenders.extend(rounds.has_floor.then_some(Contender::Floor));
-        let (mut all, mut failures) = (Vec::new(), Vec::new());
-        let (stage, base) = (&run.stage, &self.base);
-        in_random_order(
-            rounds.count,
+        let mut failures = Vec::new();
+        let (stage, base, began) = (&run.stage, &self.base, Instant::now());
+        let is_enough = |until: &Until<Case>, measured: &[Measured<Case>]| {
+            let spreads = (until.ratios)(measured);
+            until.goal.is_reached(began.elapsed(), &spreads)
+        };
+        let all = in_random_order(
+            |done, measured| {
+                let until = rounds.until.as_ref();
+                done >= rounds.count && until.is_none_or(|until| is_enough(until, measured))
+            },
             rounds.cases,
             &mut contenders,
             &stage.stop,
@@ -93,7 +112,7 @@ impl Block {
                     Contender::Engine(beside) => (Some(beside.engine), beside.servers.count()),
                 };
                 let name = engine.map_or("the floor", Engine::name);
-                screen.doing(format!("{name}, round {round} of {}", rounds.count));
+                screen.doing(format!("{name}, round {round}"));
                 match measure(stage, case, base, contender) {
                     Ok((exchanged, server)) => Some(Measured {
                         round,
@@ -111,12 +130,11 @@ impl Block {
                     }
                 }
             },
-            |mut measured, contenders| {
+            |measured, contenders| {
                 if !measured.is_empty() {
                     measured.sort_by_key(|one| one.engine);
-                    screen.line(&line(&measured));
+                    screen.line(&line(measured));
                 }
-                all.extend(measured);
                 contenders.retain_mut(|contender| match contender {
                     Contender::Floor => true,
                     Contender::Engine(beside) => beside.is_up(),

@@ -11,18 +11,19 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::beside::Wanted;
-use crate::blocks::{Contender, Rounds, in_blocks};
+use crate::blocks::{Contender, Rounds, Until, in_blocks};
 use crate::exchange::{
-    self, Exchange, Exchanged, Figures, Measured, Times, figures, pair_ratios_of,
+    self, Exchange, Exchanged, Figures, Measured, Times, figures, kinds, pair_ratios_of,
 };
 use crate::load::Stage;
 use crate::report;
 use crate::result::Failure;
+use crate::rounds::Goal;
 use crate::run::{About, Run};
 use crate::scenario::{Engine, NEWCOMER_SOURCE, Placement};
 use crate::screen::Screen;
 use crate::stats::Spread;
-use crate::usage::{distinct, this_host, times, within};
+use crate::usage::{RoundsArgs, distinct, this_host, within};
 use crate::warning::{Warning, of_rounds};
 
 /// The flags of `throng-bench churn`.
@@ -53,17 +54,8 @@ pub struct ChurnArgs {
     )]
     message_bytes: u64,
 
-    /// Rounds, each with every engine
-    #[arg(
-        long,
-        value_name = "N",
-        default_value_t = 15,
-        help_heading = "How it is measured"
-    )]
-    rounds: usize,
-    /// Length of one measurement; its first fifth is not counted
-    #[arg(long, value_name = "TIME", default_value = "1500ms", value_parser = humantime::parse_duration, help_heading = "How it is measured")]
-    exchange: Duration,
+    #[command(flatten)]
+    rounds: RoundsArgs,
 
     /// Where to write the report as JSON: all that is printed and more
     #[arg(
@@ -84,8 +76,11 @@ pub struct Plan {
     pub churn: u64,
     /// Bytes of the message of each.
     pub message_bytes: u64,
-    /// Rounds.
+    /// Rounds there are at least.
     pub rounds: usize,
+    /// Until when they go on then.
+    #[serde(default)]
+    pub until: Option<Goal>,
     /// Times of one measurement.
     pub times: Times,
     /// The CPU of each side.
@@ -143,13 +138,14 @@ impl ChurnArgs {
         distinct("--engines", &self.engines)?;
         within("--churn", self.churn, 1..=1_000_000)?;
         within("--message-bytes", self.message_bytes, 1..=65_536)?;
-        within("--rounds", self.rounds as u64, 1..=10_000)?;
+        let (rounds, until, times) = self.rounds.plan()?;
         Ok(Plan {
             engines: self.engines,
             churn: self.churn,
             message_bytes: self.message_bytes,
-            rounds: self.rounds,
-            times: times(self.exchange)?,
+            rounds,
+            until,
+            times,
             placement: placement.one_each(),
             nofile_hard,
         })
@@ -160,7 +156,8 @@ impl Plan {
     /// About how long it takes.
     pub fn estimate(&self) -> Duration {
         let each_ms = self.times.exchange_ms + 500 + self.churn / 10;
-        Duration::from_millis(self.engines.len() as u64 * self.rounds as u64 * each_ms)
+        let rounds_ms = self.engines.len() as u64 * self.rounds as u64 * each_ms;
+        Duration::from_millis(self.until.map_or(0, |goal| goal.at_most_ms).max(rounds_ms))
     }
 }
 
@@ -179,6 +176,10 @@ pub fn run(plan: Plan, command_line: Vec<String>, screen: &Screen) -> Result<Rep
     screen.line(&report::churn::plan(&plan, &run.about, screen.paint));
     let rounds = Rounds {
         count: plan.rounds,
+        until: plan.until.map(|goal| Until {
+            goal,
+            ratios: cpu_ratios,
+        }),
         cases: &[Case { churn: plan.churn }],
         has_floor: false,
     };
@@ -263,6 +264,18 @@ impl Report {
     }
 }
 
+/// Each engine's CPU time for a cycle ÷ epoll's.
+fn cpu_ratios(measured: &[Measured<Case>]) -> Vec<Option<Spread>> {
+    let cpu_us = |exchanged: &Exchanged| Some(exchanged.server_cpu_us());
+    kinds(measured)
+        .filter(|one| one.engine != Some(Engine::Epoll))
+        .map(|one| {
+            let pair = [one.engine, Some(Engine::Epoll)];
+            pair_ratios_of(measured, &one.case, pair, cpu_us)
+        })
+        .collect()
+}
+
 fn summarise(plan: &Plan, measured: &[Measured<Case>]) -> Vec<Row> {
     let case = Case { churn: plan.churn };
     let row = |engine: &Engine| {
@@ -271,7 +284,7 @@ fn summarise(plan: &Plan, measured: &[Measured<Case>]) -> Vec<Row> {
             let pair = [Some(*engine), Some(Engine::Epoll)];
             let figure = |exchanged: &Exchanged| Some(figure(exchanged));
             (*engine != Engine::Epoll)
-                .then(|| pair_ratios_of(measured, plan.rounds, &case, pair, figure))
+                .then(|| pair_ratios_of(measured, &case, pair, figure))
                 .flatten()
         };
         let p99 = of().filter_map(|one| one.exchanged.client_figure("/churn/cycle_us/p99"));

@@ -26,6 +26,7 @@ use crate::report::{self, json, text};
 use crate::run::About;
 use crate::scenario::{EchoPlan, Engine, HoldPlan, Plan};
 use crate::screen::{Paint, Screen};
+use crate::selfcheck::{self, SelfcheckArgs};
 use crate::tail::{self, TailArgs};
 use crate::usage::{distinct, this_host};
 
@@ -37,6 +38,7 @@ Examples:
   throng-bench compare --rounds 0 --engines uring     only the hold, of one engine
   throng-bench hold --connections 1000000             how many this machine holds, and what stops it
   throng-bench canary                                 does a ping, does a new connect, suffer meanwhile
+  throng-bench selfcheck                              is the method sound on this machine
   throng-bench memory                                 what an idle connection costs above a bare socket
   throng-bench server --help                          the server it starts
   throng-bench client --help                          the client it starts
@@ -65,6 +67,16 @@ Examples:
   throng-bench churn --churn 1000 --rounds 7
 
 Exit codes: 0 all was measured, 1 something failed or was interrupted, 2 bad usage.";
+
+const SELFCHECK_EXAMPLES: &str = "\
+Examples:
+  throng-bench selfcheck                              ten runs of 15 pairs, uring against uring
+  throng-bench selfcheck --engine epoll --active 10000
+  throng-bench selfcheck --runs 20 --until-width 3 --at-most 2m
+
+The method holds where the 95 % interval of B ÷ A has 1.00 in it, and is no wider than ±8 %, in nine of ten runs.
+
+Exit codes: 0 it holds, 1 something failed or was interrupted, 2 bad usage, 10 it does not hold on this machine.";
 
 const CANARY_EXAMPLES: &str = "\
 Examples:
@@ -112,6 +124,9 @@ enum Command {
     /// Connections that come, exchange a message and go
     #[command(after_help = CHURN_EXAMPLES)]
     Churn(ChurnArgs),
+    /// Is the method sound on this machine: does it find the same engine to be the same?
+    #[command(after_help = SELFCHECK_EXAMPLES)]
+    Selfcheck(SelfcheckArgs),
     /// The floor's own server
     #[command(hide = true, disable_help_flag = true)]
     FloorServer(Forwarded),
@@ -235,6 +250,9 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             churn::run,
             report::churn::results,
         )),
+        Some(Command::Selfcheck(selfcheck)) => {
+            exit_code(run_selfcheck(selfcheck, words().collect()))
+        }
         Some(Command::FloorServer(rest)) => floor::ends::server(named("floor-server", rest)),
         Some(Command::FloorClient(rest)) => floor::ends::client(named("floor-client", rest)),
         Some(Command::Bare(bare)) => exit_code(
@@ -315,6 +333,27 @@ fn run_rounds<Plan, Report: Serialize + AsRef<About>>(
             (text, report.as_ref().failures.is_empty())
         },
     )
+}
+
+fn run_selfcheck(args: SelfcheckArgs, command_line: Vec<String>) -> Result<bool, Refusal> {
+    let path = args.report.clone();
+    let plan = args.plan().map_err(bad_usage)?;
+    let mut holds = false;
+    let is_good = measure(
+        &path,
+        |screen| selfcheck::run(plan, command_line, screen),
+        |report, paint| {
+            holds = report.verdict.holds;
+            let text = report::selfcheck::results(report, paint);
+            (text, report.about.failures.is_empty())
+        },
+    )?;
+    if is_good && !holds {
+        let reason =
+            "the method does not hold on this machine; use more --rounds, on a quieter one";
+        return Err((reason.to_owned(), 10));
+    }
+    Ok(is_good)
 }
 
 /// Runs something whose report goes to `path`, and shows it. Says whether all of it went well, as `show` does.

@@ -56,7 +56,7 @@ pub fn rounds(
     let on_event = RefCell::new(on_event);
     let tell = |event: Event<'_>| on_event.borrow_mut()(event);
     in_random_order(
-        plan.rounds,
+        |done, _| done == plan.rounds,
         &plan.active,
         &mut running,
         &stage.stop,
@@ -73,7 +73,7 @@ pub fn rounds(
         },
         |measured, running| {
             if !measured.is_empty() {
-                tell(Event::Pair(&measured));
+                tell(Event::Pair(measured));
             }
             let dead = running
                 .extract_if(.., |(_, servers)| !servers.are_running())

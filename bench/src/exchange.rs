@@ -161,7 +161,6 @@ pub fn figures<'a, Case: 'a>(alike: impl Iterator<Item = &'a Measured<Case>>) ->
 /// The quotients of two engines' figures (`None`: the floor) of the same case, round and moment.
 pub fn pair_ratios_of<Case: PartialEq>(
     measured: &[Measured<Case>],
-    rounds: usize,
     case: &Case,
     [above, below]: [Option<Engine>; 2],
     figure: impl Fn(&Exchanged) -> Option<f64>,
@@ -177,6 +176,7 @@ pub fn pair_ratios_of<Case: PartialEq>(
             .filter(|one| one.engine == engine && one.round == round && one.case == *case);
         figure(&same.find(beside_both)?.exchanged)
     };
+    let rounds = measured.iter().map(|one| one.round).max().unwrap_or(0);
     pair_ratios(rounds, |round| of(above, round), |round| of(below, round))
 }
 

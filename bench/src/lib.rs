@@ -9,6 +9,7 @@
 //! | [`floor`] | what the TCP stack alone costs, and each engine as a multiple of it |
 //! | [`tail`] | latency in open loop beside idle connections |
 //! | [`churn`] | what a connection costs that comes, exchanges a message and goes |
+//! | [`selfcheck`] | the method held against itself: the same engine under two names |
 //! | [`rounds`], [`exchange`] | measured in random order, and one measurement |
 //! | [`beside`], [`blocks`] | servers with idle connections, kept up over all rounds; those up at the same time |
 //! | [`run`], [`usage`] | what surrounds every run, and checks of its flags |
@@ -54,6 +55,7 @@ pub mod runner;
 pub mod sample;
 pub mod scenario;
 pub mod screen;
+pub mod selfcheck;
 pub mod servers;
 pub mod stats;
 pub mod stop;

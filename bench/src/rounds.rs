@@ -3,25 +3,54 @@
 //!
 //! Pure but for the dice. Invariant: an early end leaves whole rounds and at most one part of a round.
 
+use std::time::Duration;
+
 use rand::seq::SliceRandom;
+use serde::{Deserialize, Serialize};
 
 use crate::stats::{Spread, ratios};
 use crate::stop::Stop;
 
+/// Until when rounds go on, beyond those that there are at least.
+///
+/// Looking after every round whether it is enough favours intervals that are narrow by chance: they hold the truth a
+/// little less often than they say. `throng-bench selfcheck --until-width` shows by how much.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Goal {
+    /// Until every interval lies within this share of its median, to either side.
+    pub half_width: f64,
+    /// Or the rounds took so long.
+    pub at_most_ms: u64,
+}
+
+impl Goal {
+    /// Whether rounds that took `elapsed` and say `spreads` were enough. A spread that has no interval never is.
+    pub fn is_reached(&self, elapsed: Duration, spreads: &[Option<Spread>]) -> bool {
+        let is_narrow = |spread: &Option<Spread>| {
+            let half_width = spread.and_then(|spread| spread.relative_half_width());
+            half_width.is_some_and(|half_width| half_width <= self.half_width)
+        };
+        elapsed >= Duration::from_millis(self.at_most_ms) || spreads.iter().all(is_narrow)
+    }
+}
+
 /// Measures each of `cases` with each of `contenders` in every round: cases in random order, and within a case the
 /// contenders in random order. `measure` gets the round (from one), the case and the contender; `after` gets what came
-/// of one case, and the contenders, of which it may take those away that are no more.
+/// of one case, and the contenders, of which it may take those away that are no more. There are rounds until `is_over`,
+/// which gets their count and all that was measured, or nothing is left to be measured. Gives all that was measured.
 pub fn in_random_order<Case: Clone, Contender, Measured>(
-    rounds: usize,
+    is_over: impl Fn(usize, &[Measured]) -> bool,
     cases: &[Case],
     contenders: &mut Vec<Contender>,
     stop: &Stop,
     mut measure: impl FnMut(usize, &Case, &mut Contender) -> Option<Measured>,
-    mut after: impl FnMut(Vec<Measured>, &mut Vec<Contender>),
-) {
+    mut after: impl FnMut(&mut [Measured], &mut Vec<Contender>),
+) -> Vec<Measured> {
     let mut random = rand::rng();
     let mut cases = cases.to_vec();
-    for round in 1..=rounds {
+    let (mut round, mut all) = (0, Vec::new());
+    while stop.cause().is_none() && !contenders.is_empty() && !is_over(round, &all) {
+        round += 1;
         cases.shuffle(&mut random);
         for case in &cases {
             contenders.shuffle(&mut random);
@@ -32,9 +61,11 @@ pub fn in_random_order<Case: Clone, Contender, Measured>(
                 }
                 measured.extend(measure(round, case, contender));
             }
-            after(measured, contenders);
+            after(&mut measured, contenders);
+            all.extend(measured);
         }
     }
+    all
 }
 
 /// The quotients of two contenders' figures of the same round; a round that lacks one of the two does not count.
@@ -56,18 +87,14 @@ mod tests {
     #[test]
     fn each_round_measures_each_case_with_each_contender_once() {
         let stop = Stop::after(Duration::from_secs(60));
-        let mut seen = Vec::new();
         let mut contenders = vec!['a', 'b', 'c'];
-        in_random_order(
-            4,
+        let seen = in_random_order(
+            |done, _| done == 4,
             &[1, 2],
             &mut contenders,
             &stop,
             |round, case, contender| Some((round, *case, *contender)),
-            |measured, _| {
-                assert_eq!(measured.len(), 3);
-                seen.extend(measured);
-            },
+            |measured, _| assert_eq!(measured.len(), 3),
         );
         assert!(seen.iter().map(|(round, ..)| round).is_sorted());
         let mut once = seen.clone();
@@ -82,7 +109,7 @@ mod tests {
         let mut contenders = vec!["lives", "dies"];
         let mut measured_of = Vec::new();
         in_random_order(
-            3,
+            |done, _| done == 3,
             &[()],
             &mut contenders,
             &stop,
@@ -99,9 +126,38 @@ mod tests {
     fn nothing_begins_after_the_stop() {
         let stop = Stop::after(Duration::ZERO);
         let measure = |_, _: &u8, _: &mut u8| -> Option<u8> { panic!("measured") };
-        in_random_order(2, &[1], &mut vec![1], &stop, measure, |measured, _| {
-            assert!(measured.is_empty());
+        let is_over = |done, _: &[u8]| done == 2;
+        let after = |_: &mut [u8], _: &mut Vec<u8>| panic!("nothing was measured");
+        assert!(in_random_order(is_over, &[1], &mut vec![1], &stop, measure, after).is_empty());
+    }
+
+    #[test]
+    fn rounds_go_on_until_what_was_measured_is_enough_or_nobody_is_left() {
+        let stop = Stop::after(Duration::from_secs(60));
+        let is_enough = |_, measured: &[usize]| measured.iter().sum::<usize>() >= 10;
+        let measure = |round, _: &(), _: &mut ()| Some(round);
+        let all = in_random_order(is_enough, &[()], &mut vec![()], &stop, measure, |_, _| {});
+        assert_eq!(all, [1, 2, 3, 4]);
+        let never = |_, _: &[usize]| false;
+        let all = in_random_order(never, &[()], &mut vec![()], &stop, measure, |_, left| {
+            left.clear();
         });
+        assert_eq!(all, [1]);
+    }
+
+    #[test]
+    fn a_goal_needs_every_interval_narrow_or_the_time_up() {
+        let goal = Goal {
+            half_width: 0.05,
+            at_most_ms: 1_000,
+        };
+        let of = |step: f64| Spread::of((0..15).map(|n| 1.0 + f64::from(n - 7) * step));
+        let (narrow, wide) = (of(0.001), of(0.1));
+        let soon = Duration::from_millis(999);
+        assert!(goal.is_reached(soon, &[narrow, narrow]));
+        assert!(!goal.is_reached(soon, &[narrow, wide]));
+        assert!(!goal.is_reached(soon, &[narrow, None]));
+        assert!(goal.is_reached(Duration::from_secs(1), &[narrow, wide]));
     }
 
     #[test]

@@ -94,6 +94,12 @@ impl Spread {
         })
     }
 
+    /// Half the width of the interval, in units of the median; `None` without one.
+    pub fn relative_half_width(&self) -> Option<f64> {
+        let Interval { low, high } = self.interval?;
+        Some((high - low) / 2.0 / self.median)
+    }
+
     /// The whole width in units of the median.
     pub fn relative_width(&self) -> f64 {
         (self.max - self.min) / self.median

@@ -3,10 +3,60 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use clap::Args;
 use kernel_tuning::process::{Nofile, affinity, raise_nofile};
 
 use crate::exchange::Times;
+use crate::rounds::Goal;
 use crate::scenario::Placement;
+
+/// The flags of how ratios are measured in rounds.
+#[derive(Debug, Args)]
+pub struct RoundsArgs {
+    /// Rounds, each with everything that is compared
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 15,
+        help_heading = "How it is measured"
+    )]
+    rounds: usize,
+    /// Length of one measurement; its first fifth is not counted
+    #[arg(long, value_name = "TIME", default_value = "1500ms", value_parser = humantime::parse_duration, help_heading = "How it is measured")]
+    exchange: Duration,
+    /// Go on after these rounds until the 95 % interval of every ratio is within so many percent of its median
+    #[arg(long, value_name = "PERCENT", help_heading = "How it is measured")]
+    until_width: Option<f64>,
+    /// Or until the rounds took so long, with --until-width
+    #[arg(long, value_name = "TIME", default_value = "5m", requires = "until_width", value_parser = humantime::parse_duration, help_heading = "How it is measured")]
+    at_most: Duration,
+}
+
+impl RoundsArgs {
+    /// How many rounds there are at least, until when they go on, and the times of a measurement.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub fn plan(self) -> Result<(usize, Option<Goal>, Times), String> {
+        within("--rounds", self.rounds as u64, 1..=10_000)?;
+        let goal = |percent: f64| {
+            if !(0.1..=50.0).contains(&percent) {
+                return Err(format!(
+                    "--until-width {percent}: it must be between 0.1 and 50 percent"
+                ));
+            }
+            if !(Duration::from_secs(1)..=Duration::from_secs(24 * 3_600)).contains(&self.at_most) {
+                return Err("--at-most must be between 1s and 24h".to_owned());
+            }
+            Ok(Goal {
+                half_width: percent / 100.0,
+                at_most_ms: u64::try_from(self.at_most.as_millis()).unwrap_or(u64::MAX),
+            })
+        };
+        let until = self.until_width.map(goal).transpose()?;
+        Ok((self.rounds, until, times(self.exchange)?))
+    }
+}
 
 /// Which CPUs each side gets, and the open files that a process may have.
 ///

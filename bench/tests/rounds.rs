@@ -10,17 +10,23 @@ use serde_json::Value;
 
 /// Runs `throng-bench SUBCOMMAND`; gives its text and its report.
 fn measured(subcommand: &str, flags: &[&str]) -> (String, Value) {
+    let (said, report, code) = ended(subcommand, flags);
+    assert_eq!(code, Some(0), "{said}");
+    (said, report)
+}
+
+/// The same, with the exit code, which may be that of a verdict.
+fn ended(subcommand: &str, flags: &[&str]) -> (String, Value, Option<i32>) {
     let directory = tempfile::tempdir().unwrap();
     let report = directory.path().join("report.json");
     let flags = [flags, &["--report", report.to_str().unwrap()]].concat();
     // Other tests of this machine may hold the lock for a while.
     let output = run(throng(subcommand, &flags), Duration::from_secs(300));
     let said = text(&output);
-    assert_eq!(output.status.code(), Some(0), "{said}");
     let report: Value = serde_json::from_slice(&std::fs::read(report).unwrap()).unwrap();
     assert_eq!(report["failures"].as_array().unwrap().len(), 0);
     assert_no_child_is_left();
-    (said, report)
+    (said, report, output.status.code())
 }
 
 fn assert_no_child_is_left() {
@@ -129,4 +135,67 @@ fn churn_is_counted_in_cycles_and_compared_with_epoll() {
         said.contains("uring of epoll's in the same round"),
         "{said}"
     );
+}
+
+#[test]
+fn the_selfcheck_measures_one_engine_under_two_names_and_says_whether_the_method_holds() {
+    // Epoll, so that it is tested where there is no io_uring. Whether the method holds is not this test's question.
+    let flags = ["--engine", "epoll", "--active", "8", "--runs", "2"];
+    let more = ["--rounds", "6", "--exchange", "500ms"];
+    let (said, report, code) = ended("selfcheck", &[&flags[..], &more[..]].concat());
+    assert_eq!(figures(&report).len(), 24);
+    let of = |name: &str| {
+        figures(&report)
+            .iter()
+            .filter(|one| one["name"] == name)
+            .count()
+    };
+    assert_eq!((of("A"), of("B")), (12, 12));
+    for run in report["runs"].as_array().unwrap() {
+        assert_eq!(run["cpu"]["count"], 6, "{run}");
+        assert!(run["rate"]["interval"]["low"].is_f64(), "{run}");
+    }
+    // A server of its own for each name in each run.
+    assert_eq!(report["servers"].as_array().unwrap().len(), 4);
+    let verdict = &report["verdict"];
+    assert_eq!(verdict["cpu"]["intervals"], 2);
+    let (expected, words) = match verdict["holds"].as_bool().unwrap() {
+        true => (0, "The method holds"),
+        false => (10, "The method does not hold"),
+    };
+    assert_eq!(code, Some(expected), "{said}");
+    assert!(said.contains(words), "{said}");
+}
+
+#[test]
+fn rounds_go_on_until_the_interval_is_narrow_or_the_time_is_up() {
+    // So narrow that only the time ends it.
+    let flags = [
+        "--engines",
+        "epoll,tokio-uring",
+        "--churn",
+        "4",
+        "--rounds",
+        "1",
+    ];
+    let more = [
+        "--exchange",
+        "500ms",
+        "--until-width",
+        "0.1",
+        "--at-most",
+        "4s",
+    ];
+    if !has_engine(
+        "uring",
+        "rounds_go_on_until_the_interval_is_narrow_or_the_time_is_up",
+    ) {
+        return;
+    }
+    let (said, report) = measured("churn", &[&flags[..], &more[..]].concat());
+    let rounds = figures(&report).len() / 2;
+    assert!((2..=8).contains(&rounds), "{said}");
+    assert_eq!(report["plan"]["until"]["at_most_ms"], 4_000);
+    assert_eq!(report["summary"][1]["cpu_of_epoll"]["count"], rounds);
+    assert!(said.contains("until    every ratio's"), "{said}");
 }

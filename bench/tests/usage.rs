@@ -121,6 +121,13 @@ fn bad_usage_of_the_measurements_in_rounds_is_refused() {
     refused("tail", &["--active", "0"], &["--active 0"]);
     refused("churn", &["--churn", "0"], &["--churn 0"]);
     refused("churn", &["--exchange", "2h"], &["--exchange"]);
+    refused("churn", &["--until-width", "0"], &["--until-width"]);
+    refused("floor", &["--at-most", "1m"], &["--until-width"]);
+    let too_short = ["--until-width", "5", "--at-most", "5ms"];
+    refused("floor", &too_short, &["--at-most"]);
+    refused("selfcheck", &["--rounds", "5"], &["--rounds 5"]);
+    refused("selfcheck", &["--runs", "0"], &["--runs 0"]);
+    refused("selfcheck", &["--engine", "kqueue"], &["tokio-uring"]);
 }
 
 #[test]

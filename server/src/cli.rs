@@ -108,6 +108,10 @@ fn run(resolved: &mut Resolved) -> anyhow::Result<()> {
 fn serve(resolved: &Resolved) -> Result<Server, StartError> {
     match resolved.protocol {
         Protocol::Line => start(&resolved.config, |_| wire::Line::default),
+        #[cfg(feature = "burn")]
+        Protocol::Echo if resolved.burn > 0 => {
+            start(&resolved.config, |_| crate::burn::echo(resolved.burn))
+        }
         Protocol::Echo => start(&resolved.config, |_| || wire::Echo),
     }
 }

@@ -194,6 +194,15 @@ pub struct Flags {
     /// The time over which SIGUSR1 tells them, evenly [default: at once]
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "0", hide_default_value = true, help_heading = "What it broadcasts")]
     pub broadcast_over: Duration,
+    /// Waste so many percent of the CPU time that is used, with --protocol echo
+    #[cfg(feature = "burn")]
+    #[arg(
+        long,
+        value_name = "PERCENT",
+        default_value_t = 0,
+        help_heading = "How it serves"
+    )]
+    pub burn: u8,
     /// Write the summary to this file too, with more in it
     #[arg(long, value_name = "FILE", help_heading = "What it says")]
     pub json: Option<PathBuf>,
@@ -322,6 +331,9 @@ pub struct Resolved {
     pub broadcast: (Vec<u8>, Duration),
     /// Whether standard input is a lifeline.
     pub until_stdin_closes: bool,
+    /// How much CPU time is wasted, in percent of what is used.
+    #[cfg(feature = "burn")]
+    pub burn: u8,
 }
 
 /// Reads and checks the command line. The soft limit of open files is raised to the hard one first: it
@@ -437,6 +449,8 @@ pub fn resolve(args: impl Iterator<Item = OsString>) -> Result<Resolved, UsageEr
             flags.broadcast_over,
         ),
         until_stdin_closes: flags.until_stdin_closes,
+        #[cfg(feature = "burn")]
+        burn: flags.burn,
     })
 }
 

@@ -14,6 +14,8 @@
 //! ```
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "burn")]
+pub mod burn;
 pub mod canary;
 pub mod cli;
 pub mod config;

@@ -19,17 +19,18 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::beside::{Beside, Wanted};
-use crate::blocks::{Contender, Rounds, in_blocks};
+use crate::blocks::{Contender, Rounds, Until, in_blocks};
 use crate::echo::client_args;
 use crate::exchange::{self, Exchange, Exchanged, Times};
-use crate::floor::result::{Case, Report};
+use crate::floor::result::{Case, Report, multiples};
 use crate::load::Stage;
 use crate::result::Failure;
+use crate::rounds::Goal;
 use crate::run::Run;
 use crate::scenario::{Engine, NEWCOMER_SOURCE, Placement};
 use crate::screen::Screen;
 use crate::servers::{Servers, core_list};
-use crate::usage::{distinct, this_host, times, within};
+use crate::usage::{RoundsArgs, distinct, this_host, within};
 
 /// The flags of `throng-bench floor`.
 #[derive(Debug, Args)]
@@ -72,17 +73,8 @@ pub struct FloorArgs {
     #[arg(long, value_name = "N", help_heading = "What is measured")]
     table_slots: Option<u32>,
 
-    /// Rounds, each with every count, the floor and every engine
-    #[arg(
-        long,
-        value_name = "N",
-        default_value_t = 15,
-        help_heading = "How it is measured"
-    )]
-    rounds: usize,
-    /// Length of one measurement; its first fifth is not counted
-    #[arg(long, value_name = "TIME", default_value = "1500ms", value_parser = humantime::parse_duration, help_heading = "How it is measured")]
-    exchange: Duration,
+    #[command(flatten)]
+    rounds: RoundsArgs,
 
     /// Where to write the report as JSON: all that is printed and more
     #[arg(
@@ -107,8 +99,11 @@ pub struct Plan {
     pub message_bytes: u64,
     /// Slots of each of io_uring's tables, where they are not as many as there can be.
     pub table_slots: Option<u32>,
-    /// Rounds.
+    /// Rounds there are at least.
     pub rounds: usize,
+    /// Until when they go on then.
+    #[serde(default)]
+    pub until: Option<Goal>,
     /// Times of one measurement.
     pub times: Times,
     /// The CPU of each side.
@@ -134,7 +129,6 @@ impl FloorArgs {
             self.message_bytes,
             1..=ends::MOST_MESSAGE_BYTES,
         )?;
-        within("--rounds", self.rounds as u64, 1..=10_000)?;
         let most = nofile_hard.saturating_sub(OTHER_FILES).max(1);
         for active in &self.active {
             within("--active", *active, 1..=most).map_err(|reason| {
@@ -144,14 +138,16 @@ impl FloorArgs {
         if let Some(slots) = self.table_slots {
             within("--table-slots", slots.into(), 64..=nofile_hard)?;
         }
+        let (rounds, until, times) = self.rounds.plan()?;
         Ok(Plan {
             engines: self.engines,
             active: self.active,
             idle: self.idle,
             message_bytes: self.message_bytes,
             table_slots: self.table_slots,
-            rounds: self.rounds,
-            times: times(self.exchange)?,
+            rounds,
+            until,
+            times,
             placement: placement.one_each(),
             nofile_hard,
         })
@@ -169,7 +165,9 @@ impl Plan {
                 _ => (self.engines.len() as u64, self.engines.len() as u64),
             };
             // Some 20,000 connects a second, and as many closed.
-            (engines + floors) * self.rounds as u64 * round_ms + engines * (idle / 10 + 1_000)
+            let at_least_ms = (engines + floors) * self.rounds as u64 * round_ms;
+            let rounds_ms = floors * self.until.map_or(0, |goal| goal.at_most_ms);
+            rounds_ms.max(at_least_ms) + engines * (idle / 10 + 1_000)
         };
         Duration::from_millis(self.idle.iter().map(block_ms).sum())
     }
@@ -207,6 +205,10 @@ pub fn run(plan: Plan, command_line: Vec<String>, screen: &Screen) -> Result<Rep
         let cases: Vec<Case> = plan.active.iter().map(case).collect();
         let rounds = Rounds {
             count: plan.rounds,
+            until: plan.until.map(|goal| Until {
+                goal,
+                ratios: multiples,
+            }),
             cases: &cases,
             has_floor: true,
         };

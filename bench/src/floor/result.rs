@@ -66,7 +66,7 @@ impl AsRef<About> for Report {
 impl Report {
     /// Draws `summary` and `warnings` from the rest.
     pub fn conclude(&mut self) {
-        self.summary = summarise(&self.plan, &self.measured);
+        self.summary = summarise(&self.measured);
         self.warnings = of_rounds(
             &self.about,
             self.measured.iter().map(|measured| &measured.exchanged),
@@ -74,15 +74,24 @@ impl Report {
     }
 }
 
-fn summarise(plan: &Plan, measured: &[Measured<Case>]) -> Vec<Row> {
+/// Each engine's CPU time for a message ÷ the floor's, in each case.
+pub fn multiples(measured: &[Measured<Case>]) -> Vec<Option<Spread>> {
+    kinds(measured)
+        .filter(|one| one.engine.is_some())
+        .map(|one| of_floor(measured, one))
+        .collect()
+}
+
+fn of_floor(measured: &[Measured<Case>], one: &Measured<Case>) -> Option<Spread> {
+    let cpu_us = |exchanged: &Exchanged| Some(exchanged.server_cpu_us());
+    pair_ratios_of(measured, &one.case, [one.engine, None], cpu_us)
+}
+
+fn summarise(measured: &[Measured<Case>]) -> Vec<Row> {
     let mut rows: Vec<Row> = Vec::new();
     for one in kinds(measured) {
         let alike = || measured.iter().filter(|other| other.is_of_the_same(one));
-        let of_floor = one.engine.and_then(|engine| {
-            let cpu_us = |exchanged: &Exchanged| Some(exchanged.server_cpu_us());
-            let pair = [Some(engine), None];
-            pair_ratios_of(measured, plan.rounds, &one.case, pair, cpu_us)
-        });
+        let of_floor = one.engine.and_then(|_| of_floor(measured, one));
         let waits = alike().filter_map(|one| {
             let figure = |name| one.server.get(name).and_then(Value::as_f64);
             Some(figure("waits")? / figure("messages")?)

@@ -4,7 +4,7 @@ use crate::churn::{Case, Plan, Report};
 use crate::exchange::Measured;
 use crate::report::format::{NOTHING, count, median, micros, ratio, rounded, spread};
 use crate::report::rounds::{
-    common_cells, common_headings, ending, heading, how, name, names, processes_note,
+    common_cells, common_headings, ending, heading, how, name, names, place, processes_note, until,
 };
 use crate::report::table::Table;
 use crate::run::About;
@@ -20,6 +20,7 @@ pub fn plan(plan: &Plan, about: &About, paint: Paint) -> String {
         plan.message_bytes,
         how(plan.rounds, &plan.times)
     ));
+    lines.extend(until(plan.until.as_ref()));
     lines.join("\n") + "\n"
 }
 
@@ -37,7 +38,8 @@ pub fn round_line(measured: &[Measured<Case>], rounds: usize) -> String {
         })
         .collect();
     let round = measured.first().map_or(0, |one| one.round);
-    format!("  {round}/{rounds}   {}", figures.join("   "))
+    let place = place(round, rounds);
+    format!("  {place}   {}", figures.join("   "))
 }
 
 /// The table, what it says, and the doubts.

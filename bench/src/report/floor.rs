@@ -5,7 +5,7 @@ use crate::floor::Plan;
 use crate::floor::result::{Case, Report, Row};
 use crate::report::format::{count, join, median, percent, ratio, spread};
 use crate::report::rounds::{
-    common_cells, common_headings, ending, heading, how, name, names, processes_note,
+    common_cells, common_headings, ending, heading, how, name, names, place, processes_note, until,
 };
 use crate::report::table::Table;
 use crate::run::About;
@@ -33,6 +33,7 @@ pub fn plan(plan: &Plan, about: &About, paint: Paint) -> String {
         counts(&plan.idle),
         how(plan.rounds, &plan.times)
     ));
+    lines.extend(until(plan.until.as_ref()));
     if let Some(slots) = plan.table_slots {
         lines.push(format!("  tables   of {} slots", count(slots.into())));
     }
@@ -52,8 +53,8 @@ pub fn round_line(measured: &[Measured<Case>], rounds: usize) -> String {
         })
         .collect();
     format!(
-        "  {}/{rounds}  {:>7} active beside {:>9} idle   {}",
-        first.round,
+        "  {}  {:>7} active beside {:>9} idle   {}",
+        place(first.round, rounds),
         count(first.case.active),
         count(first.case.idle),
         figures.join("   ")

@@ -8,6 +8,7 @@ pub mod format;
 pub mod json;
 pub mod memory;
 pub mod rounds;
+pub mod selfcheck;
 pub mod side_by_side;
 pub mod table;
 pub mod tail;

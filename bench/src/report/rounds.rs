@@ -4,6 +4,7 @@ use crate::blocks::Skipped;
 use crate::exchange::{Figures, Times};
 use crate::report::format::{count, gib, of_many, percent, rounded, span, spread};
 use crate::report::verdict::SOFTIRQ_NOTE;
+use crate::rounds::Goal;
 use crate::run::About;
 use crate::scenario::Engine;
 use crate::screen::Paint;
@@ -46,6 +47,25 @@ pub fn how(rounds: usize, times: &Times) -> String {
         span(times.exchange_ms),
         span(times.warm_up_ms)
     )
+}
+
+/// Until when rounds go on beyond those, where they do.
+pub fn until(goal: Option<&Goal>) -> Option<String> {
+    goal.map(|goal| {
+        format!(
+            "  until    every ratio's 95 % interval is within ±{} of its median, or the rounds took {}",
+            percent(goal.half_width),
+            span(goal.at_most_ms)
+        )
+    })
+}
+
+/// The place of a round among those that there are at least.
+pub fn place(round: usize, rounds: usize) -> String {
+    if round > rounds {
+        return round.to_string();
+    }
+    format!("{round}/{rounds}")
 }
 
 /// An engine's name, or that of the floor.

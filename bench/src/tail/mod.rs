@@ -271,6 +271,7 @@ fn measure(
 ) -> Vec<Measured<Case>> {
     let rounds = Rounds {
         count,
+        until: None,
         cases,
         has_floor: false,
     };

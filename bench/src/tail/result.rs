@@ -89,7 +89,7 @@ impl AsRef<About> for Report {
 impl Report {
     /// Draws `summary` and `warnings` from the rest.
     pub fn conclude(&mut self) {
-        self.summary = summarise(&self.plan, &self.measured);
+        self.summary = summarise(&self.measured);
         let all = self.closed_loop.iter().chain(&self.measured);
         self.warnings = of_rounds(&self.about, all.map(|measured| &measured.exchanged));
     }
@@ -97,7 +97,7 @@ impl Report {
 
 const P99: &str = "/messages/latency_us/p99";
 
-fn summarise(plan: &Plan, measured: &[Measured<Case>]) -> Vec<Row> {
+fn summarise(measured: &[Measured<Case>]) -> Vec<Row> {
     let mut rows: Vec<Row> = Vec::new();
     for one in kinds(measured) {
         let alike = || measured.iter().filter(|other| other.is_of_the_same(one));
@@ -118,7 +118,7 @@ fn summarise(plan: &Plan, measured: &[Measured<Case>]) -> Vec<Row> {
                 p99_us: spread(P99),
                 p999_us: spread("/messages/latency_us/p999"),
                 p99_of_epoll: (one.engine != Some(Engine::Epoll))
-                    .then(|| pair_ratios_of(measured, plan.rounds, &one.case, pair, p99))
+                    .then(|| pair_ratios_of(measured, &one.case, pair, p99))
                     .flatten(),
                 client_lateness_p99_us: spread("/messages/open_loop/client_lateness_us/p99"),
                 short: alike().filter(is_short).count(),
