@@ -13,8 +13,8 @@ use crate::stop::Stop;
 
 /// Until when rounds go on, beyond those that there are at least.
 ///
-/// Looking after every round whether it is enough favours intervals that are narrow by chance: they hold the truth a
-/// little less often than they say. `throng-bench selfcheck --until-width` shows by how much.
+/// Ending by the width favours intervals that are narrow by chance: they hold the truth some times in a hundred less
+/// often than they say, however seldom one looks. `throng-bench selfcheck --until-width` shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Goal {
     /// Until every interval lies within this share of its median, to either side.

@@ -226,6 +226,20 @@ mod tests {
         );
     }
 
+    #[test]
+    fn an_interval_of_fifteen_holds_the_truth_about_as_often_as_it_says() {
+        const DRAWS: usize = 300;
+        let mut random = StdRng::seed_from_u64(2);
+        // The median of a uniform distribution from 0.9 to 1.1 is 1.
+        let mut fifteen = || Spread::of((0..15).map(|_| random.random_range(0.9..1.1))).unwrap();
+        let held = (0..DRAWS)
+            .filter_map(|_| fifteen().interval)
+            .filter(|interval| interval.low <= 1.0 && 1.0 <= interval.high)
+            .count();
+        let share = held as f64 / DRAWS as f64;
+        assert!((0.90..=0.99).contains(&share), "{share}");
+    }
+
     proptest! {
         #[test]
         fn an_interval_holds_the_median(values in proptest::collection::vec(0.001f64..1e9, 6..30)) {

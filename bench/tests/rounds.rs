@@ -167,6 +167,17 @@ fn the_selfcheck_measures_one_engine_under_two_names_and_says_whether_the_method
     assert!(said.contains(words), "{said}");
 }
 
+#[cfg(feature = "burn")]
+#[test]
+fn a_slow_down_is_found() {
+    let flags = ["--engine", "epoll", "--active", "8", "--runs", "1"];
+    let more = ["--rounds", "6", "--exchange", "500ms", "--slow-down", "100"];
+    let (said, report, _) = ended("selfcheck", &[&flags[..], &more[..]].concat());
+    let ratio = report["runs"][0]["cpu"]["median"].as_f64();
+    assert!(ratio.is_some_and(|ratio| ratio > 1.3), "{said}");
+    assert!(said.contains("The slow-down is"), "{said}");
+}
+
 #[test]
 fn rounds_go_on_until_the_interval_is_narrow_or_the_time_is_up() {
     // So narrow that only the time ends it.

@@ -4,6 +4,9 @@
 //! rounds, in random order, by the same code. Their ratio is 1.00, so an interval of 95 % that does not hold it is a
 //! false finding of the method on this machine. Each run begins with fresh servers: what a process owes to the place of
 //! its memory is then part of what is tested.
+//!
+//! In a build with the feature `burn` B can be slowed down, to see whether that is found:
+//! `cargo run --release --features burn -- selfcheck --slow-down 10`.
 
 pub mod result;
 
