@@ -104,34 +104,37 @@ fn table(report: &Report) -> Table {
 }
 
 fn verdict(report: &Report) -> String {
-    let verdict = &report.verdict;
-    let needed = verdict.cpu.needed;
-    let runs = of_many(report.plan.runs as u64, "run");
-    match (report.plan.slow_down_percent, verdict.holds) {
-        (Some(percent), holds) => format!(
-            "{}: in {} of {runs} B, slowed by {percent} %, is dearer beyond doubt (needed: {needed}).",
-            if holds {
-                "The slow-down is found"
-            } else {
-                "The slow-down is not found often enough"
-            },
-            verdict.cpu.good
-        ),
-        (None, true) => format!(
-            "The method holds: of the same engine it says \"the same\", within ±{}, in {} (CPU) and {} (rate) of {runs} \
-             (needed: {needed}).",
-            percent(WIDEST),
-            verdict.cpu.good,
-            verdict.rate.good
-        ),
-        (None, false) => format!(
-            "The method does not hold here: of the same engine it says \"the same\", within ±{}, in {} (CPU) and {} \
-             (rate) of {runs} (needed: {needed}). A sound one fails so with a chance of {} for each of the two.",
-            percent(WIDEST),
-            verdict.cpu.good,
-            verdict.rate.good,
-            percent(1.0 - chance(report.plan.runs, needed))
-        ),
+    let (plan, verdict) = (&report.plan, &report.verdict);
+    let (cpu, rate) = (&verdict.cpu, &verdict.rate);
+    let (runs, needed) = (of_many(plan.runs as u64, "run"), cpu.needed);
+    if cpu.intervals < plan.runs && !verdict.holds {
+        let few = cpu.intervals;
+        return format!("No verdict: only {few} of {runs} came to an interval.");
+    }
+    if let Some(percent) = plan.slow_down_percent {
+        let found = match verdict.holds {
+            true => "The slow-down is found",
+            false => "The slow-down is not found often enough",
+        };
+        return format!(
+            "{found}: in {} of {runs} B, slowed by {percent} %, is dearer beyond doubt (needed: {needed}).",
+            cpu.good
+        );
+    }
+    let widest = percent(WIDEST);
+    let says = format!(
+        "of the same engine it says \"the same\", within ±{widest}, in {} (CPU) and {} (rate) of {runs} (needed: {needed})",
+        cpu.good, rate.good
+    );
+    if verdict.holds {
+        format!("The method holds: {says}.")
+    } else if cpu.with_one.min(rate.with_one) >= needed {
+        format!("This machine's noise forbids it: {says}; the others are right, and too wide.")
+    } else {
+        format!(
+            "The method does not hold here: {says}. A sound one fails so with a chance of {} for each of the two.",
+            percent(1.0 - chance(plan.runs, needed))
+        )
     }
 }
 
