@@ -129,7 +129,9 @@ fn verdict(report: &Report) -> String {
     if verdict.holds {
         format!("The method holds: {says}.")
     } else if cpu.with_one.min(rate.with_one) >= needed {
-        format!("This machine's noise forbids it: {says}; the others are right, and too wide.")
+        format!(
+            "This machine's noise forbids it: {says}; it is right often enough, and its intervals are too wide."
+        )
     } else {
         format!(
             "The method does not hold here: {says}. A sound one fails so with a chance of {} for each of the two.",
