@@ -118,6 +118,12 @@ impl Climb {
         self.steps.iter().rfind(|step| step.is_whole())
     }
 
+    /// Whether the slab caches could not be read.
+    pub fn lacks_caches(&self) -> bool {
+        let growth = self.highest().and_then(|step| step.growth.as_ref());
+        growth.is_some_and(|growth| growth.caches.is_none())
+    }
+
     /// Resident memory of the servers for a connection in `step`, above what they take empty.
     pub fn server_rss_bytes_per_conn(&self, step: &Step) -> Option<f64> {
         let grown = step.server_rss_bytes? as f64 - self.server_rss_empty_bytes as f64;
