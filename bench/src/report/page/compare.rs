@@ -74,7 +74,7 @@ fn headline(report: &Report, verdicts: &[Verdict]) -> String {
         };
     }
     let mut parts = vec![
-        format!("io_uring wins {won}"),
+        format!("wins {won}"),
         format!("loses {lost}"),
         format!("ties in {tied}"),
     ];
@@ -88,7 +88,7 @@ fn headline(report: &Report, verdicts: &[Verdict]) -> String {
         String::new()
     };
     format!(
-        "Of {} with epoll {}; a win needs every pair of rounds.{doubts}",
+        "Of {} with epoll, io_uring {}; a win needs every pair of rounds.{doubts}",
         of_many(compared, "comparison"),
         parts.join(", ")
     )
