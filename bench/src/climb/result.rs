@@ -182,3 +182,21 @@ fn largest(summaries: &[Value], pointer: &str) -> Option<f64> {
     let figures = figures.filter_map(|summary| summary.pointer(pointer)?.as_f64());
     figures.max_by(f64::total_cmp)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A result recorded from a whole run, cut to its first two steps.
+    pub(crate) fn recorded() -> Climb {
+        serde_json::from_str(include_str!("../../testdata/hold.json")).unwrap()
+    }
+
+    #[test]
+    fn json_holds_everything() {
+        let report = recorded();
+        let text = serde_json::to_string(&report).unwrap();
+        assert_eq!(serde_json::from_str::<Climb>(&text).unwrap(), report);
+    }
+}

@@ -83,7 +83,11 @@ pub fn results(report: &Report, paint: Paint) -> String {
     let judged: Vec<Judged<'_>> = found.iter().flat_map(Found::judged).collect();
     let line = |judged: &Judged<'_>| {
         let Said { when, probe, words } = judged.said;
-        let short = paint.bold(short(judged.verdict));
+        let short = match judged.verdict {
+            "no_worse" => paint.bold("no"),
+            "worse" => paint.bold("YES"),
+            _ => paint.bold("not known"),
+        };
         format!("{when}, {probe}: {short}: {words}")
     };
     let (held, others): (Vec<_>, Vec<_>) = judged.iter().partition(|one| one.stage == "hold");
@@ -105,15 +109,6 @@ pub fn results(report: &Report, paint: Paint) -> String {
         parts.push(paint.red("Partial: the run ended early."));
     }
     format!("{}\n", parts.join("\n\n"))
-}
-
-/// Did it suffer?
-pub(crate) fn short(verdict: &str) -> &'static str {
-    match verdict {
-        "no_worse" => "no",
-        "worse" => "YES",
-        _ => "not known",
-    }
 }
 
 /// Each that is worse; of the rest, how many are not, and how many are not known.

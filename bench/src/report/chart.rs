@@ -10,7 +10,7 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 
 use crate::report::format::micros;
-use crate::scenario::Engine;
+use crate::report::ink::Ink;
 
 /// A picture of figures.
 #[derive(Debug)]
@@ -67,6 +67,10 @@ impl Row {
     }
 }
 
+/// How [`Row::percentiles`] are to be read.
+pub const PERCENTILES: &str = "p99, with p50 and the largest at the ends; each step to the right is ten times as long, and what is \
+     below 1 µs stands at 1 µs";
+
 /// An axis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scale {
@@ -74,7 +78,7 @@ pub enum Scale {
     FromZero,
     /// Marks beside a line at 1.
     AroundOne,
-    /// Marks of microseconds; each step is ten times the one before.
+    /// Marks of microseconds; each step is ten times the one before, and what is below one stands at one.
     Decades,
 }
 
@@ -102,68 +106,6 @@ pub struct Panel {
     pub ink: Ink,
 }
 
-/// A colour by what it stands for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ink {
-    /// io_uring.
-    Uring,
-    /// epoll, or the second of two.
-    Epoll,
-    /// tokio-uring, or the third.
-    TokioUring,
-    /// Text and what stands on a chart.
-    Text,
-    /// What lies behind it.
-    Grid,
-}
-
-impl Ink {
-    /// All there are.
-    pub const ALL: [Self; 5] = [
-        Self::Uring,
-        Self::Epoll,
-        Self::TokioUring,
-        Self::Text,
-        Self::Grid,
-    ];
-
-    /// That of an engine.
-    pub fn of(engine: Engine) -> Self {
-        match engine {
-            Engine::Uring => Self::Uring,
-            Engine::Epoll => Self::Epoll,
-            Engine::TokioUring => Self::TokioUring,
-        }
-    }
-
-    /// As a chart has it, on a light ground.
-    pub fn light(self) -> String {
-        let RGBColor(red, green, blue) = self.rgb();
-        format!("#{red:02X}{green:02X}{blue:02X}")
-    }
-
-    /// What it is to be on a dark one.
-    pub fn dark(self) -> &'static str {
-        match self {
-            Self::Uring => "#58A6FF",
-            Self::Epoll => "#F0883E",
-            Self::TokioUring => "#BC8CFF",
-            Self::Text => "#E6EDF3",
-            Self::Grid => "#3D444D",
-        }
-    }
-
-    fn rgb(self) -> RGBColor {
-        match self {
-            Self::Uring => RGBColor(0x09, 0x69, 0xDA),
-            Self::Epoll => RGBColor(0xBC, 0x4C, 0x00),
-            Self::TokioUring => RGBColor(0x82, 0x50, 0xDF),
-            Self::Text => RGBColor(0x1F, 0x23, 0x28),
-            Self::Grid => RGBColor(0xD1, 0xD9, 0xE0),
-        }
-    }
-}
-
 /// What is drawn, and its size.
 #[derive(Debug)]
 pub struct Drawing {
@@ -175,11 +117,12 @@ pub struct Drawing {
     pub height: u32,
 }
 
-const WIDTH: u32 = 440;
+const WIDTH: u32 = 400;
 const ROW_HEIGHT: u32 = 40;
 const AXIS_HEIGHT: u32 = 30;
 const PANEL_HEIGHT: u32 = 170;
-const LETTER_PIXELS: u32 = 13;
+/// The library draws them a fifth smaller.
+const LETTER_PIXELS: u32 = 15;
 
 impl Chart {
     /// What is shown.

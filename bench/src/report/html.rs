@@ -5,7 +5,8 @@
 
 use askama::Template;
 
-use crate::report::chart::{Chart, Drawing, Ink};
+use crate::report::chart::{Chart, Drawing};
+use crate::report::ink::Ink;
 use crate::report::page::Page;
 
 #[derive(Template)]

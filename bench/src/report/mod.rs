@@ -7,6 +7,7 @@ pub mod climb;
 pub mod floor;
 pub mod format;
 pub mod html;
+pub mod ink;
 pub mod json;
 pub mod markdown;
 pub mod memory;

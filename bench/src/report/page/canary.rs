@@ -2,9 +2,10 @@
 
 use super::{Finding, Page, Ran};
 use crate::canary::result::{Found, Judged, Probe, Report};
-use crate::report::canary::{of_others, short, table, verdicts};
-use crate::report::chart::{Chart, Ink, Row, Rows, Scale};
+use crate::report::canary::{of_others, table, verdicts};
+use crate::report::chart::{Chart, PERCENTILES, Row, Rows, Scale};
 use crate::report::format::{count, micros};
+use crate::report::ink::Ink;
 use crate::screen::Paint;
 
 /// The page of `report`.
@@ -47,7 +48,7 @@ pub fn page(report: &Report) -> Page {
     };
     page.findings = held
         .iter()
-        .map(|one| Finding::new(short(one.verdict), said(one)))
+        .map(|one| Finding::new(suffered(one.verdict), said(one)))
         .collect();
     page.findings.extend(
         of_others(&others, said)
@@ -74,6 +75,14 @@ pub fn page(report: &Report) -> Page {
     }
     page.notes.push(format!("Path: {}.", report.path));
     page
+}
+
+fn suffered(verdict: &str) -> &'static str {
+    match verdict {
+        "no_worse" => "not worse",
+        "worse" => "worse",
+        _ => "not known",
+    }
 }
 
 fn headline(held: &[&Judged<'_>]) -> String {
@@ -115,10 +124,56 @@ fn chart(connections: u64, probe: &Probe) -> Option<Rows> {
         });
     let rows: Vec<Row> = rows.collect();
     (!rows.is_empty()).then(|| Rows {
-        title: format!("{} {}, {} connections", probe.kind, probe.target.ip(), count(connections)),
-        about: "Round trip by phase: p99, with p50 and the largest at the ends; each step to the right is ten times as long".to_owned(),
+        title: format!(
+            "{} {}, {} connections",
+            probe.kind,
+            probe.target.ip(),
+            count(connections)
+        ),
+        about: format!("Round trip by phase: {PERCENTILES}"),
         scale: Scale::Decades,
         tick: micros,
         rows,
     })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::canary::result::tests::recorded;
+    use crate::report::html::html;
+
+    #[test]
+    fn each_probe_has_its_chart_by_phase_with_what_was_lost() {
+        let page = page(&recorded());
+        assert_eq!(page.charts.len(), 2);
+        for chart in &page.charts {
+            let words = chart.words();
+            assert!(
+                words.contains("baseline, 0 of") && words.contains("recovery, 0 of"),
+                "{words}"
+            );
+        }
+        let of_hold = page
+            .findings
+            .iter()
+            .filter(|finding| finding.said.starts_with("at 100,000 held, "));
+        assert_eq!(
+            of_hold
+                .filter(|finding| finding.word == "not worse")
+                .count(),
+            2
+        );
+        assert!(html(&page).unwrap().contains("phase by phase"));
+    }
+
+    #[test]
+    fn a_run_that_came_to_nothing_is_told() {
+        let mut report = recorded();
+        report.held[0].client = serde_json::Value::Null;
+        let page = page(&report);
+        assert!(page.headline.contains("Nothing is known") && page.charts.is_empty());
+        html(&page).unwrap();
+    }
 }

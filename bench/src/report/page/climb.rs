@@ -3,9 +3,10 @@
 use super::{Finding, Page, Ran};
 use crate::climb::result::{Climb, Step};
 use crate::footprint::CACHES_UNREADABLE;
-use crate::report::chart::{Chart, Ink, Panel, Row, Rows, Scale, Timeline};
+use crate::report::chart::{Chart, PERCENTILES, Panel, Row, Rows, Scale, Timeline};
 use crate::report::climb::{memory, steps, whole};
-use crate::report::format::{bytes, count, figure, gib, micros, of_many, rounded};
+use crate::report::format::{bytes, count, figure, micros, of_many, rounded};
+use crate::report::ink::Ink;
 
 /// The page of `report`.
 pub fn page(report: &Climb) -> Page {
@@ -108,9 +109,11 @@ fn findings(report: &Climb) -> Vec<Finding> {
 
 /// Connections, and the memory read with them, over the time of the run.
 fn timeline(report: &Climb) -> Option<Timeline> {
+    // So that the steps of the axis are whole ones.
+    const GIB: f64 = (1 << 30) as f64;
     let mut now = 0.0;
     let mut connections = vec![(0.0, 0.0)];
-    let mut memory = vec![(0.0, report.server_rss_empty_bytes as f64)];
+    let mut memory = vec![(0.0, report.server_rss_empty_bytes as f64 / GIB)];
     for step in &report.steps {
         let Some(ramp_ms) = step.ramp_ms else { break };
         let established = step.established as f64;
@@ -118,7 +121,7 @@ fn timeline(report: &Climb) -> Option<Timeline> {
         connections.push((now, established));
         now += step.held_ms as f64 / 1e3;
         connections.push((now, established));
-        memory.extend(taken(step).map(|taken| (now, taken)));
+        memory.extend(taken(step).map(|taken| (now, taken / GIB)));
     }
     if connections.len() < 2 {
         return None;
@@ -149,7 +152,7 @@ fn timeline(report: &Climb) -> Option<Timeline> {
             .to_owned(),
         panels: vec![
             panel("connections established", rounded, connections, Ink::Uring),
-            panel("memory taken", |bytes| gib(bytes.max(0.0) as u64), memory, Ink::Epoll),
+            panel("memory taken", |gib| format!("{gib:.1} GiB"), memory, Ink::Epoll),
         ],
     })
 }
@@ -272,11 +275,66 @@ fn latencies(report: &Climb) -> Rows {
     });
     Rows {
         title: "Latency and lateness".to_owned(),
-        about:
-            "p99, with p50 and the largest at the ends; each step to the right is ten times as long"
-                .to_owned(),
+        about: PERCENTILES.to_owned(),
         scale: Scale::Decades,
         tick: micros,
         rows: rows.collect(),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::climb::result::tests::recorded;
+    use crate::report::html::html;
+
+    #[test]
+    fn the_connections_are_shown_over_time_with_their_memory() {
+        let report = recorded();
+        let page = page(&report);
+        assert!(
+            page.headline
+                .starts_with("Held 1,250,000 connections with uring, 0 lost."),
+            "{}",
+            page.headline
+        );
+        let Chart::Timeline(timeline) = &page.charts[0] else {
+            panic!("{:?}", page.charts[0])
+        };
+        let [connections, memory] = timeline.panels.as_slice() else {
+            panic!("{timeline:?}")
+        };
+        // Up and held, twice, and closed.
+        assert_eq!(connections.points.len(), 6);
+        assert!(connections.points.is_sorted_by(|one, next| one.0 <= next.0));
+        assert_eq!(memory.points.len(), 3);
+        assert!(memory.points.is_sorted_by(|one, next| one.1 < next.1));
+        for title in [
+            "Memory a connection",
+            "by slab cache",
+            "Latency and lateness",
+        ] {
+            assert!(
+                page.charts
+                    .iter()
+                    .any(|chart| chart.title().contains(title)),
+                "{title}"
+            );
+        }
+        assert!(html(&page).unwrap().contains("1,250,000 at"));
+    }
+
+    #[test]
+    fn a_climb_that_was_stopped_says_by_what_and_one_without_a_step_is_told_too() {
+        let mut report = recorded();
+        report.stopped_by = Some(crate::guard::Limit::Files { open: 10, max: 20 });
+        assert!(page(&report).headline.contains("Stopped by open files"));
+        report.steps.clear();
+        report.clients.clear();
+        report.close = None;
+        let page = page(&report);
+        assert!(page.is_partial && page.headline.contains("Held 0 connections"));
+        html(&page).unwrap();
     }
 }

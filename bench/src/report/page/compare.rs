@@ -1,8 +1,9 @@
 //! The page of a comparison. Pure.
 
 use super::{Finding, Page, Ran};
-use crate::report::chart::{Chart, Ink, Row, Rows, Scale};
+use crate::report::chart::{Chart, PERCENTILES, Row, Rows, Scale};
 use crate::report::format::{bytes, count, micros, of_many, ratio, rounded, span, spread};
+use crate::report::ink::Ink;
 use crate::report::side_by_side::{echo_table, hold_table};
 use crate::report::text::engines;
 use crate::report::verdict::{SOFTIRQ_NOTE, Verdict, processes_note, verdicts};
@@ -285,9 +286,7 @@ fn lateness(report: &Report) -> Rows {
     });
     Rows {
         title: "Heartbeats late".to_owned(),
-        about:
-            "p99, with p50 and the largest at the ends; each step to the right is ten times as late"
-                .to_owned(),
+        about: PERCENTILES.to_owned(),
         scale: Scale::Decades,
         tick: micros,
         rows: rows.collect(),
