@@ -117,7 +117,7 @@ pub struct Drawing {
     pub height: u32,
 }
 
-const WIDTH: u32 = 400;
+const WIDTH: u32 = 420;
 const ROW_HEIGHT: u32 = 40;
 const AXIS_HEIGHT: u32 = 30;
 const PANEL_HEIGHT: u32 = 170;
@@ -196,7 +196,7 @@ impl Rows {
         let from = axis.start;
         let lines = self.rows.len() as f64;
         let mut chart = ChartBuilder::on(root)
-            .margin_left(12)
+            .margin_left(24)
             .margin_right(24)
             .x_label_area_size(AXIS_HEIGHT)
             .build_cartesian_2d(axis.clone(), 0.0..lines)?;

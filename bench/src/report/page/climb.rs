@@ -240,7 +240,7 @@ fn latencies(report: &Climb) -> Rows {
     type Figure<'a> = &'a dyn Fn(&str) -> Option<f64>;
     let kinds: [(&str, Figure<'_>, &str, Ink); 4] = [
         (
-            "heartbeats late, inside the server",
+            "heartbeats late, at the server",
             &by_server,
             "/heartbeat_lateness_us",
             Ink::Uring,

@@ -32,7 +32,7 @@ pub fn page(report: &Report) -> Page {
     let said = verdicts
         .into_iter()
         .map(|verdict| Finding::new(verdict.word, verdict.said));
-    page.findings = said.chain(report.hold.iter().map(held)).collect();
+    page.findings = said.chain(holds(report).map(held)).collect();
     page.charts = charts(report);
     if !report.hold.is_empty() {
         page.tables.push(hold_table(report));
@@ -69,10 +69,15 @@ fn headline(report: &Report, verdicts: &[Verdict]) -> String {
         ["io_uring wins", "epoll wins", "a tie", "too few rounds"].map(of);
     let compared = won + lost + tied + unknown;
     if compared == 0 {
-        return match report.hold.is_empty() && report.echo.is_empty() {
-            true => "Nothing was measured.".to_owned(),
-            false => "One side only: nothing to compare with.".to_owned(),
+        let said = match report.plan.engines.as_slice() {
+            _ if report.hold.is_empty() && report.echo.is_empty() => "Nothing was measured.",
+            [_] => "One engine only: nothing to compare it with.",
+            _ => "Connections were held side by side; no messages were compared.",
         };
+        return said.to_owned();
+    }
+    if unknown == compared {
+        return "Too few rounds to tell who wins.".to_owned();
     }
     let mut parts = vec![
         format!("wins {won}"),
@@ -101,6 +106,15 @@ fn are(number: u64, noun: &str) -> String {
         if number == 1 { "is" } else { "are" },
         of_many(number, noun)
     )
+}
+
+/// In the order of the engines, which is not that of the run.
+fn holds(report: &Report) -> impl Iterator<Item = &Hold> {
+    report
+        .plan
+        .engines
+        .iter()
+        .filter_map(|engine| report.hold_of(*engine))
 }
 
 fn held(hold: &Hold) -> Finding {
@@ -135,7 +149,7 @@ fn charts(report: &Report) -> Vec<Chart> {
         ),
     ];
     let each = |title: &str, value: fn(&Hold) -> Option<f64>| {
-        let rows = report.hold.iter().filter_map(|hold| {
+        let rows = holds(report).filter_map(|hold| {
             let value = value(hold)?;
             Some(Row {
                 label: hold.engine.to_string(),
@@ -274,7 +288,7 @@ fn lateness(report: &Report) -> Rows {
             hold.worst_server_figure(&format!("/heartbeat_lateness_us/{at}"))
         }),
     ];
-    let rows = report.hold.iter().flat_map(|hold| {
+    let rows = holds(report).flat_map(|hold| {
         sides.iter().filter_map(|(side, of)| {
             of(hold, "count").filter(|count| *count > 0.0)?;
             Some(Row::percentiles(
@@ -298,5 +312,68 @@ fn plain(value: f64) -> String {
         format!("{value:.1}")
     } else {
         rounded(value)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::result::tests::recorded;
+    use crate::scenario::Engine;
+
+    fn headline(change: impl FnOnce(&mut Report)) -> String {
+        let mut report = recorded();
+        change(&mut report);
+        report.conclude();
+        page(&report).headline
+    }
+
+    #[test]
+    fn the_headline_says_what_could_be_compared() {
+        let all = headline(|_| ());
+        assert!(
+            all.contains("Of 4 comparisons with epoll, io_uring wins"),
+            "{all}"
+        );
+        let few = headline(|report| report.echo.retain(|echo| echo.round < 3));
+        assert_eq!(few, "Too few rounds to tell who wins.");
+        let held = headline(|report| report.echo.clear());
+        assert!(held.contains("no messages were compared"), "{held}");
+        let one = headline(|report| {
+            report.plan.engines = vec![Engine::Epoll];
+            report.echo.retain(|echo| echo.engine == Engine::Epoll);
+        });
+        assert!(one.contains("One engine only"), "{one}");
+        let none = headline(|report| {
+            report.echo.clear();
+            report.hold.clear();
+        });
+        assert_eq!(none, "Nothing was measured.");
+    }
+
+    #[test]
+    fn an_interval_is_drawn_where_there_is_one_and_otherwise_the_range() {
+        let mut report = recorded();
+        assert!(
+            page(&report).charts[0]
+                .about()
+                .contains("too few rounds for an interval")
+        );
+        for shift in [5, 10] {
+            let mut more = report.echo.clone();
+            more.retain(|echo| echo.round <= 5);
+            more.iter_mut().for_each(|echo| echo.round += shift);
+            report.echo.extend(more);
+        }
+        report.plan.echo.as_mut().unwrap().rounds = 15;
+        report.conclude();
+        let page = page(&report);
+        assert!(page.charts[0].about().contains("95 % interval"));
+        let interval = report.echo_summary[0].cpu_ratio.unwrap().interval.unwrap();
+        let Chart::Rows(rows) = &page.charts[0] else {
+            panic!()
+        };
+        assert_eq!(rows.rows[0].range, Some((interval.low, interval.high)));
     }
 }
