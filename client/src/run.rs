@@ -1,106 +1,39 @@
-//! The phases of a run, its ends, and what stopped it short.
+//! The phases of a run, and its ends.
 //!
-//! Touches signals, stdin, and the workers' threads. Invariant: no phase lasts without a bound, whatever the server
+//! Touches the workers' threads, and those who watch. Invariant: no phase lasts without a bound, whatever the server
 //! does; however a run ends, workers end with it and what was measured is returned.
 
-use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::io::Write;
 use std::thread::{self, ScopedJoinHandle};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, anyhow, bail};
 use kernel_tuning::host::{self, NetCounters};
-use kernel_tuning::limit::{self, Cause, Context, Evidence, Step};
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use kernel_tuning::limit::Evidence;
 
 use crate::canary::{self, Canaries, Stage};
 use crate::config::{Close, Config};
 use crate::counters::{Causes, Counts, Order, Phase, Shared};
+use crate::diagnosis::diagnose;
 use crate::display::{Length, Lengths, Progress};
 use crate::hlog::IntervalLog;
+use crate::interrupts::{Interrupts, TICK};
 use crate::phases::Watch;
 use crate::samples::Samples;
 use crate::shape::Leg;
-use crate::source::{Plan, Source};
-use crate::summary::{Course, Ended, Report, Step as RampStep, Storm, Summary};
+use crate::source::Plan;
+use crate::summary::{Course, Ended, Report, Step, Storm, Summary};
 use crate::tally::Tally;
-use crate::tui::{Scene, Screen, View};
+use crate::tui::{Scene, View};
 use crate::worker::{self, Job};
 
-/// How often the main thread looks at the counters.
-const TICK: Duration = Duration::from_millis(20);
 /// After the last loss of a server that is gone, or the last echo: how long to wait for more.
-const GRACE: Duration = Duration::from_secs(1);
+pub(crate) const GRACE: Duration = Duration::from_secs(1);
 /// A run ends rather than take this last memory of the host.
 const MEMORY_FLOOR_BYTES: u64 = 256 << 20;
 /// How long a close of all connections may take: an orderly one before the rest are closed with the rings, and the kernel's
 /// before the canaries' recovery is said to begin.
 const LONGEST_CLOSE: Duration = Duration::from_secs(30);
-
-/// What asks a run to end: SIGINT, SIGTERM, the end of stdin, or a key while there is a view.
-pub(crate) struct Interrupts {
-    signals: SignalFd,
-    stdin_closed: Arc<AtomicBool>,
-    screen: Arc<Screen>,
-}
-
-impl Interrupts {
-    /// To be called before any thread starts, so that all of them inherit the mask.
-    pub(crate) fn new(until_stdin_closes: bool, screen: Arc<Screen>) -> anyhow::Result<Interrupts> {
-        let mut mask = SigSet::empty();
-        mask.add(Signal::SIGINT);
-        mask.add(Signal::SIGTERM);
-        mask.thread_block()?;
-        let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
-        let stdin_closed = Arc::new(AtomicBool::new(false));
-        if until_stdin_closes {
-            let closed = Arc::clone(&stdin_closed);
-            thread::Builder::new().name("stdin".into()).spawn(move || {
-                let mut scratch = [0; 4096];
-                while !matches!(io::stdin().read(&mut scratch), Ok(0) | Err(_)) {}
-                closed.store(true, Relaxed);
-            })?;
-        }
-        Ok(Interrupts {
-            signals,
-            stdin_closed,
-            screen,
-        })
-    }
-
-    /// Waits for `time`, or less. True when the run is to end.
-    fn wait(&self, time: Duration) -> anyhow::Result<bool> {
-        let timeout = PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX);
-        let mut fds = [PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut fds, timeout) {
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(errno) => return Err(errno).context("poll for signals"),
-        }
-        Ok(self.signals.read_signal()?.is_some()
-            || self.stdin_closed.load(Relaxed)
-            || self.screen.is_end_asked())
-    }
-
-    /// Waits for `time`, or until `is_done`. True when the run is to end.
-    fn linger(&self, time: Duration, mut is_done: impl FnMut() -> bool) -> anyhow::Result<bool> {
-        let start = Instant::now();
-        while !is_done() {
-            let left = time.saturating_sub(start.elapsed());
-            if left.is_zero() {
-                break;
-            }
-            if self.wait(TICK.min(left))? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-}
 
 /// Those who watch a run.
 pub(crate) struct Watchers {
@@ -285,7 +218,7 @@ struct Conductor<'a, 'scope> {
     last_idle: Duration,
     /// The same of those lost.
     last_loss: (Duration, u64),
-    steps: Vec<RampStep>,
+    steps: Vec<Step>,
 }
 
 impl Conductor<'_, '_> {
@@ -346,7 +279,7 @@ impl Conductor<'_, '_> {
             }
             let counts = self.shared.counts();
             if legs.len() > 1 {
-                self.steps.push(RampStep {
+                self.steps.push(Step {
                     connections: leg.to,
                     began_seconds: began.as_secs_f64(),
                     up_seconds: up.saturating_sub(began).as_secs_f64(),
@@ -593,119 +526,6 @@ fn recover(
     canaries.finish(held)
 }
 
-/// What stopped a run short of what was asked, in words.
-fn diagnose(
-    summary: &Summary,
-    report: &Report,
-    plan: &Plan,
-    evidence: &Evidence,
-) -> Option<String> {
-    if summary.is_flawless() || summary.ended == Ended::Interrupted {
-        return None;
-    }
-    let config = &summary.config;
-    let source = report.unbound.and_then(|address| config.source_of(address));
-    let context = |step| Context {
-        established: summary.established,
-        address: config.targets.first().copied(),
-        sources: plan.addresses(),
-        source: report.unbound,
-        source_networks: source.map(Source::networks).unwrap_or_default(),
-        source_interface: source.and_then(Source::interface).map(str::to_owned),
-        destinations: config.targets.len() as u64,
-        source_ports: Some(plan.ports()),
-        ..Context::new(step)
-    };
-    let say = |cause, step| Some(limit::diagnose(cause, &context(step), evidence).to_string());
-    let most = |counts: &std::collections::BTreeMap<String, u64>| {
-        counts
-            .iter()
-            .max_by_key(|(_, count)| **count)
-            .map(|(name, count)| (name.clone(), *count))
-    };
-    if summary.ended == Ended::LowMemory {
-        return say(Cause::Errno(Errno::ENOMEM as i32), Step::Socket);
-    }
-    let cycles = summary.churn.as_ref().map_or(0, |churn| churn.cycles);
-    let is_echoed = summary.messages.completed + cycles > 0;
-    let failed = report.failed.iter().chain(&report.churn_failed);
-    if let Some(((step, errno), _)) = failed.max_by_key(|(_, count)| **count) {
-        return say(Cause::Errno(*errno), *step);
-    }
-    if summary.ended == Ended::Stalled {
-        return say(Cause::Stalled, Step::Connect);
-    }
-    if let Some((cause, count)) = most(&summary.lost_by_cause) {
-        return match cause.as_str() {
-            "closed before the first byte" if summary.ended != Ended::ServerGone => {
-                // Those that are left, not the most there were: some were not yet closed when others came. Each
-                // connection ever established has its latency.
-                let ever = summary.connect_latency_us.count;
-                let context = Context {
-                    established: ever.saturating_sub(summary.lost_while_held),
-                    ..context(Step::Connect)
-                };
-                Some(limit::diagnose(Cause::ClosedAfterAccept, &context, evidence).to_string())
-            }
-            "ECONNRESET" => say(Cause::Errno(Errno::ECONNRESET as i32), Step::Hold),
-            cause if summary.ended == Ended::ServerGone || !cause.contains("bytes") => {
-                Some(format!(
-                    "{count} connections were lost ({cause}): the server's own output says why"
-                ))
-            }
-            cause => Some(format!(
-                "{count} connections were given up ({cause}): the server does not speak this protocol (see --protocol), or \
-                 it, or something on the way, spoils what it sends{}",
-                match is_echoed {
-                    true => String::new(),
-                    false => format!("; what came was \"{}\"", report.stray.escape_ascii()),
-                }
-            )),
-        };
-    }
-    if summary.greetings_missing > 0 && summary.greetings_verified > 0 {
-        let context = Context {
-            established: summary.greetings_verified,
-            ..context(Step::Hold)
-        };
-        return Some(limit::diagnose(Cause::NeverServed, &context, evidence).to_string());
-    }
-    if summary.greetings_missing > 0 {
-        return Some(format!(
-            "{} connections were accepted and never greeted: the server does not speak this protocol (try --protocol \
-             echo), or is too slow (hold longer)",
-            summary.greetings_missing
-        ));
-    }
-    if summary.heartbeats.missing > 0 {
-        return Some(format!(
-            "{} connections had no heartbeat for two intervals: is the server's --heartbeat {}, and does it still run?",
-            summary.heartbeats.missing,
-            humantime::format_duration(config.heartbeat)
-        ));
-    }
-    let unfinished = summary.churn.as_ref().map_or(0, |churn| churn.unfinished);
-    if summary.messages.unanswered + unfinished > 0 && !is_echoed {
-        return Some(
-            "the server took messages and answered none: it is no echo server, or stands still; see that it is the one \
-             you mean (see --protocol)"
-                .into(),
-        );
-    }
-    [
-        (summary.messages.unanswered, "messages were not answered"),
-        (unfinished, "churn cycles were not finished"),
-    ]
-    .into_iter()
-    .find(|(count, _)| *count > 0)
-    .map(|(count, what)| {
-        format!(
-            "{count} {what} within {} after the end: the server is too slow, or stands still",
-            humantime::format_duration(GRACE)
-        )
-    })
-}
-
 /// VmHWM of /proc/self/status, proc_pid_status(5).
 fn peak_rss_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
@@ -713,42 +533,4 @@ fn peak_rss_bytes() -> Option<u64> {
         .lines()
         .find_map(|line| line.strip_prefix("VmHWM:"))?;
     Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_source_that_fails_during_the_run_is_named_with_its_network() {
-        let args = "throng-client 127.0.0.1:7000 --source 192.0.2.0/24";
-        let (config, plan) = Config::parse(args.split_whitespace().map(Into::into)).unwrap();
-        let mut report = Report::default();
-        let unbound = std::net::IpAddr::from([192, 0, 2, 77]);
-        let failure = crate::dial::check_source(unbound).unwrap_err();
-        report.unbound = failure.source;
-        report.failed.insert((failure.step, failure.errno), 3);
-        report
-            .failed
-            .insert((Step::Connect, Errno::EADDRNOTAVAIL as i32), 2);
-        let course = Course {
-            ended: Ended::Complete,
-            counts: Counts::default(),
-            hold_from: Duration::ZERO,
-            hold: Duration::ZERO,
-            at_hold_end: Counts::default(),
-            storm: None,
-            peak_rss_bytes: 0,
-            steps: Vec::new(),
-        };
-        let summary = Summary::new(config, &report, &[], &course);
-        assert_eq!(summary.failed["EADDRNOTAVAIL"], 5);
-        let said = diagnose(&summary, &report, &plan, &Evidence::default()).unwrap();
-        assert!(said.contains("192.0.2.77 is not configured here"), "{said}");
-        assert!(
-            said.ends_with("ip route add local 192.0.2.0/24 dev lo"),
-            "{said}"
-        );
-    }
 }

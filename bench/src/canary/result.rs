@@ -191,3 +191,21 @@ impl Report {
             .collect();
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A result recorded from a whole run, cut to two of its probes.
+    pub(crate) fn recorded() -> Report {
+        serde_json::from_str(include_str!("../../testdata/canary.json")).unwrap()
+    }
+
+    #[test]
+    fn json_holds_everything() {
+        let report = recorded();
+        let text = serde_json::to_string(&report).unwrap();
+        assert_eq!(serde_json::from_str::<Report>(&text).unwrap(), report);
+    }
+}

@@ -118,6 +118,12 @@ impl Climb {
         self.steps.iter().rfind(|step| step.is_whole())
     }
 
+    /// Whether the slab caches could not be read.
+    pub fn lacks_caches(&self) -> bool {
+        let growth = self.highest().and_then(|step| step.growth.as_ref());
+        growth.is_some_and(|growth| growth.caches.is_none())
+    }
+
     /// Resident memory of the servers for a connection in `step`, above what they take empty.
     pub fn server_rss_bytes_per_conn(&self, step: &Step) -> Option<f64> {
         let grown = step.server_rss_bytes? as f64 - self.server_rss_empty_bytes as f64;
@@ -175,4 +181,22 @@ fn largest(summaries: &[Value], pointer: &str) -> Option<f64> {
     let figures = summaries.iter();
     let figures = figures.filter_map(|summary| summary.pointer(pointer)?.as_f64());
     figures.max_by(f64::total_cmp)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A result recorded from a whole run, cut to its first two steps.
+    pub(crate) fn recorded() -> Climb {
+        serde_json::from_str(include_str!("../../testdata/hold.json")).unwrap()
+    }
+
+    #[test]
+    fn json_holds_everything() {
+        let report = recorded();
+        let text = serde_json::to_string(&report).unwrap();
+        assert_eq!(serde_json::from_str::<Climb>(&text).unwrap(), report);
+    }
 }

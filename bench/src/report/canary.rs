@@ -112,7 +112,10 @@ pub fn results(report: &Report, paint: Paint) -> String {
 }
 
 /// Each that is worse; of the rest, how many are not, and how many are not known.
-fn of_others(others: &[&Judged<'_>], line: impl Fn(&Judged<'_>) -> String) -> Vec<String> {
+pub(crate) fn of_others(
+    others: &[&Judged<'_>],
+    line: impl Fn(&Judged<'_>) -> String,
+) -> Vec<String> {
     let of = |verdict: &str| others.iter().filter(|one| one.verdict == verdict).count();
     let (worse, no_worse) = (of("worse"), of("no_worse"));
     let is_worse = |one: &&&Judged<'_>| one.verdict == "worse";
@@ -167,7 +170,8 @@ fn summary(held: &Held) -> String {
     said.join("; ")
 }
 
-fn table(held: &Held, found: &Found) -> Table {
+/// What each probe met in each stage.
+pub(crate) fn table(held: &Held, found: &Found) -> Table {
     let title = format!("{}: p50 / p99 / max in ms", count(held.connections));
     let whom = |probe: &Probe| format!("{} {}", probe.kind, probe.target.ip());
     let headings = found.probes.iter().map(whom);
@@ -206,7 +210,7 @@ fn ms(ns: u64) -> String {
 }
 
 /// Stage by stage: each probe's verdict, then what the counters of each end say.
-fn verdicts(held: &Held, found: &Found, path: Kind, paint: Paint) -> Option<String> {
+pub(crate) fn verdicts(held: &Held, found: &Found, path: Kind, paint: Paint) -> Option<String> {
     let client = held.client_counters().unwrap_or_default();
     let ends = match (&held.server_counters, path) {
         (Some(server), _) => vec![("client's end", &client), ("server's end", server)],

@@ -139,15 +139,8 @@ pub fn close_line(close: &Close) -> String {
 /// The tables, what stopped it, and the doubts.
 pub fn results(report: &Climb, paint: Paint) -> String {
     let mut parts = vec![steps(report).render(paint), whole(report).render(paint)];
-    if let Some(growth) = report.highest().and_then(|step| step.growth.as_ref()) {
-        let title = "kernel memory a connection, both ends".to_owned();
-        let mut table = Table::new([title, count(report.held())]);
-        growth_rows(&mut table, &[Some(growth)]);
-        parts.push(table.render(paint));
-        if growth.caches.is_none() {
-            parts.push(CACHES_UNREADABLE.to_owned());
-        }
-    }
+    parts.extend(memory(report).map(|table| table.render(paint)));
+    parts.extend(report.lacks_caches().then(|| CACHES_UNREADABLE.to_owned()));
     if let Some(limit) = report.stopped_by {
         parts.push(paint.bold(&format!(
             "Held {}. Stopped by {limit}.",
@@ -168,7 +161,17 @@ pub fn results(report: &Climb, paint: Paint) -> String {
     format!("\n{}\n", parts.join("\n\n"))
 }
 
-fn steps(report: &Climb) -> Table {
+/// What the largest step that was held took of the kernel.
+pub(crate) fn memory(report: &Climb) -> Option<Table> {
+    let growth = report.highest()?.growth.as_ref()?;
+    let title = "kernel memory a connection, both ends".to_owned();
+    let mut table = Table::new([title, count(report.held())]);
+    growth_rows(&mut table, &[Some(growth)]);
+    Some(table)
+}
+
+/// Each step.
+pub(crate) fn steps(report: &Climb) -> Table {
     let heading = [
         "connections",
         "first to last connect",
@@ -200,7 +203,8 @@ fn steps(report: &Climb) -> Table {
     table
 }
 
-fn whole(report: &Climb) -> Table {
+/// Latencies and counts of all steps together.
+pub(crate) fn whole(report: &Climb) -> Table {
     let title = "the whole run".to_owned();
     let columns = ["p50", "p99", "p99.9", "largest"].map(String::from);
     let mut table = Table::new(std::iter::once(title).chain(columns));

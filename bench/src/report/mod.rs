@@ -1,12 +1,18 @@
-//! A result as text for the terminal and as JSON. Reads plain data, [`crate::result`] and its like, and nothing else.
+//! A result as text for the terminal, as JSON, as a page for the browser and as Markdown. Reads plain data, [`crate::result`] and its like, and nothing else.
 
 pub mod canary;
+pub mod chart;
 pub mod churn;
 pub mod climb;
 pub mod floor;
 pub mod format;
+pub mod html;
+pub mod ink;
 pub mod json;
+pub mod markdown;
 pub mod memory;
+pub mod page;
+pub mod recorded;
 pub mod rounds;
 pub mod selfcheck;
 pub mod side_by_side;

@@ -24,6 +24,16 @@ impl Table {
             .push(std::iter::once(format!("  {name}")).chain(cells).collect());
     }
 
+    /// The cells of its heading.
+    pub fn heading(&self) -> &[String] {
+        &self.heading
+    }
+
+    /// The cells of its rows; the first is indented under what it belongs to.
+    pub fn rows(&self) -> &[Vec<String>] {
+        &self.rows
+    }
+
     /// The table, its heading bold, without spaces at line ends.
     pub fn render(&self, paint: Paint) -> String {
         let heading = self.line(&self.heading);

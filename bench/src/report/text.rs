@@ -4,7 +4,7 @@ use kernel_tuning::host::Environment;
 
 use crate::report::format::{count, figure, gib, join, of_many, rounded, span};
 use crate::report::side_by_side::{echo_table, hold_table};
-use crate::report::verdict::{SOFTIRQ_NOTE, processes_note, verdicts};
+use crate::report::verdict::{SOFTIRQ_NOTE, Verdict, processes_note, verdicts};
 use crate::result::{Echo, Hold, Report};
 use crate::scenario::Engine;
 use crate::screen::Paint;
@@ -114,7 +114,7 @@ pub fn results(report: &Report, paint: Paint) -> String {
     parts.extend(report.has_softirq().then(|| SOFTIRQ_NOTE.to_owned()));
     parts.extend(section(
         paint.bold("Verdict: a win needs every pair of rounds"),
-        verdicts(report),
+        verdicts(report).iter().map(Verdict::to_string).collect(),
     ));
     let warnings = report
         .warnings

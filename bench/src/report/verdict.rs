@@ -2,15 +2,32 @@
 //!
 //! A win or a loss needs every pair of rounds on the same side; everything else is a tie.
 
+use std::fmt;
+
 use crate::report::format::{bytes, count, join, median, ratio, span};
 use crate::result::{EchoSummary, Report};
 use crate::scenario::{Engine, server_processes};
 use crate::stats::{Side, Spread, side};
 use crate::warning::Warning;
 
+/// A sentence of the verdict.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    /// Who wins, or what it is about.
+    pub word: &'static str,
+    /// In what, and by how much.
+    pub said: String,
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{:<14}  {}", self.word, self.said)
+    }
+}
+
 /// The sentences, the most important first.
-pub fn verdicts(report: &Report) -> Vec<String> {
-    let mut said: Vec<String> = report.echo_summary.iter().filter_map(cpu).collect();
+pub fn verdicts(report: &Report) -> Vec<Verdict> {
+    let mut said: Vec<Verdict> = report.echo_summary.iter().filter_map(cpu).collect();
     said.extend(
         report
             .echo_summary
@@ -53,13 +70,13 @@ pub fn processes_note(report: &Report) -> Option<String> {
     })
 }
 
-fn cpu(summary: &EchoSummary) -> Option<String> {
+fn cpu(summary: &EchoSummary) -> Option<Verdict> {
     let ratios = summary.cpu_ratio?;
     let what = format!("CPU a message, {} active", count(summary.active));
     Some(sentence(&what, &ratios, [Side::Below, Side::Above]))
 }
 
-fn rate(report: &Report, summary: &EchoSummary) -> Option<String> {
+fn rate(report: &Report, summary: &EchoSummary) -> Option<Verdict> {
     let ratios = summary.rate_ratio?;
     let bounded = report.warnings.iter().any(|warning| {
         matches!(warning, Warning::ClientBusier { active, .. } if *active == summary.active)
@@ -74,8 +91,8 @@ fn rate(report: &Report, summary: &EchoSummary) -> Option<String> {
 }
 
 /// `won` and `lost` are the sides on which io_uring wins and loses.
-fn sentence(what: &str, ratios: &Spread, [won, lost]: [Side; 2]) -> String {
-    let verdict = match side(ratios) {
+fn sentence(what: &str, ratios: &Spread, [won, lost]: [Side; 2]) -> Verdict {
+    let word = match side(ratios) {
         Some(side) if side == won => "io_uring wins",
         Some(side) if side == lost => "epoll wins",
         Some(_) => "a tie",
@@ -83,10 +100,11 @@ fn sentence(what: &str, ratios: &Spread, [won, lost]: [Side; 2]) -> String {
     };
     let [min, max] = [ratios.min, ratios.max].map(ratio);
     let median = median(ratios, ratio);
-    format!("{verdict:<14}  {what}: {median} of epoll's, pairs {min} – {max}")
+    let said = format!("{what}: {median} of epoll's, pairs {min} – {max}");
+    Verdict { word, said }
 }
 
-fn memory(report: &Report) -> Option<String> {
+fn memory(report: &Report) -> Option<Verdict> {
     let of = |engine| {
         let hold = report.hold_of(engine)?;
         Some((
@@ -96,11 +114,15 @@ fn memory(report: &Report) -> Option<String> {
     };
     let (uring, epoll) = (of(Engine::Uring)?, of(Engine::Epoll)?);
     let held = span(report.plan.hold.as_ref()?.hold_ms);
-    Some(format!(
-        "{:<14}  a connection held for {held}, uring and epoll: {} and {} in the kernel, both ends; {} and {} in the \
-         servers (one hold each)",
-        "memory", uring.0, epoll.0, uring.1, epoll.1
-    ))
+    let said = format!(
+        "a connection held for {held}, uring and epoll: {} and {} in the kernel, both ends; {} and {} in the servers \
+         (one hold each)",
+        uring.0, epoll.0, uring.1, epoll.1
+    );
+    Some(Verdict {
+        word: "memory",
+        said,
+    })
 }
 
 #[cfg(test)]
@@ -127,22 +149,26 @@ mod tests {
 
     #[test]
     fn wins_ties_and_losses_are_named_as_such() {
-        let first = |shares: &[f64]| verdicts(&with_cpu_shares(shares)).remove(0);
-        assert!(first(&[0.8, 0.9]).starts_with("io_uring wins"));
-        assert!(first(&[0.8, 1.1]).starts_with("a tie"));
-        assert!(first(&[1.2, 1.1]).starts_with("epoll wins"));
+        let first = |shares: &[f64]| verdicts(&with_cpu_shares(shares)).remove(0).word;
+        assert!(first(&[0.8, 0.9]) == "io_uring wins");
+        assert!(first(&[0.8, 1.1]) == "a tie");
+        assert!(first(&[1.2, 1.1]) == "epoll wins");
     }
 
     #[test]
     fn a_median_of_enough_pairs_has_its_interval() {
         let mut report = with_cpu_shares(&[0.8, 0.9]);
-        assert!(!verdicts(&report)[0].contains("95 %"));
+        assert!(!verdicts(&report)[0].said.contains("95 %"));
         let mut more = report.echo.clone();
         more.iter_mut().for_each(|echo| echo.round += 5);
         report.echo.extend(more);
         report.plan.echo.as_mut().unwrap().rounds = 10;
         report.conclude();
-        assert!(verdicts(&report)[0].contains("(95 %: 0.80 – 0.90) of epoll's"));
+        let said = verdicts(&report)[0].to_string();
+        assert!(
+            said.starts_with("io_uring wins   CPU")
+                && said.contains("(95 %: 0.80 – 0.90) of epoll's")
+        );
     }
 
     #[test]

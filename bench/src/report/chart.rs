@@ -1,0 +1,392 @@
+//! Charts, drawn as SVG that stands inside a page. Pure.
+//!
+//! Invariant: every ink is one of [`Ink::ALL`], so that a page can give each another colour in the dark; and every chart
+//! has all its figures in words too, in [`Chart::words`].
+
+use std::error::Error;
+use std::ops::Range;
+
+use plotters::coord::Shift;
+use plotters::prelude::*;
+
+use crate::report::format::micros;
+use crate::report::ink::Ink;
+
+/// A picture of figures.
+#[derive(Debug)]
+pub enum Chart {
+    /// Values side by side.
+    Rows(Rows),
+    /// Values over time.
+    Timeline(Timeline),
+}
+
+/// Values side by side, each on a line of its own.
+#[derive(Debug)]
+pub struct Rows {
+    /// What is shown.
+    pub title: String,
+    /// How it is to be read.
+    pub about: String,
+    /// The axis.
+    pub scale: Scale,
+    /// A value of the axis as text.
+    pub tick: fn(f64) -> String,
+    /// From the top.
+    pub rows: Vec<Row>,
+}
+
+/// One value.
+#[derive(Debug)]
+pub struct Row {
+    /// Of what.
+    pub label: String,
+    /// In words, with the range.
+    pub shown: String,
+    /// The value.
+    pub value: f64,
+    /// Where it could as well be.
+    pub range: Option<(f64, f64)>,
+    /// Its colour.
+    pub ink: Ink,
+}
+
+impl Row {
+    /// A p99 in microseconds, between the p50 and the largest.
+    pub fn percentiles(label: String, [p50, p99, max]: [f64; 3], ink: Ink) -> Self {
+        let [low, value, high] = [p50, p99, max].map(micros);
+        let shown = format!("{value} [{low} – {high}]");
+        let range = Some((p50, max));
+        Self {
+            label,
+            shown,
+            value: p99,
+            range,
+            ink,
+        }
+    }
+}
+
+/// How [`Row::percentiles`] are to be read.
+pub const PERCENTILES: &str = "p99, with p50 and the largest at the ends; each step to the right is ten times as long, and what is \
+     below 1 µs stands at 1 µs";
+
+/// An axis.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scale {
+    /// Bars that begin at 0.
+    FromZero,
+    /// Marks beside a line at 1.
+    AroundOne,
+    /// Marks of microseconds; each step is ten times the one before, and what is below one stands at one.
+    Decades,
+}
+
+/// Values over the same time, one panel below the other.
+#[derive(Debug)]
+pub struct Timeline {
+    /// What is shown.
+    pub title: String,
+    /// How it is to be read.
+    pub about: String,
+    /// From the top.
+    pub panels: Vec<Panel>,
+}
+
+/// One value over time.
+#[derive(Debug)]
+pub struct Panel {
+    /// Of what.
+    pub title: String,
+    /// A value as text.
+    pub show: fn(f64) -> String,
+    /// Seconds and value, in order.
+    pub points: Vec<(f64, f64)>,
+    /// Its colour.
+    pub ink: Ink,
+}
+
+/// What is drawn, and its size.
+#[derive(Debug)]
+pub struct Drawing {
+    /// An `<svg>` element.
+    pub svg: String,
+    /// Its width; a phone's, so that its letters can be read there.
+    pub width: u32,
+    /// Its height.
+    pub height: u32,
+}
+
+const WIDTH: u32 = 420;
+const ROW_HEIGHT: u32 = 40;
+const AXIS_HEIGHT: u32 = 30;
+const PANEL_HEIGHT: u32 = 170;
+/// The library draws them a fifth smaller.
+const LETTER_PIXELS: u32 = 15;
+
+impl Chart {
+    /// What is shown.
+    pub fn title(&self) -> &str {
+        match self {
+            Self::Rows(rows) => &rows.title,
+            Self::Timeline(timeline) => &timeline.title,
+        }
+    }
+
+    /// How it is to be read.
+    pub fn about(&self) -> &str {
+        match self {
+            Self::Rows(rows) => &rows.about,
+            Self::Timeline(timeline) => &timeline.about,
+        }
+    }
+
+    /// All its figures, for those who do not see it.
+    pub fn words(&self) -> String {
+        let words: Vec<String> = match self {
+            Self::Rows(rows) => rows
+                .rows
+                .iter()
+                .map(|row| format!("{}: {}", row.label, row.shown))
+                .collect(),
+            Self::Timeline(timeline) => timeline.panels.iter().map(panel_words).collect(),
+        };
+        words.join("; ")
+    }
+
+    /// The picture.
+    ///
+    /// # Errors
+    /// What the library that draws it says.
+    pub fn draw(&self) -> Result<Drawing, String> {
+        let height = match self {
+            Self::Rows(rows) => rows.rows.len() as u32 * ROW_HEIGHT + AXIS_HEIGHT,
+            Self::Timeline(timeline) => timeline.panels.len() as u32 * PANEL_HEIGHT,
+        };
+        let mut svg = String::new();
+        let root = SVGBackend::with_string(&mut svg, (WIDTH, height)).into_drawing_area();
+        let drawn = match self {
+            Self::Rows(rows) => rows.draw(&root),
+            Self::Timeline(timeline) => timeline.draw(&root),
+        };
+        let drawn = drawn.and_then(|()| Ok(root.present()?));
+        drop(root);
+        drawn.map_err(|error| format!("the chart “{}” cannot be drawn: {error}", self.title()))?;
+        Ok(Drawing {
+            svg,
+            width: WIDTH,
+            height,
+        })
+    }
+}
+
+fn panel_words(panel: &Panel) -> String {
+    let points = panel.points.iter();
+    let points =
+        points.map(|(seconds, value)| format!("{} at {seconds:.1} s", (panel.show)(*value)));
+    format!("{}: {}", panel.title, points.collect::<Vec<_>>().join(", "))
+}
+
+type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+type Drawn = Result<(), Box<dyn Error>>;
+
+impl Rows {
+    fn draw(&self, root: &Area<'_>) -> Drawn {
+        let axis = self.axis();
+        let from = axis.start;
+        let lines = self.rows.len() as f64;
+        let mut chart = ChartBuilder::on(root)
+            .margin_left(24)
+            .margin_right(24)
+            .x_label_area_size(AXIS_HEIGHT)
+            .build_cartesian_2d(axis.clone(), 0.0..lines)?;
+        let decades = self.scale == Scale::Decades;
+        chart
+            .configure_mesh()
+            .disable_y_mesh()
+            .disable_y_axis()
+            .max_light_lines(0)
+            .x_labels(if decades {
+                (axis.end - axis.start) as usize + 2
+            } else {
+                5
+            })
+            .x_label_formatter(&|at| (self.tick)(if decades { 10f64.powf(*at) } else { *at }))
+            .x_label_style(letters())
+            .bold_line_style(Ink::Grid.rgb())
+            .axis_style(Ink::Grid.rgb())
+            .draw()?;
+        if self.scale == Scale::AroundOne {
+            chart.draw_series([line([(1.0, 0.0), (1.0, lines)])])?;
+        }
+        for (index, row) in self.rows.iter().enumerate() {
+            let top = lines - index as f64;
+            let (upper, middle, lower) = (top - 0.5, top - 0.68, top - 0.86);
+            let value = self.place(row.value);
+            let label = format!("{}: {}", row.label, row.shown);
+            chart.draw_series([Text::new(label, (from, top - 0.1), letters())])?;
+            match self.scale {
+                Scale::FromZero => {
+                    let bar = [(from, upper), (value, lower)];
+                    chart.draw_series([Rectangle::new(bar, row.ink.rgb().filled())])?;
+                }
+                Scale::AroundOne | Scale::Decades => {
+                    chart.draw_series([Circle::new((value, middle), 5, row.ink.rgb().filled())])?;
+                }
+            }
+            if let Some((low, high)) = row.range {
+                let (low, high) = (self.place(low), self.place(high));
+                let ends = [low, high].map(|end| line([(end, upper), (end, lower)]));
+                chart.draw_series(
+                    ends.into_iter()
+                        .chain([line([(low, middle), (high, middle)])]),
+                )?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Where a value stands on the axis.
+    fn place(&self, value: f64) -> f64 {
+        match self.scale {
+            Scale::Decades => value.max(1.0).log10(),
+            Scale::FromZero | Scale::AroundOne => value,
+        }
+    }
+
+    /// All values, and their ranges, with a margin; the decades whole.
+    fn axis(&self) -> Range<f64> {
+        let ends = self.rows.iter().flat_map(|row| {
+            let (low, high) = row.range.unwrap_or((row.value, row.value));
+            [low, high, row.value].map(|value| self.place(value))
+        });
+        let (low, high) = ends.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), end| {
+            (low.min(end), high.max(end))
+        });
+        match self.scale {
+            Scale::FromZero => low.min(0.0) * 1.05..if high > 0.0 { high * 1.05 } else { 1.0 },
+            Scale::AroundOne => low.min(0.95) - 0.02..high.max(1.05) + 0.02,
+            Scale::Decades => low.floor()..high.ceil().max(low.floor() + 1.0),
+        }
+    }
+}
+
+impl Timeline {
+    fn draw(&self, root: &Area<'_>) -> Drawn {
+        let points = || self.panels.iter().flat_map(|panel| &panel.points);
+        let last = points().map(|(seconds, _)| *seconds).fold(1.0, f64::max);
+        for (panel, area) in self
+            .panels
+            .iter()
+            .zip(root.split_evenly((self.panels.len(), 1)))
+        {
+            let most = panel
+                .points
+                .iter()
+                .map(|(_, value)| *value)
+                .fold(1.0, f64::max);
+            let mut chart = ChartBuilder::on(&area)
+                .caption(&panel.title, letters())
+                .margin_right(24)
+                .x_label_area_size(AXIS_HEIGHT)
+                .y_label_area_size(74)
+                .build_cartesian_2d(0.0..last * 1.02, 0.0..most * 1.1)?;
+            chart
+                .configure_mesh()
+                .max_light_lines(0)
+                .x_labels(5)
+                .y_labels(4)
+                .x_label_formatter(&|seconds| format!("{seconds:.0} s"))
+                .y_label_formatter(&|value| (panel.show)(*value))
+                .label_style(letters())
+                .bold_line_style(Ink::Grid.rgb())
+                .axis_style(Ink::Grid.rgb())
+                .draw()?;
+            let ink = panel.ink.rgb();
+            chart.draw_series(LineSeries::new(
+                panel.points.iter().copied(),
+                ink.stroke_width(2),
+            ))?;
+            chart.draw_series(
+                panel
+                    .points
+                    .iter()
+                    .map(|point| Circle::new(*point, 4, ink.filled())),
+            )?;
+        }
+        Ok(())
+    }
+}
+
+fn letters() -> TextStyle<'static> {
+    ("sans-serif", LETTER_PIXELS)
+        .into_font()
+        .color(&Ink::Text.rgb())
+}
+
+fn line(ends: [(f64, f64); 2]) -> PathElement<(f64, f64)> {
+    PathElement::new(ends, Ink::Text.rgb().stroke_width(1))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn rows(scale: Scale, values: &[f64]) -> Chart {
+        let row = |value: &f64| Row {
+            label: "<b>".to_owned(),
+            shown: value.to_string(),
+            value: *value,
+            range: Some((value * 0.9, value * 1.1)),
+            ink: Ink::Epoll,
+        };
+        let rows = values.iter().map(row).collect();
+        Chart::Rows(Rows {
+            title: String::new(),
+            about: String::new(),
+            scale,
+            tick: micros,
+            rows,
+        })
+    }
+
+    #[test]
+    fn every_ink_has_a_colour_in_the_dark_and_no_other_is_used() {
+        let drawn = [
+            rows(Scale::AroundOne, &[0.9, 1.2]),
+            Chart::Timeline(Timeline {
+                title: String::new(),
+                about: String::new(),
+                panels: vec![Panel {
+                    title: "p".to_owned(),
+                    show: micros,
+                    points: vec![(0.0, 0.0), (9.0, 5.0)],
+                    ink: Ink::Uring,
+                }],
+            }),
+        ];
+        for drawing in drawn.map(|chart| chart.draw().unwrap()) {
+            for colour in drawing.svg.split('"').filter(|part| part.starts_with('#')) {
+                assert!(Ink::ALL.iter().any(|ink| ink.light() == colour), "{colour}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_label_is_text_whatever_is_in_it() {
+        let svg = rows(Scale::FromZero, &[1.0]).draw().unwrap().svg;
+        assert!(svg.contains("&lt;b&gt;") && !svg.contains("<b>"), "{svg}");
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_was_measured_can_be_drawn(values in proptest::collection::vec(-1e3f64..1e12, 1..9)) {
+            for scale in [Scale::FromZero, Scale::AroundOne, Scale::Decades] {
+                prop_assert!(!rows(scale, &values).draw().unwrap().svg.contains("NaN"));
+            }
+        }
+    }
+}
