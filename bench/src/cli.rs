@@ -21,6 +21,7 @@ use crate::canary;
 use crate::canary::plan::CanaryArgs;
 use crate::churn::{self, ChurnArgs};
 use crate::climb::climb;
+use crate::clock::millis;
 use crate::compare::compare;
 use crate::floor::{self, FloorArgs};
 use crate::memory::memory as measure_memory;
@@ -460,10 +461,6 @@ fn plan(args: CompareArgs) -> Result<(PathBuf, Plan), String> {
         nofile_hard,
     };
     Ok((args.report, plan))
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -3,12 +3,13 @@
 //! Invariant: it always comes back with a report, however much of it could be measured; a failure costs what it must
 //! and no more.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use kernel_tuning::host::{MachineBusy, Memory, environment};
 use kernel_tuning::limit::connections_that_fit;
 use rand::seq::SliceRandom;
 
+use crate::clock::{millis, unix_now_s};
 use crate::echo::{self, Event};
 use crate::hold::hold;
 use crate::load::Stage;
@@ -43,9 +44,7 @@ pub fn compare(
         format_version: FORMAT_VERSION,
         throng_version: env!("CARGO_PKG_VERSION").to_owned(),
         partial: false,
-        started_unix_s: SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |time| time.as_secs()),
+        started_unix_s: unix_now_s(),
         duration_ms: 0,
         command_line,
         environment: environment(),
@@ -62,7 +61,7 @@ pub fn compare(
     let began = Instant::now();
     run(&stage, &mut report, screen);
     screen.done();
-    report.duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    report.duration_ms = millis(began.elapsed());
     report.machine = MachineBusy::read()
         .ok()
         .map(|now| now.since(&stage.base.machine));

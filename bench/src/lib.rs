@@ -12,7 +12,7 @@
 //! | [`selfcheck`] | the method held against itself: the same engine under two names |
 //! | [`rounds`], [`exchange`] | measured in random order, and one measurement |
 //! | [`beside`], [`blocks`] | servers with idle connections, kept up over all rounds; those up at the same time |
-//! | [`run`], [`usage`] | what surrounds every run, and checks of its flags |
+//! | [`run`], [`usage`], [`clock`] | what surrounds every run, checks of its flags, and times as reports have them |
 //! | [`climb`] | the command `hold`: connections brought up, held, exercised and closed |
 //! | [`canary`] | the command `canary`: does the rest of the network suffer meanwhile? |
 //! | [`memory`], [`bare`], [`footprint`] | the command `memory`: what a connection takes of the kernel, beside a bare socket |
@@ -35,6 +35,7 @@ pub mod canary;
 pub mod churn;
 pub mod cli;
 pub mod climb;
+pub mod clock;
 pub mod compare;
 pub mod crowd;
 pub mod echo;

@@ -4,11 +4,12 @@
 //! Invariant: while a [`Run`] exists no other heavy run is on this machine, and its end comes at the latest with its
 //! time limit.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use kernel_tuning::host::{Environment, MachineBusy, Memory, environment};
 use serde::{Deserialize, Serialize};
 
+use crate::clock::{millis, unix_now_s};
 use crate::load::Stage;
 use crate::lock::{MachineLock, alone};
 use crate::result::Failure;
@@ -80,9 +81,7 @@ impl Run {
             format_version: FORMAT_VERSION,
             throng_version: env!("CARGO_PKG_VERSION").to_owned(),
             partial: false,
-            started_unix_s: SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .map_or(0, |time| time.as_secs()),
+            started_unix_s: unix_now_s(),
             duration_ms: 0,
             command_line,
             environment: environment(),
@@ -119,8 +118,7 @@ impl Run {
             };
             self.note(screen, failure);
         }
-        self.about.duration_ms =
-            u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.about.duration_ms = millis(self.began.elapsed());
         self.about.machine = MachineBusy::read()
             .ok()
             .map(|now| now.since(&self.stage.base.machine));

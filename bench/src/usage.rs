@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use kernel_tuning::process::{Nofile, affinity, raise_nofile};
 
+use crate::clock::millis;
 use crate::exchange::Times;
 use crate::rounds::Goal;
 use crate::scenario::Placement;
@@ -50,7 +51,7 @@ impl RoundsArgs {
             }
             Ok(Goal {
                 half_width: percent / 100.0,
-                at_most_ms: u64::try_from(self.at_most.as_millis()).unwrap_or(u64::MAX),
+                at_most_ms: millis(self.at_most),
             })
         };
         let until = self.until_width.map(goal).transpose()?;
@@ -108,7 +109,7 @@ pub fn times(exchange: Duration) -> Result<Times, String> {
     if !ALLOWED.contains(&exchange) {
         return Err("--exchange must be between 500ms (to be sampled) and 1h".to_owned());
     }
-    let exchange_ms = u64::try_from(exchange.as_millis()).unwrap_or(u64::MAX);
+    let exchange_ms = millis(exchange);
     Ok(Times {
         exchange_ms,
         warm_up_ms: exchange_ms / 5,

@@ -8,6 +8,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use crate::canary::path::{Kind, Way};
+use crate::clock;
 use crate::load::flag_ms;
 use crate::scenario::{Engine, Placement};
 use crate::usage::{distinct, this_host, within};
@@ -245,7 +246,7 @@ impl Plan {
 }
 
 fn millis(flag: &str, time: Duration, range: RangeInclusive<u64>) -> Result<u64, String> {
-    let ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let ms = clock::millis(time);
     if range.contains(&ms) {
         return Ok(ms);
     }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::millis;
 use crate::climb::plan::{Active, ClimbPlan, Up};
+use crate::clock::millis;
 use crate::scenario::Engine;
 use crate::usage::this_host;
 

@@ -7,7 +7,7 @@
 pub mod plan;
 pub mod result;
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use kernel_tuning::host::{Files, MachineBusy, Memory, NetCounters, environment};
 use kernel_tuning::process::is_bound_by_file_max;
@@ -15,6 +15,7 @@ use serde_json::Value;
 
 use crate::climb::plan::{ClimbPlan, Part, Room};
 use crate::climb::result::{Climb, Close, Step};
+use crate::clock::{millis, unix_now_s};
 use crate::crowd::{Crowd, Halt};
 use crate::footprint::{Growth, QUIETEST_TAKES, quietest};
 use crate::guard::Guard;
@@ -49,9 +50,7 @@ pub fn climb(plan: ClimbPlan, command_line: Vec<String>, screen: &Screen) -> Res
     let mut report = Climb {
         format_version: FORMAT_VERSION,
         throng_version: env!("CARGO_PKG_VERSION").to_owned(),
-        started_unix_s: SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |time| time.as_secs()),
+        started_unix_s: unix_now_s(),
         duration_ms: 0,
         command_line,
         environment: environment(),
@@ -77,7 +76,7 @@ pub fn climb(plan: ClimbPlan, command_line: Vec<String>, screen: &Screen) -> Res
         report.failures.push(failure);
     }
     screen.done();
-    report.duration_ms = millis(began);
+    report.duration_ms = millis(began.elapsed());
     report.machine = MachineBusy::read()
         .ok()
         .map(|now| now.since(&stage.base.machine));
@@ -228,7 +227,7 @@ fn hold(
     let now = quietest().ok();
     // Once more, for what happened meanwhile.
     crowd.follow(stage, servers, guard, Instant::now(), |_| false)?;
-    step.held_ms = millis(began);
+    step.held_ms = millis(began.elapsed());
     step.growth = report
         .empty
         .as_ref()
@@ -304,12 +303,12 @@ fn close(
     screen.doing(format!("closing {}", of_many(connections, "connection")));
     let began = Instant::now();
     let ended = crowd.end(report.plan.most());
-    let clients_ended_ms = millis(began);
+    let clients_ended_ms = millis(began.elapsed());
     let are_gone = sockets_settle(&stage.base.sockstat, SETTLES_WITHIN, &stage.stop);
     let close = Close {
         connections,
         clients_ended_ms,
-        sockets_gone_ms: are_gone.then(|| millis(began)),
+        sockets_gone_ms: are_gone.then(|| millis(began.elapsed())),
         worst: guard.take_extremes(),
     };
     (close, ended)
@@ -375,8 +374,4 @@ fn failure(during: &str, cause: String) -> Failure {
         cause,
         stderr_tail: Vec::new(),
     }
-}
-
-fn millis(since: Instant) -> u64 {
-    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
 }

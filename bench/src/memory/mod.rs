@@ -6,11 +6,12 @@
 
 pub mod result;
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use kernel_tuning::host::{MachineBusy, environment};
 use rand::seq::SliceRandom;
 
+use crate::clock::{millis, unix_now_s};
 use crate::crowd::Crowd;
 use crate::footprint::{Growth, quietest};
 use crate::guard::Guard;
@@ -46,9 +47,7 @@ pub fn memory(
     let mut report = MemoryReport {
         format_version: FORMAT_VERSION,
         throng_version: env!("CARGO_PKG_VERSION").to_owned(),
-        started_unix_s: SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |time| time.as_secs()),
+        started_unix_s: unix_now_s(),
         duration_ms: 0,
         command_line,
         environment: environment(),
@@ -85,7 +84,7 @@ pub fn memory(
         }
     }
     screen.done();
-    report.duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    report.duration_ms = millis(began.elapsed());
     report.machine = MachineBusy::read()
         .ok()
         .map(|now| now.since(&stage.base.machine));
