@@ -17,6 +17,7 @@ use crate::exchange::{
 };
 use crate::load::Stage;
 use crate::report;
+use crate::report::Reported;
 use crate::result::Failure;
 use crate::rounds::Goal;
 use crate::run::{About, Run};
@@ -167,6 +168,7 @@ impl Plan {
 /// When nothing could be started at all: what to tell the user.
 pub fn run(plan: Plan, command_line: Vec<String>, screen: &Screen) -> Result<Report, String> {
     let mut run = Run::begin(
+        Report::COMMAND,
         plan.placement.clone(),
         plan.nofile_hard,
         plan.estimate(),
@@ -245,12 +247,6 @@ fn of_engine(
     };
     let exchanged = exchange::measure(stage, &mut beside.servers, exchange)?;
     Ok((exchanged, Value::Null))
-}
-
-impl AsRef<About> for Report {
-    fn as_ref(&self) -> &About {
-        &self.about
-    }
 }
 
 impl Report {

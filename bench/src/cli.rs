@@ -14,7 +14,6 @@ use clap::{Args, Parser, Subcommand};
 use hold::{HOLD_EXAMPLES, HoldArgs};
 use memory::{MEMORY_EXAMPLES, MemoryArgs};
 use render::{REPORT_EXAMPLES, ReportArgs};
-use serde::Serialize;
 
 use crate::bare::{self, BareArgs};
 use crate::canary;
@@ -25,10 +24,11 @@ use crate::clock::millis;
 use crate::compare::compare;
 use crate::floor::{self, FloorArgs};
 use crate::memory::memory as measure_memory;
-use crate::report::{self, json, recorded, text};
+use crate::report::html::html;
+use crate::report::{Reported, json, recorded};
 use crate::run::About;
 use crate::scenario::{EchoPlan, Engine, HoldPlan, Plan};
-use crate::screen::{Paint, Screen};
+use crate::screen::Screen;
 use crate::selfcheck::{self, SelfcheckArgs};
 use crate::tail::{self, TailArgs};
 use crate::usage::{distinct, this_host};
@@ -232,161 +232,87 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let named =
         |name: &str, rest: Forwarded| std::iter::once(OsString::from(name)).chain(rest.args);
-    let words = || args.iter().map(|arg| arg.to_string_lossy().into_owned());
-    match cli.command {
-        Some(Command::Server(rest)) => server::cli::main(named("throng-bench server", rest)),
-        Some(Command::Client(rest)) => client::cli::main(named("throng-bench client", rest)),
-        Some(Command::Floor(floor)) => exit_code(run_rounds(
-            &floor.report.clone(),
-            floor.plan(),
-            words().collect(),
-            floor::run,
-            report::floor::results,
-        )),
-        Some(Command::Tail(tail)) => exit_code(run_rounds(
-            &tail.report.clone(),
-            tail.plan(),
-            words().collect(),
-            tail::run,
-            report::tail::results,
-        )),
-        Some(Command::Churn(churn)) => exit_code(run_rounds(
-            &churn.report.clone(),
-            churn.plan(),
-            words().collect(),
-            churn::run,
-            report::churn::results,
-        )),
-        Some(Command::Selfcheck(selfcheck)) => {
-            exit_code(run_selfcheck(selfcheck, words().collect()))
+    let words: Vec<String> = args
+        .iter()
+        .map(|arg| arg.to_string_lossy().into_owned())
+        .collect();
+    let command = cli.command.unwrap_or(Command::Compare(cli.compare));
+    let outcome = match command {
+        Command::Server(rest) => return server::cli::main(named("throng-bench server", rest)),
+        Command::Client(rest) => return client::cli::main(named("throng-bench client", rest)),
+        Command::FloorServer(rest) => return floor::ends::server(named("floor-server", rest)),
+        Command::FloorClient(rest) => return floor::ends::client(named("floor-client", rest)),
+        Command::Bare(bare) => bare::run(&bare)
+            .map(|()| true)
+            .map_err(|reason| (reason, 1)),
+        Command::Report(again) => render::run(&again),
+        Command::Compare(args) => {
+            measure(&args.report.clone(), plan(args), words, compare).map(went_well)
         }
-        Some(Command::FloorServer(rest)) => floor::ends::server(named("floor-server", rest)),
-        Some(Command::FloorClient(rest)) => floor::ends::client(named("floor-client", rest)),
-        Some(Command::Bare(bare)) => exit_code(
-            bare::run(&bare)
-                .map(|()| true)
-                .map_err(|reason| (reason, 1)),
-        ),
-        Some(Command::Hold(hold)) => exit_code(run_hold(&hold, words().collect())),
-        Some(Command::Canary(canary)) => exit_code(run_canary(&canary, words().collect())),
-        Some(Command::Memory(memory)) => exit_code(run_memory(&memory, words().collect())),
-        Some(Command::Report(again)) => exit_code(render::run(&again)),
-        Some(Command::Compare(compare)) => exit_code(run(compare, words().collect())),
-        None => exit_code(run(cli.compare, words().collect())),
-    }
+        Command::Hold(args) => measure(&args.report, args.plan(), words, climb).map(went_well),
+        Command::Canary(args) => {
+            measure(&args.report, args.plan(), words, canary::run).map(went_well)
+        }
+        Command::Memory(args) => {
+            measure(&args.report, args.plan(), words, measure_memory).map(went_well)
+        }
+        Command::Floor(args) => {
+            measure(&args.report.clone(), args.plan(), words, floor::run).map(went_well)
+        }
+        Command::Tail(args) => {
+            measure(&args.report.clone(), args.plan(), words, tail::run).map(went_well)
+        }
+        Command::Churn(args) => {
+            measure(&args.report.clone(), args.plan(), words, churn::run).map(went_well)
+        }
+        Command::Selfcheck(args) => {
+            measure(&args.report.clone(), args.plan(), words, selfcheck::run)
+                .and_then(|report| verdict(&report))
+        }
+    };
+    exit_code(outcome)
 }
 
 /// What to tell the user, and the exit code that goes with it.
 type Refusal = (String, u8);
 
-fn run(args: CompareArgs, command_line: Vec<String>) -> Result<bool, Refusal> {
-    let (path, plan) = plan(args).map_err(bad_usage)?;
-    let page = recorded::page_beside(&path).map_err(bad_usage)?;
-    page.iter()
-        .try_for_each(|page| json::check_writable(page))
-        .map_err(bad_usage)?;
-    let is_good = measure(
-        &path,
-        |screen| compare(plan, command_line, screen),
-        |report, paint| (text::results(report, paint), report.failures.is_empty()),
-    )?;
-    if let Some(page) = page {
-        recorded::write_html(&path, &page).map_err(|reason| (reason, 1))?;
-        Screen::new().line(&format!("page:   {}", page.display()));
-    }
-    Ok(is_good)
-}
-
-fn run_hold(args: &HoldArgs, command_line: Vec<String>) -> Result<bool, Refusal> {
-    let plan = args.plan().map_err(bad_usage)?;
-    measure(
-        &args.report,
-        |screen| climb(plan, command_line, screen),
-        |report, paint| {
-            let text = report::climb::results(report, paint);
-            (text, report.failures.is_empty())
-        },
-    )
-}
-
-fn run_canary(args: &CanaryArgs, command_line: Vec<String>) -> Result<bool, Refusal> {
-    let (plan, way) = args.plan().map_err(bad_usage)?;
-    measure(
-        &args.report,
-        |screen| canary::run(plan, &way, command_line, screen),
-        |report, paint| {
-            let text = report::canary::results(report, paint);
-            (text, report.about.failures.is_empty())
-        },
-    )
-}
-
-fn run_memory(args: &MemoryArgs, command_line: Vec<String>) -> Result<bool, Refusal> {
-    let plan = args.plan().map_err(bad_usage)?;
-    measure(
-        &args.report,
-        |screen| measure_memory(plan, command_line, screen),
-        |report, paint| {
-            let text = report::memory::results(report, paint);
-            (text, report.failures.is_empty())
-        },
-    )
-}
-
-/// Runs one of the measurements in rounds.
-fn run_rounds<Plan, Report: Serialize + AsRef<About>>(
+/// Runs a command whose report goes to `path`, a page for the browser beside it, and shows what came of it. Gives the
+/// report.
+fn measure<Plan, R: Reported>(
     path: &Path,
     plan: Result<Plan, String>,
     command_line: Vec<String>,
-    run: fn(Plan, Vec<String>, &Screen) -> Result<Report, String>,
-    results: fn(&Report, Paint) -> String,
-) -> Result<bool, Refusal> {
+    run: impl FnOnce(Plan, Vec<String>, &Screen) -> Result<R, String>,
+) -> Result<R, Refusal> {
     let plan = plan.map_err(bad_usage)?;
-    measure(
-        path,
-        |screen| run(plan, command_line, screen),
-        |report, paint| {
-            let text = results(report, paint);
-            (text, report.as_ref().failures.is_empty())
-        },
-    )
+    let page = recorded::page_beside(path).map_err(bad_usage)?;
+    for written in std::iter::once(path).chain(page.as_deref()) {
+        json::check_writable(written).map_err(bad_usage)?;
+    }
+    let failed = |reason| (reason, 1);
+    let screen = Screen::new();
+    let report = run(plan, command_line, &screen).map_err(failed)?;
+    screen.line(&report.text(screen.paint));
+    json::write(&report, path).map_err(failed)?;
+    screen.line(&format!("report: {}", path.display()));
+    if let Some(page) = page {
+        recorded::write(&page, &html(&report.page()).map_err(failed)?).map_err(failed)?;
+        screen.line(&format!("page:   {}", page.display()));
+    }
+    Ok(report)
 }
 
-fn run_selfcheck(args: SelfcheckArgs, command_line: Vec<String>) -> Result<bool, Refusal> {
-    let path = args.report.clone();
-    let plan = args.plan().map_err(bad_usage)?;
-    let mut holds = false;
-    let is_good = measure(
-        &path,
-        |screen| selfcheck::run(plan, command_line, screen),
-        |report, paint| {
-            holds = report.verdict.holds;
-            let text = report::selfcheck::results(report, paint);
-            (text, report.about.failures.is_empty())
-        },
-    )?;
-    if is_good && !holds {
+fn went_well(report: impl AsRef<About>) -> bool {
+    report.as_ref().failures.is_empty()
+}
+
+fn verdict(report: &selfcheck::result::Report) -> Result<bool, Refusal> {
+    let is_good = report.about.failures.is_empty();
+    if is_good && !report.verdict.holds {
         let reason =
             "the method does not hold on this machine; use more --rounds, on a quieter one";
         return Err((reason.to_owned(), 10));
     }
-    Ok(is_good)
-}
-
-/// Runs something whose report goes to `path`, and shows it. Says whether all of it went well, as `show` does.
-fn measure<R: Serialize>(
-    path: &Path,
-    run: impl FnOnce(&Screen) -> Result<R, String>,
-    show: impl FnOnce(&R, Paint) -> (String, bool),
-) -> Result<bool, Refusal> {
-    json::check_writable(path).map_err(bad_usage)?;
-    let screen = Screen::new();
-    let failed = |reason| (reason, 1);
-    let report = run(&screen).map_err(failed)?;
-    let (text, is_good) = show(&report, screen.paint);
-    screen.line(&text);
-    json::write(&report, path).map_err(failed)?;
-    screen.line(&format!("report: {}", path.display()));
     Ok(is_good)
 }
 
@@ -406,7 +332,7 @@ fn exit_code(outcome: Result<bool, Refusal>) -> ExitCode {
 }
 
 /// The plan that the flags ask for, on this machine.
-fn plan(args: CompareArgs) -> Result<(PathBuf, Plan), String> {
+fn plan(args: CompareArgs) -> Result<Plan, String> {
     distinct("--engines", &args.engines)?;
     distinct("--active", &args.active)?;
     if args.active.contains(&0) {
@@ -453,14 +379,13 @@ fn plan(args: CompareArgs) -> Result<(PathBuf, Plan), String> {
         sample_interval_ms: 100,
     };
     let (placement, nofile_hard) = this_host()?;
-    let plan = Plan {
+    Ok(Plan {
         engines: args.engines,
         hold: (args.connections > 0).then_some(hold),
         echo: (args.rounds > 0).then_some(echo),
         placement,
         nofile_hard,
-    };
-    Ok((args.report, plan))
+    })
 }
 
 #[cfg(test)]
@@ -478,7 +403,7 @@ mod tests {
             None => cli.compare,
             Some(other) => panic!("{other:?}"),
         };
-        Ok(plan(compare)?.1)
+        plan(compare)
     }
 
     #[test]

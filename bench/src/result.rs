@@ -5,36 +5,23 @@
 
 use std::collections::BTreeMap;
 
-use kernel_tuning::host::{Environment, MachineBusy, NetCounters};
+use kernel_tuning::host::{MachineBusy, NetCounters};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::rounds::pair_ratios;
+use crate::run::About;
 use crate::sample::HostSample;
 use crate::scenario::{Cut, Engine, Plan};
 use crate::stats::Spread;
 use crate::warning::Warning;
 
-/// Version of the JSON form; it grows when a reader of the old form would misread the new one.
-pub const FORMAT_VERSION: u32 = 2;
-
 /// Everything one run found.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
-    /// [`FORMAT_VERSION`] of the program that wrote it.
-    pub format_version: u32,
-    /// Version of Throng.
-    pub throng_version: String,
-    /// The run ended early, and only what is here was measured.
-    pub partial: bool,
-    /// When it started, in seconds since 1970.
-    pub started_unix_s: u64,
-    /// How long it took.
-    pub duration_ms: u64,
-    /// The whole command line.
-    pub command_line: Vec<String>,
-    /// Where it ran.
-    pub environment: Environment,
+    /// What every report says.
+    #[serde(flatten)]
+    pub about: About,
     /// What was to be run.
     pub plan: Plan,
     /// What the plan had to give up for lack of memory.
@@ -45,12 +32,8 @@ pub struct Report {
     pub echo: Vec<Echo>,
     /// Medians and ratios of `echo`.
     pub echo_summary: Vec<EchoSummary>,
-    /// CPU time of the whole machine during the run.
-    pub machine: Option<MachineBusy>,
     /// Doubts about the figures.
     pub warnings: Vec<Warning>,
-    /// What went wrong; empty after a good run.
-    pub failures: Vec<Failure>,
 }
 
 impl Report {

@@ -17,15 +17,16 @@ use crate::sample::{HostSample, available_bytes, usable_bytes};
 use crate::scenario::Placement;
 use crate::screen::Screen;
 
-/// Version of the JSON form of the reports that begin with [`About`]; it grows when a reader of the old form would
-/// misread the new one.
-pub const FORMAT_VERSION: u32 = 1;
+/// Version of the JSON form of every command's report; it grows when a reader of the old form would misread the new one.
+pub const FORMAT_VERSION: u32 = 3;
 
 /// What a report says of its run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct About {
     /// [`FORMAT_VERSION`] of the program that wrote it.
     pub format_version: u32,
+    /// What measured it: `compare`, `hold`, …; the rest of the report is of that one's form.
+    pub command: String,
     /// Version of Throng.
     pub throng_version: String,
     /// The run ended early, and only what is here was measured.
@@ -67,6 +68,7 @@ impl Run {
     /// # Errors
     /// What to tell the user.
     pub fn begin(
+        command: &str,
         placement: Placement,
         nofile_hard: u64,
         estimate: Duration,
@@ -79,6 +81,7 @@ impl Run {
         let base = HostSample::read().map_err(|error| error.to_string())?;
         let about = About {
             format_version: FORMAT_VERSION,
+            command: command.to_owned(),
             throng_version: env!("CARGO_PKG_VERSION").to_owned(),
             partial: false,
             started_unix_s: unix_now_s(),
@@ -123,5 +126,28 @@ impl Run {
             .ok()
             .map(|now| now.since(&self.stage.base.machine));
         self.about
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// What a report of `command` says that took a second and went well.
+    pub(crate) fn about(command: &str) -> About {
+        About {
+            format_version: FORMAT_VERSION,
+            command: command.to_owned(),
+            throng_version: "0".to_owned(),
+            partial: false,
+            started_unix_s: 0,
+            duration_ms: 1_000,
+            command_line: Vec::new(),
+            environment: environment(),
+            placement: Placement::halves(&[0, 1]),
+            nofile_hard: 20_000,
+            machine: None,
+            failures: Vec::new(),
+        }
     }
 }

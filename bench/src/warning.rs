@@ -101,7 +101,7 @@ impl Warning {
     /// Every doubt that `report` gives reason for.
     pub fn all(report: &Report) -> Vec<Self> {
         let mut all = Vec::new();
-        all.extend(report.machine.as_ref().and_then(Self::steal));
+        all.extend(report.about.machine.as_ref().and_then(Self::steal));
         all.extend(
             report
                 .plan
@@ -393,7 +393,7 @@ mod tests {
             warning,
             Warning::SharedCores
         )));
-        let machine = report.machine.as_mut().unwrap();
+        let machine = report.about.machine.as_mut().unwrap();
         machine.steal_ns = machine.busy_ns / 2;
         report.plan.placement.client = report.plan.placement.server.clone();
         report.hold[0].settled = false;

@@ -67,13 +67,13 @@ fn what_is_no_report_is_refused() {
     refused(&[&file("page.json", "<html>")], &["not JSON", "page.json"]);
     refused(&[&file("empty.json", "")], &["empty"]);
     refused(
-        &[&file("tail.json", "{\"measured\": []}")],
-        &["compare, hold or canary"],
+        &[&file("other.json", "{\"measured\": []}")],
+        &["no format_version"],
     );
-    let newer = RECORDED.replacen("\"format_version\": 2", "\"format_version\": 3", 1);
+    let newer = RECORDED.replacen("\"format_version\": 3", "\"format_version\": 4", 1);
     refused(
         &[&file("newer.json", &newer)],
-        &["format 3", "newer Throng"],
+        &["format 4", "newer Throng"],
     );
     let report = file("report.json", RECORDED);
     refused(&[&report, "--html", &report], &["--html"]);

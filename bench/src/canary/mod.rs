@@ -26,6 +26,7 @@ use crate::canary::plan::Plan;
 use crate::canary::result::{Held, Report};
 use crate::load::{Driven, Progress, Stage, drive};
 use crate::report;
+use crate::report::Reported;
 use crate::report::format::{count, gib};
 use crate::result::Failure;
 use crate::run::Run;
@@ -43,12 +44,12 @@ const SETTLES_WITHIN: Duration = Duration::from_secs(30);
 /// # Errors
 /// When nothing could be started at all: what to tell the user.
 pub fn run(
-    plan: Plan,
-    way: &Way,
+    (plan, way): (Plan, Way),
     command_line: Vec<String>,
     screen: &Screen,
 ) -> Result<Report, String> {
     let mut run = Run::begin(
+        Report::COMMAND,
         plan.placement.clone(),
         plan.nofile_hard,
         plan.estimate(),
@@ -74,7 +75,7 @@ pub fn run(
         }
         let count = Count {
             plan: &plan,
-            way,
+            way: &way,
             stage: &run.stage,
             server: &server,
             connections: *connections,

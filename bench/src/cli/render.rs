@@ -16,7 +16,7 @@ Examples:
   throng-bench report hold.json --html /tmp/hold.html
   throng-bench report canary.json --markdown -        to stdout, for a pull request
 
-Reports of compare, hold and canary can be shown. The page needs no network: open it from disk.
+Reports of every command can be shown. The page needs no network: open it from disk.
 
 Exit codes: 0 written, 1 it could not be written, 2 bad usage, or the file is no report that this version reads.";
 

@@ -9,23 +9,24 @@ pub mod result;
 
 use std::time::{Duration, Instant};
 
-use kernel_tuning::host::{Files, MachineBusy, Memory, NetCounters, environment};
+use kernel_tuning::host::{Files, Memory, NetCounters};
 use kernel_tuning::process::is_bound_by_file_max;
 use serde_json::Value;
 
 use crate::climb::plan::{ClimbPlan, Part, Room};
 use crate::climb::result::{Climb, Close, Step};
-use crate::clock::{millis, unix_now_s};
+use crate::clock::millis;
 use crate::crowd::{Crowd, Halt};
 use crate::footprint::{Growth, QUIETEST_TAKES, quietest};
 use crate::guard::Guard;
 use crate::load::{Stage, flag_ms};
-use crate::lock::alone;
+use crate::report::Reported;
 use crate::report::climb as text;
 use crate::report::format::{count, of_many};
-use crate::result::{FORMAT_VERSION, Failure};
+use crate::result::Failure;
+use crate::run::Run;
 use crate::runner::Ended;
-use crate::sample::{HostSample, available_bytes, sockets_settle};
+use crate::sample::{available_bytes, sockets_settle};
 use crate::scenario::{Protocol, server_processes};
 use crate::screen::Screen;
 use crate::servers::Servers;
@@ -38,22 +39,18 @@ const UNTIL_TOLD: &str = "30days";
 /// # Errors
 /// When it does not fit this machine, or nothing could be started at all: what to tell the user.
 pub fn climb(plan: ClimbPlan, command_line: Vec<String>, screen: &Screen) -> Result<Climb, String> {
-    let (stop, _alone) = alone(plan.time_limit(), screen)?;
-    let room = room()?;
-    plan.fit(&room)?;
-    let stage = Stage::new(
+    let mut run = Run::begin(
+        Climb::COMMAND,
         plan.placement.clone(),
         plan.nofile_hard,
-        stop,
-        HostSample::read().map_err(|error| error.to_string())?,
-    )?;
-    let mut report = Climb {
-        format_version: FORMAT_VERSION,
-        throng_version: env!("CARGO_PKG_VERSION").to_owned(),
-        started_unix_s: unix_now_s(),
-        duration_ms: 0,
+        plan.estimate(),
         command_line,
-        environment: environment(),
+        screen,
+    )?;
+    let room = room()?;
+    plan.fit(&room)?;
+    let mut report = Climb {
+        about: run.about.clone(),
         processes: server_processes(plan.engine, plan.most(), plan.nofile_hard),
         plan,
         room,
@@ -64,27 +61,18 @@ pub fn climb(plan: ClimbPlan, command_line: Vec<String>, screen: &Screen) -> Res
         stopped_by: None,
         close: None,
         counters: NetCounters::default(),
-        machine: None,
         clients: Vec::new(),
         servers: Vec::new(),
         warnings: Vec::new(),
-        failures: Vec::new(),
     };
     screen.line(&text::plan(&report, screen.paint));
-    let began = Instant::now();
-    if let Err(failure) = run(&stage, &mut report, screen) {
-        report.failures.push(failure);
+    let mut failures = Vec::new();
+    let whole = hold_all(&run.stage, &mut report, &mut failures, screen);
+    for failure in whole.err().into_iter().chain(failures) {
+        run.note(screen, failure);
     }
-    screen.done();
-    report.duration_ms = millis(began.elapsed());
-    report.machine = MachineBusy::read()
-        .ok()
-        .map(|now| now.since(&stage.base.machine));
+    report.about = run.end(screen);
     report.conclude();
-    report
-        .failures
-        .iter()
-        .for_each(|failure| screen.failure(failure));
     Ok(report)
 }
 
@@ -99,8 +87,13 @@ fn room() -> Result<Room, String> {
     })
 }
 
-/// Starts the servers, climbs, and closes.
-fn run(stage: &Stage, report: &mut Climb, screen: &Screen) -> Result<(), Failure> {
+/// Starts the servers, climbs, and closes. Failures that do not end it go to `failures`.
+fn hold_all(
+    stage: &Stage,
+    report: &mut Climb,
+    failures: &mut Vec<Failure>,
+    screen: &Screen,
+) -> Result<(), Failure> {
     let plan = report.plan.clone();
     let broken = |cause: &dyn std::fmt::Display| failure("holding connections", cause.to_string());
     let protocol = Protocol::Line {
@@ -133,15 +126,15 @@ fn run(stage: &Stage, report: &mut Climb, screen: &Screen) -> Result<(), Failure
         report.counters = now.since(&stage.base.counters);
     }
     screen.doing("ending the server".to_owned());
-    let (summaries, failures) = servers.end("holding connections");
+    let (summaries, of_servers) = servers.end("holding connections");
     report.servers = summaries;
     let halted = halted?;
-    report.failures.extend(flaws(&ended, halted.is_some()));
+    failures.extend(flaws(&ended, halted.is_some()));
     report.clients = ended.iter().map(|ended| ended.summary.clone()).collect();
     if let Some(halt) = halted {
-        judge(report, halt, ended.last());
+        failures.extend(judge(report, halt, ended.last()));
     }
-    report.failures.extend(failures);
+    failures.extend(of_servers);
     Ok(())
 }
 
@@ -352,20 +345,20 @@ fn flaws(ended: &[Ended], was_halted: bool) -> Vec<Failure> {
 }
 
 /// A limit that ends the steps above what had to be held is their result; anything else is a failure.
-fn judge(report: &mut Climb, halt: Halt, newest: Option<&Ended>) {
+fn judge(report: &mut Climb, halt: Halt, newest: Option<&Ended>) -> Option<Failure> {
     if let Halt::Limit(limit) = halt {
         report.stopped_by = Some(limit);
         if report.held() >= report.plan.connections {
-            return;
+            return None;
         }
     }
     let own_words = newest.map_or_else(String::new, Ended::how);
     let wanted = report.steps.last().map_or(0, |step| step.wanted);
-    report.failures.push(Failure {
+    Some(Failure {
         during: format!("holding {} connections", count(wanted)),
         cause: halt.words(&own_words),
         stderr_tail: newest.map_or_else(Vec::new, |client| client.stderr_tail.clone()),
-    });
+    })
 }
 
 fn failure(during: &str, cause: String) -> Failure {

@@ -2,31 +2,22 @@
 //!
 //! Invariant: raw figures are kept as they were read; what is shown is drawn from them here.
 
-use kernel_tuning::host::{Environment, Footprint, MachineBusy, NetCounters};
+use kernel_tuning::host::{Footprint, NetCounters};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::climb::plan::{ClimbPlan, Room};
 use crate::footprint::Growth;
 use crate::guard::{Extremes, Limit};
-use crate::result::Failure;
+use crate::run::About;
 use crate::warning::{Warning, others_of};
 
 /// Everything one run found.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Climb {
-    /// [`crate::result::FORMAT_VERSION`] of the program that wrote it.
-    pub format_version: u32,
-    /// Version of Throng.
-    pub throng_version: String,
-    /// When it started, in seconds since 1970.
-    pub started_unix_s: u64,
-    /// How long it took.
-    pub duration_ms: u64,
-    /// The whole command line.
-    pub command_line: Vec<String>,
-    /// Where it ran.
-    pub environment: Environment,
+    /// What every report says.
+    #[serde(flatten)]
+    pub about: About,
     /// What was to be done.
     pub plan: ClimbPlan,
     /// What the machine had to give before.
@@ -47,16 +38,12 @@ pub struct Climb {
     pub close: Option<Close>,
     /// What the kernel's counters grew by, the close included.
     pub counters: NetCounters,
-    /// CPU time of the whole machine during the run.
-    pub machine: Option<MachineBusy>,
     /// Each client's own summary, in the order of `steps`.
     pub clients: Vec<Value>,
     /// Each server process's own summary.
     pub servers: Vec<Value>,
     /// Doubts about the figures.
     pub warnings: Vec<Warning>,
-    /// What went wrong; empty after a good run.
-    pub failures: Vec<Failure>,
 }
 
 /// One client's connections on top of those before.
@@ -159,7 +146,8 @@ impl Climb {
 
     /// Draws `warnings` from the rest.
     pub fn conclude(&mut self) {
-        let steal = self.machine.as_ref().and_then(Warning::steal);
+        self.about.partial |= self.held() < self.plan.connections;
+        let steal = self.about.machine.as_ref().and_then(Warning::steal);
         let drops = Warning::drops(self.plan.engine, &self.counters);
         let shared = self.plan.placement.is_shared();
         let engine = self.plan.engine;

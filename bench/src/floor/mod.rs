@@ -24,6 +24,7 @@ use crate::echo::client_args;
 use crate::exchange::{self, Exchange, Exchanged, Times};
 use crate::floor::result::{Case, Report, multiples};
 use crate::load::Stage;
+use crate::report::Reported;
 use crate::result::Failure;
 use crate::rounds::Goal;
 use crate::run::Run;
@@ -187,6 +188,7 @@ impl Plan {
 /// When nothing could be started at all: what to tell the user.
 pub fn run(plan: Plan, command_line: Vec<String>, screen: &Screen) -> Result<Report, String> {
     let mut run = Run::begin(
+        Report::COMMAND,
         plan.placement.clone(),
         plan.nofile_hard,
         plan.estimate(),

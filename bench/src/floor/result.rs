@@ -57,12 +57,6 @@ pub struct Row {
     pub waits_per_message: Option<f64>,
 }
 
-impl AsRef<About> for Report {
-    fn as_ref(&self) -> &About {
-        &self.about
-    }
-}
-
 impl Report {
     /// Draws `summary` and `warnings` from the rest.
     pub fn conclude(&mut self) {

@@ -8,19 +8,18 @@ pub mod result;
 
 use std::time::{Duration, Instant};
 
-use kernel_tuning::host::{MachineBusy, environment};
 use rand::seq::SliceRandom;
 
-use crate::clock::{millis, unix_now_s};
 use crate::crowd::Crowd;
 use crate::footprint::{Growth, quietest};
 use crate::guard::Guard;
 use crate::load::Stage;
-use crate::lock::alone;
 use crate::memory::result::{Kept, MemoryPlan, MemoryReport, Subject};
+use crate::report::Reported;
 use crate::report::memory as text;
-use crate::result::{FORMAT_VERSION, Failure};
-use crate::sample::{HostSample, settle};
+use crate::result::Failure;
+use crate::run::Run;
+use crate::sample::settle;
 use crate::scenario::{CLIENT_SOURCE, Protocol, processes_by_files, server_processes};
 use crate::screen::Screen;
 use crate::servers::Servers;
@@ -40,55 +39,40 @@ pub fn memory(
     command_line: Vec<String>,
     screen: &Screen,
 ) -> Result<MemoryReport, String> {
-    let (stop, _alone) = alone(plan.time_limit(), screen)?;
-    let base = HostSample::read().map_err(|error| error.to_string())?;
-    plan.fit(&base.memory)?;
-    let stage = Stage::new(plan.placement.clone(), plan.nofile_hard, stop, base)?;
-    let mut report = MemoryReport {
-        format_version: FORMAT_VERSION,
-        throng_version: env!("CARGO_PKG_VERSION").to_owned(),
-        started_unix_s: unix_now_s(),
-        duration_ms: 0,
+    let mut run = Run::begin(
+        MemoryReport::COMMAND,
+        plan.placement.clone(),
+        plan.nofile_hard,
+        plan.estimate(),
         command_line,
-        environment: environment(),
-        plan,
-        kept: Vec::new(),
-        machine: None,
-        failures: Vec::new(),
-    };
-    screen.line(&text::plan(&report, screen.paint));
-    let began = Instant::now();
+        screen,
+    )?;
+    plan.fit(&run.stage.base.memory)?;
+    screen.line(&text::plan(&plan, &run.about, screen.paint));
+    let mut all = Vec::new();
     let mut random = rand::rng();
-    'rounds: for round in 1..=report.plan.rounds {
-        let mut subjects = report.plan.subjects();
+    for round in 1..=plan.rounds {
+        let mut subjects = plan.subjects();
         subjects.shuffle(&mut random);
         for subject in subjects {
-            if let Some(cause) = stage.stop.cause() {
-                report.failures.push(failure(subject, cause.to_string()));
-                break 'rounds;
+            if run.stage.stop.cause().is_some() {
+                break;
             }
-            screen.doing(format!(
-                "{subject}: round {round} of {}",
-                report.plan.rounds
-            ));
-            match keep(&stage, &report.plan, subject, round) {
+            screen.doing(format!("{subject}: round {round} of {}", plan.rounds));
+            match keep(&run.stage, &plan, subject, round) {
                 Ok(kept) => {
                     screen.line(&text::kept_line(&kept));
-                    report.kept.push(kept);
+                    all.push(kept);
                 }
-                Err(failure) => {
-                    screen.failure(&failure);
-                    report.failures.push(failure);
-                }
+                Err(failure) => run.note(screen, failure),
             }
         }
     }
-    screen.done();
-    report.duration_ms = millis(began.elapsed());
-    report.machine = MachineBusy::read()
-        .ok()
-        .map(|now| now.since(&stage.base.machine));
-    Ok(report)
+    Ok(MemoryReport {
+        about: run.end(screen),
+        plan,
+        kept: all,
+    })
 }
 
 /// One measurement: the servers start, the client connects, all comes to rest, and the memory is read.

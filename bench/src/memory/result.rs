@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
-use kernel_tuning::host::{Environment, MachineBusy, Memory};
+use kernel_tuning::host::Memory;
 use serde::{Deserialize, Serialize};
 
 use crate::footprint::Growth;
 use crate::report::format::{count, gib, part_of_memory};
-use crate::result::Failure;
+use crate::run::About;
 use crate::sample::available_bytes;
 use crate::scenario::{Engine, Placement};
 use crate::stats::Spread;
@@ -120,26 +120,13 @@ pub struct Kept {
 /// Everything one run found.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MemoryReport {
-    /// [`crate::result::FORMAT_VERSION`] of the program that wrote it.
-    pub format_version: u32,
-    /// Version of Throng.
-    pub throng_version: String,
-    /// When it started, in seconds since 1970.
-    pub started_unix_s: u64,
-    /// How long it took.
-    pub duration_ms: u64,
-    /// The whole command line.
-    pub command_line: Vec<String>,
-    /// Where it ran.
-    pub environment: Environment,
+    /// What every report says.
+    #[serde(flatten)]
+    pub about: About,
     /// What was to be measured.
     pub plan: MemoryPlan,
     /// Every measurement, in the order they ran.
     pub kept: Vec<Kept>,
-    /// CPU time of the whole machine during the run.
-    pub machine: Option<MachineBusy>,
-    /// What went wrong; empty after a good run.
-    pub failures: Vec<Failure>,
 }
 
 impl MemoryReport {
@@ -237,12 +224,7 @@ pub(crate) mod tests {
             client_rss: Some(48.0),
         });
         MemoryReport {
-            format_version: crate::result::FORMAT_VERSION,
-            throng_version: "0".to_owned(),
-            started_unix_s: 0,
-            duration_ms: 1_000,
-            command_line: Vec::new(),
-            environment: kernel_tuning::host::environment(),
+            about: crate::run::tests::about("memory"),
             plan: MemoryPlan {
                 engines: vec![Engine::Uring],
                 connections: 20_000,
@@ -252,8 +234,6 @@ pub(crate) mod tests {
                 nofile_hard: 20_000,
             },
             kept: kept.collect(),
-            machine: None,
-            failures: Vec::new(),
         }
     }
 

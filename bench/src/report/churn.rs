@@ -69,7 +69,7 @@ pub fn results(report: &Report, paint: Paint) -> String {
     format!("\n{}\n", parts.join("\n\n"))
 }
 
-fn table(report: &Report) -> Table {
+pub(crate) fn table(report: &Report) -> Table {
     let title = format!("{} at a time, median [min – max]", count(report.plan.churn));
     let headings = ["server CPU a cycle, µs", "÷ epoll's", "cycle p99"]
         .map(str::to_owned)

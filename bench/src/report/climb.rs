@@ -7,10 +7,10 @@ use crate::report::format::{
     NOTHING, bytes, count, figure, gib, micros, of_many, part_of_memory, rounded, span,
 };
 use crate::report::memory::growth_rows;
+use crate::report::rounds::heading;
 use crate::report::table::Table;
-use crate::report::text::{machine, section};
+use crate::report::text::section;
 use crate::screen::Paint;
-use crate::servers::core_list;
 
 /// What will be done, what it needs, and what there is.
 pub fn plan(report: &Climb, paint: Paint) -> String {
@@ -26,30 +26,20 @@ pub fn plan(report: &Climb, paint: Paint) -> String {
         0 => "no heartbeat".to_owned(),
         every => format!("a heartbeat every {}", span(every)),
     };
-    let mut lines = vec![
-        paint.bold(&format!(
-            "Throng {}: {} connections with {engine}, about {} s",
-            report.throng_version,
-            count(plan.most()),
-            plan.estimate().as_secs()
-        )),
-        format!("  machine  {}", machine(&report.environment)),
-        format!(
-            "  cores    server {}, client {}; open files a process (nofile) {}, so {}",
-            core_list(&plan.placement.server),
-            core_list(&plan.placement.client),
-            count(plan.nofile_hard),
-            match report.processes {
-                1 => "1 server process".to_owned(),
-                several => format!("{several} server processes"),
-            }
-        ),
-        format!(
-            "  hold     {} connections for {}, {heartbeat}",
-            count(connections),
-            span(hold_ms)
-        ),
-    ];
+    let what = format!("{} connections with {engine}", count(plan.most()));
+    let mut lines = heading(&what, plan.estimate().as_secs(), &report.about, paint);
+    lines.push(format!(
+        "  servers  {}",
+        match report.processes {
+            1 => "1 process".to_owned(),
+            several => format!("{several} processes"),
+        }
+    ));
+    lines.push(format!(
+        "  hold     {} connections for {}, {heartbeat}",
+        count(connections),
+        span(hold_ms)
+    ));
     lines.extend(plan.active.map(|active| {
         format!(
             "  active   then {} messages a second on {} of them for {}, sent when due",
@@ -150,13 +140,13 @@ pub fn results(report: &Climb, paint: Paint) -> String {
     let warnings = report.warnings.iter();
     let warnings = warnings.map(|warning| paint.yellow(&warning.to_string()));
     parts.extend(section(paint.bold("Doubts"), warnings.collect()));
-    let failures = report.failures.iter();
+    let failures = report.about.failures.iter();
     let failures =
         failures.map(|failure| paint.red(&format!("{}: {}", failure.during, failure.cause)));
     parts.extend(section(paint.bold("Failures"), failures.collect()));
     parts.push(format!(
         "The run took {:.1} s.",
-        report.duration_ms as f64 / 1e3
+        report.about.duration_ms as f64 / 1e3
     ));
     format!("\n{}\n", parts.join("\n\n"))
 }

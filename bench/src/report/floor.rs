@@ -80,7 +80,7 @@ pub fn results(report: &Report, paint: Paint) -> String {
     format!("\n{}\n", parts.join("\n\n"))
 }
 
-fn table(report: &Report) -> Table {
+pub(crate) fn table(report: &Report) -> Table {
     let title = format!(
         "{}-byte echo, median [min – max]",
         report.plan.message_bytes
@@ -114,7 +114,7 @@ fn table(report: &Report) -> Table {
 }
 
 /// Each engine as a multiple of the floor, and how much that changes with the idle connections.
-fn multiples(report: &Report, paint: Paint) -> String {
+pub(crate) fn multiples(report: &Report, paint: Paint) -> String {
     let mut text =
         paint.bold("Server CPU a message, as a multiple of the floor's in the same round: median");
     for engine in &report.plan.engines {

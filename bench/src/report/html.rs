@@ -78,14 +78,15 @@ mod tests {
     fn what_a_report_holds_is_text_and_no_markup() {
         const HOSTILE: &str = "</pre></desc><script>alert(1)</script>\"'&";
         let mut report = recorded();
-        report.command_line.push(HOSTILE.to_owned());
-        report.environment.kernel = Some(HOSTILE.to_owned());
+        report.about.command_line.push(HOSTILE.to_owned());
+        report.about.environment.kernel = Some(HOSTILE.to_owned());
         report
+            .about
             .environment
             .sysctls
             .insert(HOSTILE.to_owned(), HOSTILE.to_owned());
-        report.throng_version = HOSTILE.to_owned();
-        report.failures.push(crate::result::Failure {
+        report.about.throng_version = HOSTILE.to_owned();
+        report.about.failures.push(crate::result::Failure {
             during: HOSTILE.to_owned(),
             cause: HOSTILE.to_owned(),
             stderr_tail: Vec::new(),

@@ -145,9 +145,10 @@ mod tests {
     fn what_a_report_holds_closes_no_fence_and_opens_no_markup() {
         let mut report = recorded();
         report
+            .about
             .command_line
             .push("a\n```\n</details><script>".to_owned());
-        report.throng_version = "|x|<script>`".to_owned();
+        report.about.throng_version = "|x|<script>`".to_owned();
         report.plan.engines.clear();
         let text = markdown(&compare::page(&report));
         assert!(

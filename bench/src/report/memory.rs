@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 
 use crate::footprint::{CACHES_UNREADABLE, Growth};
-use crate::memory::result::{Kept, MemoryReport, Subject};
+use crate::memory::result::{Kept, MemoryPlan, MemoryReport, Subject};
 use crate::report::format::{NOTHING, bytes, count, figure, of_many, spread};
+use crate::report::rounds::heading;
 use crate::report::table::Table;
-use crate::report::text::{engines, machine, section};
+use crate::report::text::{engines, section};
+use crate::run::About;
 use crate::screen::Paint;
-use crate::servers::core_list;
 use crate::stats::Spread;
 use crate::warning::others_of;
 
@@ -21,28 +22,17 @@ queues, which only the memory that is available (MemAvailable, and the free page
 the processes' own; it is a check, and moves with other work.";
 
 /// What will be measured, and where.
-pub fn plan(report: &MemoryReport, paint: Paint) -> String {
-    let plan = &report.plan;
-    let lines = [
-        paint.bold(&format!(
-            "Throng {}: memory of an idle connection, {} above a bare socket, about {} s",
-            report.throng_version,
-            engines(&plan.engines),
-            plan.estimate().as_secs()
-        )),
-        format!("  machine  {}", machine(&report.environment)),
-        format!(
-            "  cores    server {}, client {}; open files a process (nofile) {}",
-            core_list(&plan.placement.server),
-            core_list(&plan.placement.client),
-            count(plan.nofile_hard)
-        ),
-        format!(
-            "  keep     {} connections, no greeting and no heartbeat, {}, in random order",
-            count(plan.connections),
-            of_many(plan.rounds as u64, "round")
-        ),
-    ];
+pub fn plan(plan: &MemoryPlan, about: &About, paint: Paint) -> String {
+    let what = format!(
+        "memory of an idle connection, {} above a bare socket",
+        engines(&plan.engines)
+    );
+    let mut lines = heading(&what, plan.estimate().as_secs(), about, paint);
+    lines.push(format!(
+        "  keep     {} connections, no greeting and no heartbeat, {}, in random order",
+        count(plan.connections),
+        of_many(plan.rounds as u64, "round")
+    ));
     lines.join("\n") + "\n"
 }
 
@@ -73,13 +63,13 @@ pub fn results(report: &MemoryReport, paint: Paint) -> String {
         .flat_map(|kept| doubts(kept, report.plan.connections));
     let doubts = doubts.map(|doubt| paint.yellow(&doubt));
     parts.extend(section(paint.bold("Doubts"), doubts.collect()));
-    let failures = report.failures.iter();
+    let failures = report.about.failures.iter();
     let failures =
         failures.map(|failure| paint.red(&format!("{}: {}", failure.during, failure.cause)));
     parts.extend(section(paint.bold("Failures"), failures.collect()));
     parts.push(format!(
         "The run took {:.1} s.",
-        report.duration_ms as f64 / 1e3
+        report.about.duration_ms as f64 / 1e3
     ));
     format!("\n{}\n", parts.join("\n\n"))
 }
@@ -155,7 +145,7 @@ const SUMS: [Sum; 8] = [
     }),
 ];
 
-fn whole(report: &MemoryReport) -> Table {
+pub(crate) fn whole(report: &MemoryReport) -> Table {
     let subjects = report.plan.subjects();
     let title = format!(
         "bytes a connection, both ends, median of {}",
@@ -189,7 +179,7 @@ fn whole(report: &MemoryReport) -> Table {
     table
 }
 
-fn above(report: &MemoryReport) -> Table {
+pub(crate) fn above(report: &MemoryReport) -> Table {
     let engines = &report.plan.engines;
     let title = "above the bare socket, median [min – max]".to_owned();
     let names = engines.iter().map(ToString::to_string);

@@ -1,4 +1,5 @@
-//! A result as text for the terminal, as JSON, as a page for the browser and as Markdown. Reads plain data, [`crate::result`] and its like, and nothing else.
+//! A result as text for the terminal, as JSON, as a page for the browser and as Markdown. Reads plain data, [`crate::result`] and
+//! its like, and nothing else. What a command's report is called and shown by is a line of [`Reported`].
 
 pub mod canary;
 pub mod chart;
@@ -13,6 +14,7 @@ pub mod markdown;
 pub mod memory;
 pub mod page;
 pub mod recorded;
+mod reported;
 pub mod rounds;
 pub mod selfcheck;
 pub mod side_by_side;
@@ -20,3 +22,5 @@ pub mod table;
 pub mod tail;
 pub mod text;
 pub mod verdict;
+
+pub use reported::Reported;

@@ -6,14 +6,20 @@ use std::fs::{File, create_dir_all};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::canary::result::Report as Canary;
+use crate::churn::Report as Churn;
 use crate::climb::result::Climb;
+use crate::floor::result::Report as Floor;
+use crate::memory::result::MemoryReport;
+use crate::report::Reported;
 use crate::report::html::html;
-use crate::report::page::{self, Page};
-use crate::{result, run};
+use crate::report::page::Page;
+use crate::result::Report as Compare;
+use crate::run::FORMAT_VERSION;
+use crate::selfcheck::result::Report as Selfcheck;
+use crate::tail::result::Report as Tail;
 
 /// No report of any command comes near it.
 const MOST_BYTES: u64 = 256 << 20;
@@ -89,36 +95,45 @@ fn read(path: &Path) -> Result<Value, String> {
 }
 
 fn page_of(report: &Value) -> Result<Page, String> {
-    let has = |keys: [&str; 2]| keys.iter().all(|key| report.get(key).is_some());
-    if has(["echo_summary", "hold"]) {
-        typed::<result::Report>(report, result::FORMAT_VERSION)
-            .map(|report| page::compare::page(&report))
-    } else if has(["steps", "room"]) {
-        typed::<Climb>(report, result::FORMAT_VERSION).map(|report| page::climb::page(&report))
-    } else if has(["held", "path"]) {
-        typed::<Canary>(report, run::FORMAT_VERSION).map(|report| page::canary::page(&report))
-    } else {
-        Err(
-            "is no report of compare, hold or canary; those of the other commands have no page yet"
-                .to_owned(),
-        )
+    check_version(report)?;
+    match report.get("command").and_then(Value::as_str) {
+        Some(Compare::COMMAND) => page_as::<Compare>(report),
+        Some(Climb::COMMAND) => page_as::<Climb>(report),
+        Some(Canary::COMMAND) => page_as::<Canary>(report),
+        Some(MemoryReport::COMMAND) => page_as::<MemoryReport>(report),
+        Some(Floor::COMMAND) => page_as::<Floor>(report),
+        Some(Tail::COMMAND) => page_as::<Tail>(report),
+        Some(Churn::COMMAND) => page_as::<Churn>(report),
+        Some(Selfcheck::COMMAND) => page_as::<Selfcheck>(report),
+        other => Err(format!(
+            "is of the command {}, of which this program knows no report; see throng-bench --version",
+            other.unwrap_or("(none)")
+        )),
     }
 }
 
-fn typed<R: DeserializeOwned>(report: &Value, known: u32) -> Result<R, String> {
+fn page_as<R: Reported>(report: &Value) -> Result<Page, String> {
+    let report: R = serde_json::from_value(report.clone()).map_err(|cause| {
+        format!(
+            "has the format {FORMAT_VERSION} but not the fields of {} ({cause}); was it changed?",
+            R::COMMAND
+        )
+    })?;
+    Ok(report.page())
+}
+
+fn check_version(report: &Value) -> Result<(), String> {
     let version = report.get("format_version").and_then(Value::as_u64);
     let hint = "see the format_version in it, and throng-bench --version";
     match version {
         None => Err(format!("has no format_version, as a report has; {hint}")),
-        Some(version) if version > u64::from(known) => Err(format!(
-            "is of format {version}, and this program knows those up to {known}: a newer Throng wrote it; show it with that one"
+        Some(version) if version > FORMAT_VERSION.into() => Err(format!(
+            "is of format {version}, and this program knows those up to {FORMAT_VERSION}: a newer Throng wrote it; show it with that one"
         )),
-        Some(version) if version < u64::from(known) => Err(format!(
-            "is of format {version}, and this program reads {known}: an older Throng wrote it; show it with that one, or run it again"
+        Some(version) if version < FORMAT_VERSION.into() => Err(format!(
+            "is of format {version}, and this program reads {FORMAT_VERSION}: an older Throng wrote it; show it with that one, or run it again"
         )),
-        Some(_) => serde_json::from_value(report.clone()).map_err(|cause| {
-            format!("has the format {known} but not its fields ({cause}); was it changed? {hint}")
-        }),
+        Some(_) => Ok(()),
     }
 }
 
@@ -128,7 +143,7 @@ mod tests {
     use super::*;
 
     fn refused(change: impl FnOnce(&mut Value)) -> String {
-        let mut report = serde_json::to_value(result::tests::recorded()).unwrap();
+        let mut report = serde_json::to_value(crate::result::tests::recorded()).unwrap();
         change(&mut report);
         page_of(&report).unwrap_err()
     }
@@ -151,10 +166,12 @@ mod tests {
         assert!(
             page_of(&Value::Null)
                 .unwrap_err()
-                .contains("no report of compare")
+                .contains("no format_version")
         );
+        let other = refused(|report| report["command"] = "dance".into());
+        assert!(other.contains("the command dance"), "{other}");
         let torn = refused(|report| report["plan"] = Value::Null);
-        assert!(torn.contains("not its fields"), "{torn}");
+        assert!(torn.contains("not the fields of compare"), "{torn}");
     }
 
     #[test]
@@ -175,7 +192,7 @@ mod tests {
         let report = directory.path().join("report.json");
         std::fs::write(&report, "").unwrap();
         assert!(page(&report).unwrap_err().contains("is empty"));
-        crate::report::json::write(&result::tests::recorded(), &report).unwrap();
+        crate::report::json::write(&crate::result::tests::recorded(), &report).unwrap();
         let path = page_beside(&report).unwrap().unwrap();
         write_html(&report, &path).unwrap();
         assert!(

@@ -84,7 +84,7 @@ pub fn results(report: &Report, paint: Paint) -> String {
     format!("\n{}\n", parts.join("\n\n"))
 }
 
-fn table(report: &Report) -> Table {
+pub(crate) fn table(report: &Report) -> Table {
     let title = format!(
         "{} as, median [min – max] of all runs",
         report.plan.engine.name()
@@ -103,7 +103,7 @@ fn table(report: &Report) -> Table {
     table
 }
 
-fn verdict(report: &Report) -> String {
+pub(crate) fn verdict(report: &Report) -> String {
     let (plan, verdict) = (&report.plan, &report.verdict);
     let (cpu, rate) = (&verdict.cpu, &verdict.rate);
     let (runs, needed) = (of_many(plan.runs as u64, "run"), cpu.needed);

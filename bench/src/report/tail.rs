@@ -136,7 +136,7 @@ fn apart(report: &Report) -> Option<String> {
     })
 }
 
-fn table(report: &Report) -> Table {
+pub(crate) fn table(report: &Report) -> Table {
     let plan = &report.plan;
     let title = format!(
         "{} active, {}-byte messages, median [min – max]",

@@ -1,31 +1,18 @@
 //! A result as text: the plan, a line for each measurement, then tables, verdict and doubts. Pure.
 
-use kernel_tuning::host::Environment;
-
 use crate::report::format::{count, figure, gib, join, of_many, rounded, span};
+use crate::report::rounds::heading;
 use crate::report::side_by_side::{echo_table, hold_table};
 use crate::report::verdict::{SOFTIRQ_NOTE, Verdict, processes_note, verdicts};
 use crate::result::{Echo, Hold, Report};
 use crate::scenario::Engine;
 use crate::screen::Paint;
-use crate::servers::core_list;
 
 /// What will be run, where, and how long it takes.
 pub fn plan(report: &Report, paint: Paint) -> String {
     let plan = &report.plan;
     let seconds = plan.estimate().as_secs();
-    let mut lines = vec![paint.bold(&format!(
-        "Throng {}: {}, about {seconds} s",
-        report.throng_version,
-        engines(plan.engines.as_slice())
-    ))];
-    lines.push(format!("  machine  {}", machine(&report.environment)));
-    lines.push(format!(
-        "  cores    server {}, client {}; open files a process (nofile) {}",
-        core_list(&plan.placement.server),
-        core_list(&plan.placement.client),
-        count(plan.nofile_hard)
-    ));
+    let mut lines = heading(&engines(&plan.engines), seconds, &report.about, paint);
     lines.extend(plan.hold.as_ref().map(|hold| {
         format!(
             "  hold     {} connections for {}, {}, once with each engine",
@@ -123,13 +110,14 @@ pub fn results(report: &Report, paint: Paint) -> String {
         .collect();
     parts.extend(section(paint.bold("Doubts"), warnings));
     let failures = report
+        .about
         .failures
         .iter()
         .map(|failure| paint.red(&format!("{}: {}", failure.during, failure.cause)));
     parts.extend(section(paint.bold("Failures"), failures.collect()));
-    let seconds = report.duration_ms as f64 / 1e3;
+    let seconds = report.about.duration_ms as f64 / 1e3;
     parts.push(format!("The run took {seconds:.1} s."));
-    if report.partial {
+    if report.about.partial {
         parts.push(paint.red("Partial: the run ended early."));
     }
     format!("\n{}\n", parts.join("\n\n"))
@@ -148,20 +136,6 @@ pub(crate) fn engines(engines: &[Engine]) -> String {
         .map(|engine| engine.name())
         .collect::<Vec<_>>()
         .join(" beside ")
-}
-
-/// The machine in a line.
-pub(crate) fn machine(environment: &Environment) -> String {
-    let parts = [
-        environment
-            .kernel
-            .as_ref()
-            .map(|kernel| format!("Linux {kernel}")),
-        environment.cpu_model.clone(),
-        environment.cpus.map(|cpus| format!("{cpus} CPUs")),
-        environment.memory_total_bytes.map(gib),
-    ];
-    parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
@@ -207,7 +181,7 @@ mod tests {
         assert!(cpu[3].starts_with(&ratio(report.echo_summary[0].cpu_ratio.unwrap().median)));
         assert!(cpu[0].contains("softirq included") && text.contains("ksoftirqd on their cores"));
         assert!(text.contains("Verdict") && !text.contains('\x1b'));
-        let took = format!("took {:.1} s", report.duration_ms as f64 / 1e3);
+        let took = format!("took {:.1} s", report.about.duration_ms as f64 / 1e3);
         assert!(text.contains(&took), "{text}");
     }
 
@@ -248,9 +222,9 @@ mod tests {
     fn what_is_missing_is_shown_as_missing_and_why() {
         let mut report = recorded();
         report.hold.retain(|hold| hold.engine == Engine::Uring);
-        report.partial = true;
+        report.about.partial = true;
         let cause = "the server died".to_owned();
-        report.failures = vec![Failure {
+        report.about.failures = vec![Failure {
             during: "holding".to_owned(),
             cause,
             stderr_tail: Vec::new(),

@@ -23,6 +23,7 @@ use crate::echo::client_args;
 use crate::exchange::{self, Exchange, Measured, Times};
 use crate::load::Stage;
 use crate::report;
+use crate::report::Reported;
 use crate::result::Failure;
 use crate::rounds::{Goal, in_random_order};
 use crate::run::Run;
@@ -161,6 +162,7 @@ struct Contender {
 /// When nothing could be started at all: what to tell the user.
 pub fn run(plan: Plan, command_line: Vec<String>, screen: &Screen) -> Result<Report, String> {
     let mut run = Run::begin(
+        Report::COMMAND,
         plan.placement.clone(),
         plan.nofile_hard,
         plan.estimate(),

@@ -220,12 +220,6 @@ pub fn ratios(measured: &[Measured<Case>]) -> Vec<RunRatios> {
         .collect()
 }
 
-impl AsRef<About> for Report {
-    fn as_ref(&self) -> &About {
-        &self.about
-    }
-}
-
 impl Report {
     /// Draws `runs`, `verdict` and `warnings` from the rest.
     pub fn conclude(&mut self) {

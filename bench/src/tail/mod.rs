@@ -24,6 +24,7 @@ use crate::echo::client_args;
 use crate::exchange::{self, Exchange, Exchanged, Measured, Times};
 use crate::load::Stage;
 use crate::report;
+use crate::report::Reported;
 use crate::result::Failure;
 use crate::run::Run;
 use crate::scenario::{Engine, NEWCOMER_SOURCE, Placement};
@@ -186,6 +187,7 @@ impl Plan {
 /// When nothing could be started at all: what to tell the user.
 pub fn run(plan: Plan, command_line: Vec<String>, screen: &Screen) -> Result<Report, String> {
     let mut run = Run::begin(
+        Report::COMMAND,
         plan.placement.clone(),
         plan.nofile_hard,
         plan.estimate(),

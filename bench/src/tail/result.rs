@@ -80,12 +80,6 @@ pub struct Row {
     pub short: usize,
 }
 
-impl AsRef<About> for Report {
-    fn as_ref(&self) -> &About {
-        &self.about
-    }
-}
-
 impl Report {
     /// Draws `summary` and `warnings` from the rest.
     pub fn conclude(&mut self) {

@@ -1,6 +1,6 @@
 //! The page of the command `canary`. Pure.
 
-use super::{Finding, Page, Ran};
+use super::{Finding, Page};
 use crate::canary::result::{Found, Judged, Probe, Report};
 use crate::report::canary::{of_others, table, verdicts};
 use crate::report::chart::{Chart, PERCENTILES, Row, Rows, Scale};
@@ -10,21 +10,6 @@ use crate::screen::Paint;
 
 /// The page of `report`.
 pub fn page(report: &Report) -> Page {
-    let about = &report.about;
-    let ran = Ran {
-        throng_version: &about.throng_version,
-        format_version: about.format_version,
-        started_unix_s: about.started_unix_s,
-        duration_ms: about.duration_ms,
-        command_line: &about.command_line,
-        environment: &about.environment,
-        placement: &about.placement,
-        nofile_hard: about.nofile_hard,
-        machine: about.machine.as_ref(),
-        is_partial: about.partial,
-        warnings: &report.warnings,
-        failures: &about.failures,
-    };
     let counts: Vec<String> = report
         .plan
         .connections
@@ -39,7 +24,7 @@ pub fn page(report: &Report) -> Page {
     let found: Vec<Found> = report.held.iter().filter_map(|held| held.found()).collect();
     let judged: Vec<Judged<'_>> = found.iter().flat_map(Found::judged).collect();
     let (held, others): (Vec<_>, Vec<_>) = judged.iter().partition(|one| one.stage == "hold");
-    let mut page = ran.page(title, headline(&held));
+    let mut page = Page::of(&report.about, &report.warnings, title, headline(&held));
     let said = |judged: &Judged<'_>| {
         format!(
             "{}, {}: {}",

@@ -1,6 +1,6 @@
 //! The page of the command `hold`. Pure.
 
-use super::{Finding, Page, Ran};
+use super::{Finding, Page};
 use crate::climb::result::{Climb, Step};
 use crate::footprint::CACHES_UNREADABLE;
 use crate::report::chart::{Chart, PERCENTILES, Panel, Row, Rows, Scale, Timeline};
@@ -10,20 +10,6 @@ use crate::report::ink::Ink;
 
 /// The page of `report`.
 pub fn page(report: &Climb) -> Page {
-    let ran = Ran {
-        throng_version: &report.throng_version,
-        format_version: report.format_version,
-        started_unix_s: report.started_unix_s,
-        duration_ms: report.duration_ms,
-        command_line: &report.command_line,
-        environment: &report.environment,
-        placement: &report.plan.placement,
-        nofile_hard: report.plan.nofile_hard,
-        machine: report.machine.as_ref(),
-        is_partial: report.held() < report.plan.connections,
-        warnings: &report.warnings,
-        failures: &report.failures,
-    };
     let engine = report.plan.engine;
     let title = format!(
         "Throng: {} connections held with {engine}",
@@ -37,7 +23,7 @@ pub fn page(report: &Climb) -> Page {
         of_many(report.held(), "connection"),
         count(lost(report))
     );
-    let mut page = ran.page(title, headline);
+    let mut page = Page::of(&report.about, &report.warnings, title, headline);
     page.findings = findings(report);
     page.charts = [timeline(report).map(Chart::Timeline)]
         .into_iter()
@@ -333,6 +319,7 @@ mod tests {
         report.steps.clear();
         report.clients.clear();
         report.close = None;
+        report.conclude();
         let page = page(&report);
         assert!(page.is_partial && page.headline.contains("Held 0 connections"));
         html(&page).unwrap();

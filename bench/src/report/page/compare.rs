@@ -1,6 +1,6 @@
 //! The page of a comparison. Pure.
 
-use super::{Finding, Page, Ran};
+use super::{Finding, Page};
 use crate::report::chart::{Chart, PERCENTILES, Row, Rows, Scale};
 use crate::report::format::{bytes, count, micros, of_many, ratio, rounded, span, spread};
 use crate::report::ink::Ink;
@@ -13,22 +13,13 @@ use crate::stats::Spread;
 /// The page of `report`.
 pub fn page(report: &Report) -> Page {
     let verdicts = verdicts(report);
-    let ran = Ran {
-        throng_version: &report.throng_version,
-        format_version: report.format_version,
-        started_unix_s: report.started_unix_s,
-        duration_ms: report.duration_ms,
-        command_line: &report.command_line,
-        environment: &report.environment,
-        placement: &report.plan.placement,
-        nofile_hard: report.plan.nofile_hard,
-        machine: report.machine.as_ref(),
-        is_partial: report.partial,
-        warnings: &report.warnings,
-        failures: &report.failures,
-    };
     let title = format!("Throng: {}", engines(&report.plan.engines));
-    let mut page = ran.page(title, headline(report, &verdicts));
+    let mut page = Page::of(
+        &report.about,
+        &report.warnings,
+        title,
+        headline(report, &verdicts),
+    );
     let said = verdicts
         .into_iter()
         .map(|verdict| Finding::new(verdict.word, verdict.said));

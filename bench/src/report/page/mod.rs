@@ -5,18 +5,20 @@
 //! of a chart stands in a table too.
 
 pub mod canary;
+pub mod churn;
 pub mod climb;
 pub mod compare;
+pub mod floor;
+pub mod memory;
+pub mod selfcheck;
+pub mod tail;
 
 use std::time::{Duration, UNIX_EPOCH};
-
-use kernel_tuning::host::{Environment, MachineBusy};
 
 use crate::report::chart::Chart;
 use crate::report::format::{NOTHING, count, gib, percent};
 use crate::report::table::Table;
-use crate::result::Failure;
-use crate::scenario::Placement;
+use crate::run::About;
 use crate::servers::core_list;
 use crate::warning::Warning;
 
@@ -67,27 +69,10 @@ impl Finding {
     }
 }
 
-/// What every report says of its run, whichever type holds it.
-#[derive(Debug, Clone, Copy)]
-struct Ran<'a> {
-    throng_version: &'a str,
-    format_version: u32,
-    started_unix_s: u64,
-    duration_ms: u64,
-    command_line: &'a [String],
-    environment: &'a Environment,
-    placement: &'a Placement,
-    nofile_hard: u64,
-    machine: Option<&'a MachineBusy>,
-    is_partial: bool,
-    warnings: &'a [Warning],
-    failures: &'a [Failure],
-}
-
-impl Ran<'_> {
-    /// A page with the setting, the doubts and the failures, and no figures yet.
-    fn page(&self, title: String, headline: String) -> Page {
-        let environment = self.environment;
+impl Page {
+    /// A page with the setting, the doubts and the failures of a run, and no figures yet.
+    fn of(about: &About, warnings: &[Warning], title: String, headline: String) -> Self {
+        let environment = &about.environment;
         let known = |value: &Option<String>| value.clone().unwrap_or_else(|| NOTHING.to_owned());
         let nofile = environment
             .nofile
@@ -96,10 +81,10 @@ impl Ran<'_> {
                 format!("{} soft, {} hard", count(nofile.soft), count(nofile.hard))
             });
         let mut setting = vec![
-            ("Throng", self.throng_version.to_owned()),
-            ("report format", self.format_version.to_string()),
-            ("started", date(self.started_unix_s)),
-            ("took", format!("{:.1} s", self.duration_ms as f64 / 1e3)),
+            ("Throng", about.throng_version.clone()),
+            ("report format", about.format_version.to_string()),
+            ("started", date(about.started_unix_s)),
+            ("took", format!("{:.1} s", about.duration_ms as f64 / 1e3)),
             (
                 "kernel",
                 environment
@@ -121,12 +106,12 @@ impl Ran<'_> {
                     .map_or(NOTHING.to_owned(), gib),
             ),
             ("clock source", known(&environment.clock_source)),
-            ("server on CPUs", core_list(&self.placement.server)),
-            ("client on CPUs", core_list(&self.placement.client)),
+            ("server on CPUs", core_list(&about.placement.server)),
+            ("client on CPUs", core_list(&about.placement.client)),
             ("open files (nofile)", nofile),
-            ("open files of a measured process", count(self.nofile_hard)),
+            ("open files of a measured process", count(about.nofile_hard)),
         ];
-        setting.extend(self.machine.map(|machine| {
+        setting.extend(about.machine.as_ref().map(|machine| {
             let all = machine.busy_ns + machine.steal_ns + machine.idle_ns;
             let share = |part: u64| percent(part as f64 / all.max(1) as f64);
             let (busy, steal) = (share(machine.busy_ns), share(machine.steal_ns));
@@ -135,7 +120,7 @@ impl Ran<'_> {
                 format!("{busy} busy, {steal} stolen by the hypervisor"),
             )
         }));
-        Page {
+        Self {
             title,
             headline,
             findings: Vec::new(),
@@ -143,19 +128,19 @@ impl Ran<'_> {
             tables: Vec::new(),
             notes: Vec::new(),
             texts: Vec::new(),
-            doubts: self.warnings.iter().map(Warning::to_string).collect(),
-            failures: self
+            doubts: warnings.iter().map(Warning::to_string).collect(),
+            failures: about
                 .failures
                 .iter()
                 .map(|failure| format!("{}: {}", failure.during, failure.cause))
                 .collect(),
-            is_partial: self.is_partial,
+            is_partial: about.partial,
             setting: setting
                 .into_iter()
                 .map(|(name, value)| (name.to_owned(), value))
                 .collect(),
             sysctls: environment.sysctls.clone().into_iter().collect(),
-            command: command(self.command_line),
+            command: command(&about.command_line),
         }
     }
 }
