@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Arg, Args, Parser, Subcommand};
 use hold::{HOLD_EXAMPLES, HoldArgs};
 use memory::{MEMORY_EXAMPLES, MemoryArgs};
 use render::{REPORT_EXAMPLES, ReportArgs};
@@ -31,7 +31,7 @@ use crate::scenario::{EchoPlan, Engine, HoldPlan, Plan};
 use crate::screen::Screen;
 use crate::selfcheck::{self, SelfcheckArgs};
 use crate::tail::{self, TailArgs};
-use crate::usage::{distinct, this_host};
+use crate::usage::{RoundsArgs, distinct, this_host, within};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -97,7 +97,7 @@ asked for cannot be made.";
 
 /// Compares io_uring with epoll on this machine: 100,000 held connections, then echo rounds.
 #[derive(Debug, Parser)]
-#[command(name = "throng-bench", version, after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
+#[command(name = "throng-bench", version, after_help = EXAMPLES, args_conflicts_with_subcommands = true, mut_arg("rounds", rounds_or_none))]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -108,7 +108,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Compare the engines (this is what happens without a command)
-    #[command(after_help = EXAMPLES)]
+    #[command(after_help = EXAMPLES, mut_arg("rounds", rounds_or_none))]
     Compare(CompareArgs),
     /// Bring very many connections up and hold them, as far as this machine goes
     #[command(after_help = HOLD_EXAMPLES)]
@@ -123,7 +123,7 @@ enum Command {
     #[command(after_help = FLOOR_EXAMPLES)]
     Floor(FloorArgs),
     /// Latency in open loop, at a share of saturation, beside idle connections
-    #[command(after_help = TAIL_EXAMPLES)]
+    #[command(after_help = TAIL_EXAMPLES, mut_arg("rounds", five_rounds))]
     Tail(TailArgs),
     /// Connections that come, exchange a message and go
     #[command(after_help = CHURN_EXAMPLES)]
@@ -149,6 +149,15 @@ enum Command {
     /// Run the client, as throng-client does
     #[command(disable_help_flag = true)]
     Client(Forwarded),
+}
+
+/// Fewer rounds than where a ratio is all that is wanted.
+fn five_rounds(arg: Arg) -> Arg {
+    arg.default_value("5")
+}
+
+fn rounds_or_none(arg: Arg) -> Arg {
+    five_rounds(arg).help("Rounds, each with everything that is compared; 0 leaves the echo out")
 }
 
 #[derive(Debug, Args)]
@@ -184,9 +193,6 @@ struct CompareArgs {
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = humantime::parse_duration, help_heading = "The hold")]
     heartbeat: Duration,
 
-    /// Rounds, each with every count and every engine; 0 leaves the echo out
-    #[arg(long, value_name = "N", default_value_t = 5, help_heading = "The echo")]
-    rounds: usize,
     /// Connections that exchange messages at the same time
     #[arg(
         long,
@@ -199,11 +205,15 @@ struct CompareArgs {
     /// Bytes of a message
     #[arg(
         long,
-        value_name = "BYTES",
-        default_value_t = 64,
+        value_name = "BYTES,BYTES",
+        value_delimiter = ',',
+        default_value = "64",
         help_heading = "The echo"
     )]
-    message_bytes: u64,
+    message_bytes: Vec<u64>,
+
+    #[command(flatten)]
+    rounds: RoundsArgs,
 
     /// Where to write the report as JSON: all that is printed and more; a page for the browser goes beside it, as .html
     #[arg(
@@ -340,12 +350,11 @@ fn plan(args: CompareArgs) -> Result<Plan, String> {
     }
     /// The client's bound.
     const MOST_MESSAGE_BYTES: u64 = 65_536;
-    if !(1..=MOST_MESSAGE_BYTES).contains(&args.message_bytes) {
-        return Err(format!(
-            "--message-bytes must be between 1 and {MOST_MESSAGE_BYTES}"
-        ));
+    distinct("--message-bytes", &args.message_bytes)?;
+    for bytes in &args.message_bytes {
+        within("--message-bytes", *bytes, 1..=MOST_MESSAGE_BYTES)?;
     }
-    if args.connections == 0 && args.rounds == 0 {
+    if args.connections == 0 && args.rounds.rounds == 0 {
         return Err("with --connections 0 and --rounds 0 nothing is left to measure".to_owned());
     }
     /// Below this the client's samples, one a second, would not see the hold.
@@ -370,19 +379,24 @@ fn plan(args: CompareArgs) -> Result<Plan, String> {
         hold_ms: millis(args.hold),
         heartbeat_ms: millis(args.heartbeat),
     };
-    let echo = EchoPlan {
-        active: args.active,
-        message_bytes: args.message_bytes,
-        rounds: args.rounds,
-        exchange_ms: 1_500,
-        warm_up_ms: 300,
-        sample_interval_ms: 100,
+    let echo = match args.rounds.rounds {
+        0 => None,
+        _ => {
+            let (rounds, until, times) = args.rounds.plan()?;
+            Some(EchoPlan {
+                active: args.active,
+                message_bytes: args.message_bytes,
+                rounds,
+                until,
+                times,
+            })
+        }
     };
     let (placement, nofile_hard) = this_host()?;
     Ok(Plan {
         engines: args.engines,
         hold: (args.connections > 0).then_some(hold),
-        echo: (args.rounds > 0).then_some(echo),
+        echo,
         placement,
         nofile_hard,
     })
@@ -463,7 +477,7 @@ mod tests {
             parsed(&["--heartbeat", heartbeat]).unwrap();
         }
         let plan = parsed(&["--message-bytes", "65536"]).unwrap();
-        assert_eq!(plan.echo.unwrap().message_bytes, 65_536);
+        assert_eq!(plan.echo.unwrap().message_bytes, [65_536]);
     }
 
     #[test]
