@@ -23,11 +23,13 @@ use crate::climb::climb;
 use crate::clock::millis;
 use crate::compare::compare;
 use crate::floor::{self, FloorArgs};
+use crate::heartbeat::{self, HeartbeatArgs};
 use crate::memory::memory as measure_memory;
 use crate::report::html::html;
 use crate::report::{Reported, json, recorded};
 use crate::run::About;
 use crate::scenario::{EchoPlan, Engine, HoldPlan, Plan};
+use crate::scenarios;
 use crate::screen::Screen;
 use crate::selfcheck::{self, SelfcheckArgs};
 use crate::tail::{self, TailArgs};
@@ -49,6 +51,16 @@ Examples:
 
 Exit codes: 0 all was measured, 1 something failed or was interrupted, 2 bad usage.";
 
+const RUN_EXAMPLES: &str = "\
+Examples:
+  throng-bench run                                    lists the scenarios
+  throng-bench run echo
+  throng-bench run tail --engines uring,epoll --idle 0,100000
+  throng-bench run tail --help                        the flags of its command
+  throng-bench run mine.toml                          one of yours; those built in are in bench/scenarios
+
+Exit codes: those of the scenario's command.";
+
 const FLOOR_EXAMPLES: &str = "\
 Examples:
   throng-bench floor                                  floor, uring and epoll, 15 rounds
@@ -69,6 +81,13 @@ const CHURN_EXAMPLES: &str = "\
 Examples:
   throng-bench churn                                  uring and epoll, 64 at a time, 15 rounds
   throng-bench churn --churn 1000 --rounds 7
+
+Exit codes: 0 all was measured, 1 something failed or was interrupted, 2 bad usage.";
+
+const HEARTBEAT_EXAMPLES: &str = "\
+Examples:
+  throng-bench heartbeat                              uring and epoll, 100,000 connections, five rounds
+  throng-bench heartbeat --connections 10000 --heartbeat 1s --exchange 5s
 
 Exit codes: 0 all was measured, 1 something failed or was interrupted, 2 bad usage.";
 
@@ -110,6 +129,9 @@ enum Command {
     /// Compare the engines (this is what happens without a command)
     #[command(after_help = EXAMPLES, mut_arg("rounds", rounds_or_none))]
     Compare(CompareArgs),
+    /// Run a scenario by its name: a command and its flags, from a file
+    #[command(after_help = RUN_EXAMPLES, disable_help_flag = true)]
+    Run(RunArgs),
     /// Bring very many connections up and hold them, as far as this machine goes
     #[command(after_help = HOLD_EXAMPLES)]
     Hold(HoldArgs),
@@ -125,6 +147,9 @@ enum Command {
     /// Latency in open loop, at a share of saturation, beside idle connections
     #[command(after_help = TAIL_EXAMPLES, mut_arg("rounds", five_rounds))]
     Tail(TailArgs),
+    /// What a heartbeat costs, and how late it comes, on connections that are held
+    #[command(after_help = HEARTBEAT_EXAMPLES, mut_arg("rounds", five_rounds), mut_arg("exchange", ten_seconds))]
+    Heartbeat(HeartbeatArgs),
     /// Connections that come, exchange a message and go
     #[command(after_help = CHURN_EXAMPLES)]
     Churn(ChurnArgs),
@@ -151,9 +176,26 @@ enum Command {
     Client(Forwarded),
 }
 
+#[derive(Debug, Args)]
+struct RunArgs {
+    /// Which: one of those listed without a name, or a file that ends with .toml. Then flags of the scenario's command,
+    /// which take the place of the scenario's own; NAME --help shows them
+    #[arg(
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "NAME [FLAGS]"
+    )]
+    words: Vec<OsString>,
+}
+
 /// Fewer rounds than where a ratio is all that is wanted.
 fn five_rounds(arg: Arg) -> Arg {
     arg.default_value("5")
+}
+
+/// Long enough for some heartbeats.
+fn ten_seconds(arg: Arg) -> Arg {
+    arg.default_value("10s")
 }
 
 fn rounds_or_none(arg: Arg) -> Arg {
@@ -242,6 +284,14 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let named =
         |name: &str, rest: Forwarded| std::iter::once(OsString::from(name)).chain(rest.args);
+    let cli = match cli.command {
+        Some(Command::Run(run)) => match of_scenario(run) {
+            Ok(Some(cli)) => cli,
+            Ok(None) => return ExitCode::SUCCESS,
+            Err(refusal) => return exit_code(Err(bad_usage(refusal))),
+        },
+        _ => cli,
+    };
     let words: Vec<String> = args
         .iter()
         .map(|arg| arg.to_string_lossy().into_owned())
@@ -256,6 +306,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             .map(|()| true)
             .map_err(|reason| (reason, 1)),
         Command::Report(again) => render::run(&again),
+        Command::Run(_) => unreachable!("it became the command that it stands for"),
         Command::Compare(args) => {
             measure(&args.report.clone(), plan(args), words, compare).map(went_well)
         }
@@ -272,6 +323,9 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Tail(args) => {
             measure(&args.report.clone(), args.plan(), words, tail::run).map(went_well)
         }
+        Command::Heartbeat(args) => {
+            measure(&args.report.clone(), args.plan(), words, heartbeat::run).map(went_well)
+        }
         Command::Churn(args) => {
             measure(&args.report.clone(), args.plan(), words, churn::run).map(went_well)
         }
@@ -281,6 +335,31 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     exit_code(outcome)
+}
+
+/// The command line that a scenario stands for; `None` where it was enough to list them.
+fn of_scenario(run: RunArgs) -> Result<Option<Cli>, String> {
+    let Some((name, flags)) = run.words.split_first() else {
+        let screen = Screen::new();
+        for name in scenarios::names() {
+            let about = scenarios::find(name)?.about;
+            screen.line(&format!("  {name:<10} {about}"));
+        }
+        return Ok(None);
+    };
+    let name = name.to_string_lossy();
+    let arguments = match &*name {
+        "-h" | "--help" => vec!["help".into(), "run".into()],
+        name => scenarios::find(name)?.arguments(flags)?,
+    };
+    match Cli::try_parse_from(std::iter::once("throng-bench".into()).chain(arguments)) {
+        Ok(cli) => Ok(Some(cli)),
+        Err(error) if error.use_stderr() => Err(format!("in the scenario {name}: {error}")),
+        Err(help) => {
+            let _ = help.print();
+            Ok(None)
+        }
+    }
 }
 
 /// What to tell the user, and the exit code that goes with it.
@@ -448,6 +527,29 @@ mod tests {
                 .unwrap_err()
                 .contains("nothing is left")
         );
+    }
+
+    #[test]
+    fn every_scenario_built_in_makes_a_command_line() {
+        for name in scenarios::names() {
+            let words = vec![name.into()];
+            let cli = of_scenario(RunArgs { words }).unwrap().unwrap();
+            match cli.command.unwrap() {
+                Command::Compare(args) => drop(plan(args).unwrap()),
+                Command::Tail(args) => drop(args.plan().unwrap()),
+                Command::Floor(args) => drop(args.plan().unwrap()),
+                Command::Churn(args) => drop(args.plan().unwrap()),
+                Command::Heartbeat(args) => drop(args.plan().unwrap()),
+                Command::Canary(_) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        let words = vec!["compare".into()];
+        let compare = of_scenario(RunArgs { words });
+        let Some(Command::Compare(args)) = compare.unwrap().unwrap().command else {
+            panic!("not compare")
+        };
+        assert_eq!(plan(args).unwrap(), parsed(&[]).unwrap());
     }
 
     #[test]

@@ -28,7 +28,7 @@ use crate::report::Reported;
 use crate::result::Failure;
 use crate::rounds::Goal;
 use crate::run::Run;
-use crate::scenario::{Engine, NEWCOMER_SOURCE, Placement};
+use crate::scenario::{Engine, NEWCOMER_SOURCE, Placement, Protocol};
 use crate::screen::Screen;
 use crate::stats::Spread;
 use crate::tail::result::{Case, Report, Saturation, p99_ratios};
@@ -173,6 +173,7 @@ impl Plan {
             idle,
             newcomers: self.active,
             table_slots: None,
+            protocol: Protocol::Echo,
         }
     }
 }
