@@ -1,5 +1,6 @@
 //! The command line of `throng-bench`. What is wrong with it is said, with exit code 2, before anything starts.
 
+mod diff;
 mod hold;
 mod memory;
 mod render;
@@ -11,6 +12,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Arg, Args, Parser, Subcommand};
+use diff::{DIFF_EXAMPLES, DiffArgs};
 use hold::{HOLD_EXAMPLES, HoldArgs};
 use memory::{MEMORY_EXAMPLES, MemoryArgs};
 use render::{REPORT_EXAMPLES, ReportArgs};
@@ -159,6 +161,9 @@ enum Command {
     /// Show a report that was written before, as a page or as Markdown
     #[command(after_help = REPORT_EXAMPLES)]
     Report(ReportArgs),
+    /// Hold two reports of the same command against each other
+    #[command(after_help = DIFF_EXAMPLES)]
+    Diff(DiffArgs),
     /// The floor's own server
     #[command(hide = true, disable_help_flag = true)]
     FloorServer(Forwarded),
@@ -306,6 +311,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             .map(|()| true)
             .map_err(|reason| (reason, 1)),
         Command::Report(again) => render::run(&again),
+        Command::Diff(two) => diff::run(&two),
         Command::Run(_) => unreachable!("it became the command that it stands for"),
         Command::Compare(args) => {
             measure(&args.report.clone(), plan(args), words, compare).map(went_well)

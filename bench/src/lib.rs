@@ -22,6 +22,7 @@
 //! | [`netns`] | network namespaces joined by veth pairs, for one run |
 //! | [`stop`], [`lock`], [`guard`] | the bounds of a run: Ctrl-C, the clock, one heavy run for each machine, memory and files |
 //! | [`result`], [`stats`], [`warning`] | plain data, the figures drawn from it, and the doubts about them |
+//! | [`diff`] | two reports of one command, held against each other |
 //! | [`report`] | text, JSON, a page for the browser and Markdown, from [`result`] and its like alone |
 //!
 //! Every process measured is this program again (`throng-bench server …`, `throng-bench client …`), with its own pinned
@@ -39,6 +40,7 @@ pub mod climb;
 pub mod clock;
 pub mod compare;
 pub mod crowd;
+pub mod diff;
 pub mod echo;
 pub mod exchange;
 pub mod floor;
