@@ -111,7 +111,7 @@ impl Block {
                     Contender::Floor => (None, 1),
                     Contender::Engine(beside) => (Some(beside.engine), beside.servers.count()),
                 };
-                let name = engine.map_or("the floor", Engine::name);
+                let name = engine.as_ref().map_or("the floor", Engine::name);
                 screen.doing(format!("{name}, round {round}"));
                 match measure(stage, case, base, contender) {
                     Ok((exchanged, server)) => Some(Measured {

@@ -455,6 +455,7 @@ fn plan(args: CompareArgs) -> Result<(PathBuf, Plan), String> {
     let (placement, nofile_hard) = this_host()?;
     let plan = Plan {
         engines: args.engines,
+        peers: Vec::new(),
         hold: (args.connections > 0).then_some(hold),
         echo: (args.rounds > 0).then_some(echo),
         placement,

@@ -5,7 +5,11 @@
 use std::fmt;
 use std::time::Duration;
 
+use clap::ValueEnum;
+use clap::builder::PossibleValue;
 use serde::{Deserialize, Serialize};
+
+use crate::peer::{Peer, PeerName};
 
 /// Memory of one held connection with both ends on this host: 9 KB in the kernel, and below 1 KB in the two processes.
 pub const BYTES_PER_CONNECTION: u64 = 10_000;
@@ -19,37 +23,82 @@ pub const CLIENT_SOURCE: &str = "127.1.0.0/16";
 /// Where short-lived connections come from while others are held: no tuple is of both.
 pub const NEWCOMER_SOURCE: &str = "127.2.0.0/16";
 
-/// How a server waits for its connections.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum,
-)]
-#[serde(rename_all = "lowercase")]
+/// Who serves: one of Throng's engines, or a program of others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum Engine {
     /// io_uring with direct descriptors.
     Uring,
     /// A plain epoll loop, the baseline.
     Epoll,
     /// The tokio-uring crate: an open file, a task and a buffer for each connection.
-    #[serde(rename = "tokio-uring")]
     TokioUring,
+    /// A program of others, by its name in the plan; how it is started is in [`crate::peer::Peer`].
+    Peer(PeerName),
 }
 
 impl Engine {
-    /// The name that `--engine` takes.
-    pub fn name(self) -> &'static str {
+    /// Throng's own.
+    const BUILT_IN: [Self; 3] = [Self::Uring, Self::Epoll, Self::TokioUring];
+
+    /// The one of Throng's own that has this name.
+    pub fn built_in(name: &str) -> Option<Self> {
+        Self::BUILT_IN
+            .into_iter()
+            .find(|engine| engine.built_in_name() == Some(name))
+    }
+
+    /// The name that `--engine` or `--peer` takes.
+    pub fn name(&self) -> &str {
         match self {
-            Self::Uring => "uring",
-            Self::Epoll => "epoll",
-            Self::TokioUring => "tokio-uring",
+            Self::Peer(name) => name.as_str(),
+            own => own.built_in_name().unwrap_or_default(),
         }
     }
 
-    /// About what a held connection takes, both ends on this host.
+    fn built_in_name(&self) -> Option<&'static str> {
+        match self {
+            Self::Uring => Some("uring"),
+            Self::Epoll => Some("epoll"),
+            Self::TokioUring => Some("tokio-uring"),
+            Self::Peer(_) => None,
+        }
+    }
+
+    /// About what a held connection takes, both ends on this host. What a peer takes is not known: as much as the
+    /// largest of the others, for nothing is to start that does not fit.
     pub fn bytes_per_connection(self) -> u64 {
         match self {
             Self::Uring | Self::Epoll => BYTES_PER_CONNECTION,
-            Self::TokioUring => BYTES_PER_CONNECTION + TOKIO_URING_BYTES_PER_CONNECTION,
+            Self::TokioUring | Self::Peer(_) => {
+                BYTES_PER_CONNECTION + TOKIO_URING_BYTES_PER_CONNECTION
+            }
         }
+    }
+}
+
+/// On the command line only Throng's own have a name; peers come by `--peer`.
+impl ValueEnum for Engine {
+    fn value_variants<'a>() -> &'a [Self] {
+        &Self::BUILT_IN
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        self.built_in_name().map(PossibleValue::new)
+    }
+}
+
+impl From<Engine> for String {
+    fn from(engine: Engine) -> Self {
+        engine.name().to_owned()
+    }
+}
+
+impl TryFrom<String> for Engine {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        Self::built_in(&name).map_or_else(|| name.parse().map(Self::Peer), Ok)
     }
 }
 
@@ -137,8 +186,11 @@ impl Placement {
 /// The whole of a comparison.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
-    /// Engines to compare.
+    /// Engines to compare, and peers.
     pub engines: Vec<Engine>,
+    /// How the peers among them are started.
+    #[serde(default)]
+    pub peers: Vec<Peer>,
     /// The hold, unless it is left out.
     pub hold: Option<HoldPlan>,
     /// The echo rounds, unless they are left out.
@@ -216,14 +268,14 @@ impl Plan {
     }
 }
 
-/// How many server processes `connections` need.
+/// How many server processes `connections` need; of a peer there is always one, which may start others by itself.
 ///
 /// io_uring's direct descriptors are no open files, so one process holds all. Otherwise every connection is an open
 /// file of its process. SO_REUSEPORT deals connections to processes by a hash, so that of n connections over k
 /// processes each gets n/k ± √(n/k); room for six such deviations is kept in each.
 pub fn server_processes(engine: Engine, connections: u64, nofile_hard: u64) -> usize {
     match engine {
-        Engine::Uring => 1,
+        Engine::Uring | Engine::Peer(_) => 1,
         Engine::Epoll | Engine::TokioUring => processes_by_files(connections, nofile_hard),
     }
 }
@@ -254,6 +306,7 @@ mod tests {
     fn plan() -> Plan {
         Plan {
             engines: vec![Engine::Uring, Engine::Epoll],
+            peers: Vec::new(),
             hold: Some(HoldPlan {
                 connections: 100_000,
                 hold_ms: 10_000,
@@ -324,6 +377,21 @@ mod tests {
             }
         );
         assert!(Placement::halves(&[3]).is_shared());
+    }
+
+    #[test]
+    fn an_engine_is_its_name_in_a_report_and_so_is_a_peer() {
+        for name in ["uring", "epoll", "tokio-uring", "go-echo"] {
+            let engine = Engine::try_from(name.to_owned()).unwrap();
+            let text = serde_json::to_string(&engine).unwrap();
+            assert_eq!(text, format!("{name:?}"));
+            assert_eq!(serde_json::from_str::<Engine>(&text).unwrap(), engine);
+            assert_eq!(
+                engine.to_possible_value().is_some(),
+                Engine::built_in(name).is_some()
+            );
+        }
+        assert!(serde_json::from_str::<Engine>("\"a b\"").is_err());
     }
 
     #[test]

@@ -31,7 +31,7 @@ pub fn round_line(measured: &[Measured<Case>], rounds: usize) -> String {
         .map(|one| {
             format!(
                 "{} {:>7}/s {:>6.2} µs",
-                name(one.engine),
+                name(&one.engine),
                 rounded(one.exchanged.per_second()),
                 one.exchanged.server_cpu_us()
             )
@@ -52,7 +52,7 @@ pub fn results(report: &Report, paint: Paint) -> String {
         if let (Some(cpu), Some(rate)) = (&row.cpu_of_epoll, &row.rate_of_epoll) {
             parts.push(format!(
                 "{} of epoll's in the same round: CPU a cycle {}, cycles a second {}",
-                name(row.figures.engine),
+                name(&row.figures.engine),
                 median(cpu, ratio),
                 median(rate, ratio)
             ));
@@ -87,7 +87,7 @@ fn table(report: &Report) -> Table {
                 .map_or_else(|| NOTHING.to_owned(), |p99| spread(p99, micros)),
         ];
         let cells = cells.into_iter().chain(common_cells(&row.figures));
-        table.row(name(row.figures.engine), cells);
+        table.row(name(&row.figures.engine), cells);
     }
     table
 }

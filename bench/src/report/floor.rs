@@ -49,7 +49,7 @@ pub fn round_line(measured: &[Measured<Case>], rounds: usize) -> String {
         .iter()
         .map(|one| {
             let us = one.exchanged.server_cpu_us();
-            format!("{} {us:>6.2} µs", name(one.engine))
+            format!("{} {us:>6.2} µs", name(&one.engine))
         })
         .collect();
     format!(
@@ -108,7 +108,7 @@ fn table(report: &Report) -> Table {
                 .map_or_else(String::new, |of_floor| spread(&of_floor, ratio)),
         ];
         let cells = cells.into_iter().chain(common_cells(&row.figures));
-        table.row(&format!("  {}", name(row.figures.engine)), cells);
+        table.row(&format!("  {}", name(&row.figures.engine)), cells);
     }
     table
 }

@@ -69,8 +69,8 @@ pub fn place(round: usize, rounds: usize) -> String {
 }
 
 /// An engine's name, or that of the floor.
-pub fn name(engine: Option<Engine>) -> &'static str {
-    engine.map_or("floor", Engine::name)
+pub fn name(engine: &Option<Engine>) -> &str {
+    engine.as_ref().map_or("floor", Engine::name)
 }
 
 /// `uring and epoll`, as those that were up at the same time.

@@ -43,7 +43,7 @@ pub fn closed_line(measured: &[Measured<Case>], rounds: usize) -> String {
             let cpu = &one.exchanged.cpu;
             format!(
                 "{} {rate:>8}/s (server {:.0} %, client {:.0} % busy)",
-                name(one.engine),
+                name(&one.engine),
                 cpu.server_cores() * 100.0,
                 cpu.client_cores() * 100.0
             )
@@ -77,7 +77,7 @@ pub fn round_line(measured: &[Measured<Case>], rounds: usize) -> String {
         .map(|one| {
             let p99 = one.exchanged.client_figure("/messages/latency_us/p99");
             let p99 = p99.map_or_else(|| NOTHING.to_owned(), micros);
-            format!("{} {p99:>8}", name(one.engine))
+            format!("{} {p99:>8}", name(&one.engine))
         })
         .collect();
     format!(
@@ -184,7 +184,7 @@ fn table(report: &Report) -> Table {
             spread(&row.figures.cpu_us, |us| format!("{us:.2}")),
         ];
         let cells = cells.into_iter().chain(common_cells(&row.figures));
-        table.row(&format!("  {}", name(row.figures.engine)), cells);
+        table.row(&format!("  {}", name(&row.figures.engine)), cells);
     }
     table
 }
