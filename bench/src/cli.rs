@@ -25,13 +25,14 @@ use crate::clock::millis;
 use crate::compare::compare;
 use crate::floor::{self, FloorArgs};
 use crate::memory::memory as measure_memory;
+use crate::peer::guard::{self, GuardArgs};
 use crate::report::{self, json, recorded, text};
 use crate::run::About;
 use crate::scenario::{EchoPlan, Engine, HoldPlan, Plan};
 use crate::screen::{Paint, Screen};
 use crate::selfcheck::{self, SelfcheckArgs};
 use crate::tail::{self, TailArgs};
-use crate::usage::{distinct, this_host};
+use crate::usage::{PeerArgs, distinct, this_host};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -140,6 +141,9 @@ enum Command {
     /// The floor's own client
     #[command(hide = true, disable_help_flag = true)]
     FloorClient(Forwarded),
+    /// Start a peer, and end it
+    #[command(hide = true)]
+    PeerGuard(GuardArgs),
     /// Accept and keep connections, and do nothing else
     #[command(hide = true)]
     Bare(BareArgs),
@@ -168,6 +172,9 @@ struct CompareArgs {
         help_heading = "What is compared"
     )]
     engines: Vec<Engine>,
+
+    #[command(flatten)]
+    peers: PeerArgs,
 
     /// Connections to hold; 0 leaves the hold out
     #[arg(
@@ -262,6 +269,11 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
         Some(Command::FloorServer(rest)) => floor::ends::server(named("floor-server", rest)),
         Some(Command::FloorClient(rest)) => floor::ends::client(named("floor-client", rest)),
+        Some(Command::PeerGuard(args)) => exit_code(
+            guard::run(&args)
+                .map(|()| true)
+                .map_err(|reason| (reason, 1)),
+        ),
         Some(Command::Bare(bare)) => exit_code(
             bare::run(&bare)
                 .map(|()| true)
@@ -407,7 +419,7 @@ fn exit_code(outcome: Result<bool, Refusal>) -> ExitCode {
 
 /// The plan that the flags ask for, on this machine.
 fn plan(args: CompareArgs) -> Result<(PathBuf, Plan), String> {
-    distinct("--engines", &args.engines)?;
+    let (engines, peers) = args.peers.beside(args.engines)?;
     distinct("--active", &args.active)?;
     if args.active.contains(&0) {
         return Err("--active must be above 0".to_owned());
@@ -454,8 +466,8 @@ fn plan(args: CompareArgs) -> Result<(PathBuf, Plan), String> {
     };
     let (placement, nofile_hard) = this_host()?;
     let plan = Plan {
-        engines: args.engines,
-        peers: Vec::new(),
+        engines,
+        peers,
         hold: (args.connections > 0).then_some(hold),
         echo: (args.rounds > 0).then_some(echo),
         placement,

@@ -39,7 +39,8 @@ pub fn compare(
         .max(1);
     let cut = plan.fit(fits, available_bytes);
     let base = HostSample::read().map_err(|error| error.to_string())?;
-    let stage = Stage::new(plan.placement.clone(), plan.nofile_hard, stop, base)?;
+    let mut stage = Stage::new(plan.placement.clone(), plan.nofile_hard, stop, base)?;
+    stage.launcher.learn(&plan.peers);
     let mut report = Report {
         format_version: FORMAT_VERSION,
         throng_version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -1,6 +1,11 @@
-//! Servers of others: any program that listens on a port and sends every byte back, measured as an engine is. Pure.
+//! Servers of others: any program that listens on a port and sends every byte back, measured as an engine is.
+//!
+//! Here is what a peer is, as plain data; [`guard`] starts and ends one, [`tree`] says what it uses.
 //!
 //! Invariant: a [`PeerName`] fits into a table and is no engine's name, and a [`Peer`]'s command names its port.
+
+pub mod guard;
+pub mod tree;
 
 use std::fmt;
 use std::str::FromStr;

@@ -23,6 +23,7 @@ use crate::blocks::{Block, Contender, Rounds, in_blocks};
 use crate::echo::client_args;
 use crate::exchange::{self, Exchange, Exchanged, Measured, Times};
 use crate::load::Stage;
+use crate::peer::Peer;
 use crate::report;
 use crate::result::Failure;
 use crate::run::Run;
@@ -30,7 +31,7 @@ use crate::scenario::{Engine, NEWCOMER_SOURCE, Placement};
 use crate::screen::Screen;
 use crate::stats::Spread;
 use crate::tail::result::{Case, Report, Saturation};
-use crate::usage::{distinct, this_host, times, within};
+use crate::usage::{PeerArgs, distinct, this_host, times, within};
 
 /// Idle connections, of all engines in sum, up to which they are up at the same time.
 pub const MOST_TOGETHER: u64 = 300_000;
@@ -49,6 +50,8 @@ pub struct TailArgs {
         help_heading = "What is measured"
     )]
     engines: Vec<Engine>,
+    #[command(flatten)]
+    peers: PeerArgs,
     /// Connections that exchange messages
     #[arg(
         long,
@@ -111,6 +114,9 @@ pub struct TailArgs {
 pub struct Plan {
     /// Engines.
     pub engines: Vec<Engine>,
+    /// How the peers among them are started.
+    #[serde(default)]
+    pub peers: Vec<Peer>,
     /// Connections that exchange messages.
     pub active: u64,
     /// Counts of idle connections beside them.
@@ -136,7 +142,7 @@ impl TailArgs {
     /// What is wrong with them.
     pub fn plan(self) -> Result<Plan, String> {
         let (placement, nofile_hard) = this_host()?;
-        distinct("--engines", &self.engines)?;
+        let (engines, peers) = self.peers.beside(self.engines)?;
         distinct("--idle", &self.idle)?;
         distinct("--load", &self.load)?;
         within("--active", self.active, 1..=10_000_000)?;
@@ -146,7 +152,8 @@ impl TailArgs {
         within("--message-bytes", self.message_bytes, 1..=65_536)?;
         within("--rounds", self.rounds as u64, 1..=10_000)?;
         Ok(Plan {
-            engines: self.engines,
+            engines,
+            peers,
             active: self.active,
             idle: self.idle,
             load_percent: self.load,
@@ -192,6 +199,7 @@ pub fn run(plan: Plan, command_line: Vec<String>, screen: &Screen) -> Result<Rep
         command_line,
         screen,
     )?;
+    run.stage.launcher.learn(&plan.peers);
     screen.line(&report::tail::plan(&plan, &run.about, screen.paint));
     let closed = Case {
         idle: 0,
