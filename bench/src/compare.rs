@@ -17,7 +17,7 @@ use crate::lock::alone;
 use crate::report::text;
 use crate::result::{Echo, FORMAT_VERSION, Failure, Report};
 use crate::sample::{HostSample, available_bytes, usable_bytes};
-use crate::scenario::Plan;
+use crate::scenario::{Plan, most_connections};
 use crate::screen::Screen;
 use crate::stop::Cause;
 
@@ -81,6 +81,12 @@ fn run(stage: &Stage, report: &mut Report, screen: &Screen) {
         for engine in &engines {
             if stage.stop.cause().is_some() {
                 return;
+            }
+            // The doubts say so.
+            if most_connections(*engine, stage.nofile_hard)
+                .is_some_and(|most| plan.connections > most)
+            {
+                continue;
             }
             screen.doing(format!(
                 "{engine}: holding {} connections",

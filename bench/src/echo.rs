@@ -8,7 +8,9 @@ use crate::exchange::{self, Exchange, Times};
 use crate::load::Stage;
 use crate::result::{Echo, Failure};
 use crate::rounds::in_random_order;
-use crate::scenario::{CLIENT_SOURCE, EchoPlan, Engine, Protocol, server_processes};
+use crate::scenario::{
+    CLIENT_SOURCE, EchoPlan, Engine, Protocol, most_connections, server_processes,
+};
 use crate::servers::Servers;
 
 /// What happens while the rounds run.
@@ -61,6 +63,10 @@ pub fn rounds(
         &mut running,
         &stage.stop,
         |round, active, (engine, servers)| {
+            // The doubts say so.
+            if most_connections(*engine, stage.nofile_hard).is_some_and(|most| *active > most) {
+                return None;
+            }
             tell(Event::Begin {
                 round,
                 active: *active,

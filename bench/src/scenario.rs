@@ -280,10 +280,19 @@ pub fn server_processes(engine: Engine, connections: u64, nofile_hard: u64) -> u
     }
 }
 
+/// The most connections that `engine` is asked to take here; `None`: as many as there are.
+///
+/// Nobody but itself can start a peer a second time on the same port, and whether it has processes of its own is not
+/// known: so it gets what the open files of one process carry, and is not blamed for a limit of this machine.
+pub fn most_connections(engine: Engine, nofile_hard: u64) -> Option<u64> {
+    matches!(engine, Engine::Peer(_)).then(|| nofile_hard.saturating_sub(OTHER_FILES).max(1))
+}
+
+/// What a process opens besides its connections, with a wide margin.
+const OTHER_FILES: u64 = 64;
+
 /// How many processes can have `connections` as open files, as [`server_processes`] reckons it.
 pub fn processes_by_files(connections: u64, nofile_hard: u64) -> usize {
-    /// What a process opens besides its connections, with a wide margin.
-    const OTHER_FILES: u64 = 64;
     let room = nofile_hard.saturating_sub(OTHER_FILES).max(1);
     if connections <= room {
         return 1;
@@ -400,6 +409,14 @@ mod tests {
         assert_eq!(server_processes(Engine::Epoll, 10_000, 20_000), 1);
         assert_eq!(server_processes(Engine::Epoll, 100_000, 1_000_000), 1);
         assert_eq!(server_processes(Engine::Epoll, 100_000, 20_000), 6);
+    }
+
+    #[test]
+    fn a_peer_is_asked_for_no_more_than_one_process_carries() {
+        let peer = Engine::try_from("go".to_owned()).unwrap();
+        assert_eq!(server_processes(peer, 100_000, 20_000), 1);
+        assert_eq!(most_connections(peer, 20_000), Some(19_936));
+        assert_eq!(most_connections(Engine::Epoll, 20_000), None);
     }
 
     proptest! {

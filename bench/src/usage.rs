@@ -13,7 +13,7 @@ use crate::rounds::Goal;
 use crate::scenario::{Engine, Placement};
 
 /// The servers of others that are measured beside the engines.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct PeerArgs {
     /// Another server that sends every byte back, started with this command, such as go='./echo --listen {host}:{port}';
     /// may be repeated

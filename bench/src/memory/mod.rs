@@ -43,7 +43,8 @@ pub fn memory(
     let (stop, _alone) = alone(plan.time_limit(), screen)?;
     let base = HostSample::read().map_err(|error| error.to_string())?;
     plan.fit(&base.memory)?;
-    let stage = Stage::new(plan.placement.clone(), plan.nofile_hard, stop, base)?;
+    let mut stage = Stage::new(plan.placement.clone(), plan.nofile_hard, stop, base)?;
+    stage.launcher.learn(&plan.peers);
     let mut report = MemoryReport {
         format_version: FORMAT_VERSION,
         throng_version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -165,7 +165,7 @@ impl Peer {
         let first = i32::try_from(child.id()).map_err(|cause| cannot("follow it", &cause))?;
         Ok(Self {
             first: Pid::from_raw(first),
-            words: words.join(" "),
+            words: shell_words::join(&words),
         })
     }
 
@@ -183,7 +183,7 @@ impl Peer {
                 Ok(()) => return Ok(true),
                 Err(Unready::Speaks(said)) => {
                     return Err(format!(
-                        "{:?} does not echo on {address}: it answered {said:?}. A peer has to send every byte back, and \
+                        "{} does not echo on {address}: it answered {said:?}. A peer has to send every byte back, and \
                          nothing else",
                         self.words
                     ));
@@ -195,7 +195,7 @@ impl Peer {
             }
             if Instant::now() >= until {
                 return Err(format!(
-                    "{:?} did not echo on {address} within {} ({why}): does it listen on this port?",
+                    "{} did not echo on {address} within {} ({why}): does it listen on this port?",
                     self.words,
                     humantime::format_duration(within)
                 ));
@@ -216,7 +216,7 @@ impl Peer {
     /// Waits for what has ended. A peer runs on as long as anything of it does, unless its first process says that it
     /// failed.
     fn still_runs(&self, when: &str) -> Result<(), String> {
-        let ended = |how: String| Err(format!("{:?} {how} {when}", self.words));
+        let ended = |how: String| Err(format!("{} {how} {when}", self.words));
         loop {
             match reap() {
                 Reaped::Nothing => return Ok(()),
@@ -248,7 +248,7 @@ impl Peer {
         });
         is_gone
             .then_some(())
-            .ok_or_else(|| format!("{:?} cannot be killed: see its state in ps", self.words))
+            .ok_or_else(|| format!("{} cannot be killed: see its state in ps", self.words))
     }
 }
 

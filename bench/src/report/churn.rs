@@ -4,7 +4,8 @@ use crate::churn::{Case, Plan, Report};
 use crate::exchange::Measured;
 use crate::report::format::{NOTHING, count, median, micros, ratio, rounded, spread};
 use crate::report::rounds::{
-    common_cells, common_headings, ending, heading, how, name, names, place, processes_note, until,
+    common_cells, common_headings, ending, heading, how, name, names, peers, place, processes_note,
+    until,
 };
 use crate::report::table::Table;
 use crate::run::About;
@@ -21,6 +22,7 @@ pub fn plan(plan: &Plan, about: &About, paint: Paint) -> String {
         how(plan.rounds, &plan.times)
     ));
     lines.extend(until(plan.until.as_ref()));
+    lines.extend(peers(&plan.peers));
     lines.join("\n") + "\n"
 }
 

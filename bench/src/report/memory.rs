@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use crate::footprint::{CACHES_UNREADABLE, Growth};
 use crate::memory::result::{Kept, MemoryReport, Subject};
 use crate::report::format::{NOTHING, bytes, count, figure, of_many, spread};
+use crate::report::rounds::peers;
 use crate::report::table::Table;
 use crate::report::text::{engines, machine, section};
 use crate::screen::Paint;
@@ -23,7 +24,7 @@ the processes' own; it is a check, and moves with other work.";
 /// What will be measured, and where.
 pub fn plan(report: &MemoryReport, paint: Paint) -> String {
     let plan = &report.plan;
-    let lines = [
+    let lines = vec![
         paint.bold(&format!(
             "Throng {}: memory of an idle connection, {} above a bare socket, about {} s",
             report.throng_version,
@@ -43,6 +44,7 @@ pub fn plan(report: &MemoryReport, paint: Paint) -> String {
             of_many(plan.rounds as u64, "round")
         ),
     ];
+    let lines: Vec<String> = lines.into_iter().chain(peers(&plan.peers)).collect();
     lines.join("\n") + "\n"
 }
 

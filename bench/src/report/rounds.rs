@@ -2,6 +2,7 @@
 
 use crate::blocks::Skipped;
 use crate::exchange::{Figures, Times};
+use crate::peer::Peer;
 use crate::report::format::{count, gib, of_many, percent, rounded, span, spread};
 use crate::report::verdict::SOFTIRQ_NOTE;
 use crate::rounds::Goal;
@@ -37,6 +38,13 @@ pub fn heading(what: &str, seconds: u64, about: &About, paint: Paint) -> Vec<Str
             count(about.nofile_hard)
         ),
     ]
+}
+
+/// How the peers are started, a line each.
+pub fn peers(peers: &[Peer]) -> impl Iterator<Item = String> {
+    peers
+        .iter()
+        .map(|peer| format!("  peer     {}: {}", peer.name, peer.command))
 }
 
 /// How a measurement is made.

@@ -3,7 +3,7 @@
 use crate::exchange::Measured;
 use crate::report::format::{NOTHING, count, join, micros, of_many, ratio, rounded, spread};
 use crate::report::rounds::{
-    common_cells, common_headings, ending, heading, how, name, names, processes_note,
+    common_cells, common_headings, ending, heading, how, name, names, peers, processes_note,
 };
 use crate::report::table::Table;
 use crate::run::About;
@@ -11,7 +11,7 @@ use crate::scenario::Engine;
 use crate::screen::Paint;
 use crate::stats::Spread;
 use crate::tail::result::{Case, Report, Saturation};
-use crate::tail::{Plan, SATURATION_ROUNDS};
+use crate::tail::{Plan, SATURATION_ROUNDS, is_left_out};
 
 /// What will be run.
 pub fn plan(plan: &Plan, about: &About, paint: Paint) -> String {
@@ -31,6 +31,7 @@ pub fn plan(plan: &Plan, about: &About, paint: Paint) -> String {
         "  first    the saturation: {} in closed loop, nothing idle beside",
         of_many(SATURATION_ROUNDS as u64, "round")
     ));
+    lines.extend(peers(&plan.peers));
     lines.join("\n") + "\n"
 }
 
@@ -55,10 +56,10 @@ pub fn closed_line(measured: &[Measured<Case>], rounds: usize) -> String {
 
 /// What the loads are shares of.
 pub fn saturation_line(saturation: &Saturation, engines: &[Engine]) -> String {
-    let others = engines.iter().any(|engine| *engine != Engine::TokioUring);
-    let without = match others && engines.contains(&Engine::TokioUring) {
-        true => ", tokio-uring left out",
-        false => "",
+    let (left_out, others): (Vec<_>, Vec<_>) = engines.iter().copied().partition(is_left_out);
+    let without = match left_out.is_empty() || others.is_empty() {
+        true => String::new(),
+        false => format!(", {} left out", names(&left_out)),
     };
     format!(
         "  loads are shares of {} messages a second: {}, the slowest in closed loop{without}",

@@ -3,6 +3,7 @@
 use kernel_tuning::host::Environment;
 
 use crate::report::format::{count, figure, gib, join, of_many, rounded, span};
+use crate::report::rounds::peers;
 use crate::report::side_by_side::{echo_table, hold_table};
 use crate::report::verdict::{SOFTIRQ_NOTE, Verdict, processes_note, verdicts};
 use crate::result::{Echo, Hold, Report};
@@ -46,6 +47,7 @@ pub fn plan(report: &Report, paint: Paint) -> String {
             of_many(echo.rounds as u64, "round")
         )
     }));
+    lines.extend(peers(&plan.peers));
     lines.extend(report.cut.as_ref().map(|cut| {
         paint.yellow(&format!(
             "  fewer    {} connections instead of {}: {} of memory are available, a part of it is kept \

@@ -330,6 +330,14 @@ fn share(per_second: f64, percent: u64) -> u64 {
     (per_second * percent as f64 / 100.0).round().max(1.0) as u64
 }
 
+/// Whether `engine` is not asked how much it takes, for it may be far slower than the others: tokio-uring and peers.
+pub fn is_left_out(engine: &Engine) -> bool {
+    match engine {
+        Engine::Uring | Engine::Epoll => false,
+        Engine::TokioUring | Engine::Peer(_) => true,
+    }
+}
+
 fn saturation(engines: &[Engine], closed_loop: &[Measured<Case>]) -> Option<Saturation> {
     let of = |engine: &Engine| {
         let its = closed_loop
@@ -345,8 +353,7 @@ fn saturation(engines: &[Engine], closed_loop: &[Measured<Case>]) -> Option<Satu
         let all = engines.into_iter().filter_map(of);
         all.min_by(|one, other| one.per_second.total_cmp(&other.per_second))
     };
-    let (tokio, others): (Vec<_>, Vec<_>) = engines
-        .iter()
-        .partition(|engine| **engine == Engine::TokioUring);
-    slowest(others).or_else(|| slowest(tokio))
+    let (left_out, others): (Vec<_>, Vec<_>) =
+        engines.iter().partition(|engine| is_left_out(engine));
+    slowest(others).or_else(|| slowest(left_out))
 }
