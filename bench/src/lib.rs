@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`cli`] | the command line |
 //! | [`scenario`], [`scenarios`] | what is run, as data; and by name |
+//! | [`peer`] | servers of others, measured as an engine is |
 //! | [`compare`] | the order of a run, and what becomes of a failure |
 //! | [`hold`], [`echo`] | the two scenarios |
 //! | [`floor`] | what the TCP stack alone costs, and each engine as a multiple of it |
@@ -52,6 +53,7 @@ pub mod load;
 pub mod lock;
 pub mod memory;
 pub mod netns;
+pub mod peer;
 pub mod report;
 pub mod result;
 pub mod rounds;

@@ -78,7 +78,7 @@ pub fn of_floor(report: &floor::result::Report) -> Vec<Figure> {
         let case = format!("{} active beside {} idle", row.case.active, row.case.idle);
         let of_floor = format!(
             "CPU a message ÷ the floor's, {case}, {}",
-            name(row.figures.engine)
+            name(&row.figures.engine)
         );
         let [cpu, rate] = common(&row.figures, "message", &case);
         [relative(of_floor, Better::Less, row.of_floor), cpu, rate]
@@ -90,7 +90,7 @@ pub fn of_floor(report: &floor::result::Report) -> Vec<Figure> {
 pub fn of_tail(report: &tail::result::Report) -> Vec<Figure> {
     let rows = report.summary.iter();
     let figures = rows.flat_map(|row| {
-        let engine = name(row.figures.engine);
+        let engine = name(&row.figures.engine);
         let case = format!("{} % beside {} idle", row.case.load_percent, row.case.idle);
         let latency = |quantile: &str, spread: Option<Spread>| {
             let name = format!("latency {quantile}, µs, {case}, {engine}");
@@ -115,7 +115,7 @@ pub fn of_heartbeat(report: &heartbeat::Report) -> Vec<Figure> {
     let case = format!("{} connections", report.plan.connections);
     let rows = report.summary.iter();
     let figures = rows.flat_map(|row| {
-        let engine = name(row.figures.engine);
+        let engine = name(&row.figures.engine);
         let [cpu, rate] = common(&row.figures, "heartbeat", &case);
         let late = row.late_p99_us.and_then(|late| {
             absolute(
@@ -140,7 +140,7 @@ pub fn of_churn(report: &churn::Report) -> Vec<Figure> {
     let case = format!("{} at a time", report.plan.churn);
     let rows = report.summary.iter();
     let figures = rows.flat_map(|row| {
-        let engine = name(row.figures.engine);
+        let engine = name(&row.figures.engine);
         let [cpu, rate] = common(&row.figures, "cycle", &case);
         [
             relative(
@@ -161,7 +161,7 @@ pub fn of_churn(report: &churn::Report) -> Vec<Figure> {
 }
 
 fn common(figures: &Figures, counted: &str, case: &str) -> [Option<Figure>; 2] {
-    let engine = name(figures.engine);
+    let engine = name(&figures.engine);
     [
         absolute(
             format!("CPU a {counted}, µs, {case}, {engine}"),
