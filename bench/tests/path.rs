@@ -395,6 +395,13 @@ fn engines_and_paths_follow_one_another_and_each_says_whose_it_is() {
         assert_eq!(held["client"]["path"]["kind"], path);
         assert_eq!(held["servers"][0]["engine"], engine);
         assert!(held["servers"][0]["heartbeats_sent"].as_u64() >= Some(300));
+        let samples = held["series"]["samples"].as_array().unwrap().iter();
+        let mut idle = samples.filter(|sample| sample["phase"] == "idle");
+        assert!(
+            idle.all(|sample| sample["heartbeats"] == 0),
+            "{}",
+            held["series"]
+        );
         assert!(
             said.contains(&format!("{engine} over {path}, at 300 held")),
             "{said}"

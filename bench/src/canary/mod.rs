@@ -203,6 +203,11 @@ impl Case<'_> {
         let sampler = Sampler::start(&phase, servers.pids(), inside);
         let show = |phase: &str, leg: usize| {
             let expected = plan.expected(phase, leg, self.connections);
+            let phase = match phase {
+                "quiet" => "hold",
+                "done" => "mass close",
+                phase => phase,
+            };
             screen.phase(format!("{}: {phase}", self.during), expected);
         };
         show(&phase, 0);

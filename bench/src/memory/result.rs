@@ -171,6 +171,8 @@ pub struct Side {
     pub kernel: Spread,
     /// Objects in use of all slab caches; `None` where they cannot be read.
     pub slab_in_use: Option<Spread>,
+    /// Those of each cache, the median over the rounds.
+    pub caches: Option<BTreeMap<String, f64>>,
     /// The process's own memory above what it takes empty, by shares (PSS), of the client all of it.
     pub pss: Option<Spread>,
 }
@@ -225,12 +227,32 @@ impl MemoryReport {
             whose,
             kernel: kernel?,
             slab_in_use: self.side_by(whose, |kept| kept.growth.slab_in_use),
+            caches: self.side_caches(whose),
             pss: match whose {
                 Whose::Bare => own(|kept| kept.server_pss, Subject::Pair),
                 Whose::Client => own(|kept| kept.client_pss, Subject::Bare),
                 Whose::Server(engine) => own(|kept| kept.server_pss, Subject::Engine(engine)),
             },
         })
+    }
+
+    fn side_caches(&self, whose: Whose) -> Option<BTreeMap<String, f64>> {
+        let known: Option<Vec<_>> = self
+            .kept
+            .iter()
+            .map(|kept| kept.growth.caches.as_ref())
+            .collect();
+        let names: BTreeSet<&String> = known?
+            .into_iter()
+            .flat_map(|caches| caches.keys())
+            .collect();
+        let of_side = names.into_iter().filter_map(|name| {
+            let side = self.side_by(whose, |kept| {
+                Some(kept.growth.of_cache(name).unwrap_or(0.0))
+            });
+            Some((name.clone(), side?.median))
+        });
+        Some(of_side.filter(|(_, bytes)| bytes.abs() >= 1.0).collect())
     }
 
     /// As [`Side`] says, of the figure that `of` takes from what both ends took.
@@ -366,6 +388,10 @@ pub(crate) mod tests {
         assert_eq!(in_use(Whose::Bare), 4_000.0);
         assert_eq!(in_use(Whose::Client), 4_350.0);
         assert_eq!(in_use(Whose::Server(Engine::Uring)), 4_300.0);
+        let caches = |whose| side(whose).caches.clone().unwrap();
+        assert!(!caches(Whose::Bare).contains_key("io_kiocb"));
+        assert_eq!(caches(Whose::Client)["io_kiocb"], 350.0);
+        assert_eq!(caches(Whose::Server(Engine::Uring))["io_kiocb"], 300.0);
         assert_eq!(side(Whose::Client).kernel.count, 1);
         assert_eq!(side(Whose::Client).pss.unwrap().median, 40.0);
     }

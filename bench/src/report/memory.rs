@@ -1,6 +1,6 @@
 //! What connections take of the kernel's memory, as text. Pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::footprint::{CACHES_UNREADABLE, Growth};
 use crate::memory::result::{Kept, MemoryPlan, MemoryReport, Side, Subject};
@@ -230,6 +230,23 @@ pub(crate) fn sides(report: &MemoryReport) -> Table {
     let title = "bytes of one side of a connection, median [min – max]".to_owned();
     let names = report.sides.iter().map(|side| side.whose.to_string());
     let mut table = Table::new(std::iter::once(title).chain(names));
+    let caches = report.sides.iter().flat_map(|side| &side.caches).flatten();
+    let mut largest: BTreeMap<&String, f64> = BTreeMap::new();
+    for (name, bytes) in caches {
+        let most = largest.entry(name).or_default();
+        *most = most.max(bytes.abs());
+    }
+    let mut names: Vec<&String> = largest.keys().copied().collect();
+    names.sort_by(|one, other| largest[other].total_cmp(&largest[one]));
+    for name in names {
+        let of = |side: &Side| {
+            side.caches
+                .as_ref()
+                .map(|caches| caches.get(name).copied().unwrap_or(0.0))
+        };
+        let cells = report.sides.iter().map(|side| figure(of(side), exact));
+        table.row(&format!("  {name}"), cells);
+    }
     let mut row = |name: &str, of: fn(&Side) -> Option<Spread>| {
         table.row(name, report.sides.iter().map(|side| shown(of(side))));
     };
@@ -284,6 +301,7 @@ mod tests {
     fn caches_stand_side_by_side_and_above_the_bare_socket() {
         let uring = Subject::Engine(Engine::Uring);
         let report = report(vec![
+            (Subject::Pair, 1, growth(8_000.0, 0.0)),
             (Subject::Bare, 1, growth(8_000.0, 0.0)),
             (uring, 1, growth(8_000.0, 256.0)),
         ]);
@@ -302,9 +320,23 @@ mod tests {
         };
         assert_eq!(
             cells("io_kiocb"),
-            [vec!["io_kiocb", "0", "256"], vec!["io_kiocb", "256"]]
+            [
+                vec!["io_kiocb", "0", "0", "256"],
+                vec!["io_kiocb", "256"],
+                vec!["io_kiocb", "0", "0", "256"]
+            ]
         );
-        assert_eq!(cells("TCP"), [["TCP", "8,000", "8,000"]]);
+        assert_eq!(
+            cells("TCP"),
+            [
+                ["TCP", "8,000", "8,000", "8,000"],
+                ["TCP", "4,000", "4,000", "4,000"]
+            ]
+        );
+        assert!(
+            text.contains("One side: slab is of the whole host"),
+            "{text}"
+        );
         assert!(text.contains("active_objs"), "{text}");
     }
 
