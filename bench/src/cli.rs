@@ -17,7 +17,9 @@ use hold::{HOLD_EXAMPLES, HoldArgs};
 use memory::{MEMORY_EXAMPLES, MemoryArgs};
 use render::{REPORT_EXAMPLES, ReportArgs};
 
-use crate::bare::{self, BareArgs};
+use crate::bare;
+use crate::bare::client::BareClientArgs;
+use crate::bare::server::BareArgs;
 use crate::canary;
 use crate::canary::plan::CanaryArgs;
 use crate::churn::{self, ChurnArgs};
@@ -108,11 +110,13 @@ const CANARY_EXAMPLES: &str = "\
 Examples:
   throng-bench canary                                 100,000 connections, over veth where that can be made
   throng-bench canary --connections 100000,200000 --path veth
+  throng-bench canary --connections 1000000 --steps 1000,10000,100000 --fit --engines uring,epoll --path loopback,veth
   unshare -r throng-bench canary --path veth          as an ordinary user, where user namespaces are allowed
   throng-bench canary --connections 20000 --hold 10s --storm 5 --storm-over 1s
 
 Over veth, server and client run in network namespaces made for the run and gone with it, and a third is the neighbour;
-nothing of this host's network is touched. Pings need CAP_NET_RAW or net.ipv4.ping_group_range; what cannot be measured is said.
+nothing of this host's network is touched. Of --path loopback,veth what cannot be made is left out, and
+said. Pings need CAP_NET_RAW or net.ipv4.ping_group_range; what cannot be measured is said.
 
 Exit codes: 0 all was measured, whatever it says; 1 something failed, was lost or interrupted; 2 bad usage, or the path
 asked for cannot be made.";
@@ -177,6 +181,9 @@ enum Command {
     /// Accept and keep connections, and do nothing else
     #[command(hide = true)]
     Bare(BareArgs),
+    /// Connect and keep connections, and do nothing else
+    #[command(hide = true)]
+    BareClient(BareClientArgs),
     /// Run the server, as throng-server does
     #[command(disable_help_flag = true)]
     Server(Forwarded),
@@ -317,7 +324,10 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::PeerGuard(args) => guard::run(&args)
             .map(|()| true)
             .map_err(|reason| (reason, 1)),
-        Command::Bare(bare) => bare::run(&bare)
+        Command::Bare(bare) => bare::server::run(&bare)
+            .map(|()| true)
+            .map_err(|reason| (reason, 1)),
+        Command::BareClient(bare) => bare::client::run(&bare)
             .map(|()| true)
             .map_err(|reason| (reason, 1)),
         Command::Report(again) => render::run(&again),

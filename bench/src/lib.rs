@@ -19,7 +19,7 @@
 //! | [`canary`] | the command `canary`: does the rest of the network suffer meanwhile? |
 //! | [`memory`], [`bare`], [`footprint`] | the command `memory`: what a connection takes of the kernel, beside a bare socket |
 //! | [`runner`], [`servers`], [`load`], [`crowd`] | the processes: started, pinned, followed, ended; none is left behind |
-//! | [`sample`] | what is read from the host and the processes |
+//! | [`sample`], [`series`] | what is read from the host and the processes, around a run and all through it |
 //! | [`netns`] | network namespaces joined by veth pairs, for one run |
 //! | [`stop`], [`lock`], [`guard`] | the bounds of a run: Ctrl-C, the clock, one heavy run for each machine, memory and files |
 //! | [`result`], [`stats`], [`warning`] | plain data, the figures drawn from it, and the doubts about them |
@@ -64,6 +64,7 @@ pub mod scenario;
 pub mod scenarios;
 pub mod screen;
 pub mod selfcheck;
+pub mod series;
 pub mod servers;
 pub mod stats;
 pub mod stop;

@@ -90,12 +90,12 @@ pub struct Progress {
     pub lost: u64,
     /// Messages that came back.
     pub messages: u64,
+    /// Heartbeats heard.
+    #[serde(default)]
+    pub heartbeats: u64,
     /// Connections that came, exchanged a message and went.
     #[serde(default)]
     pub cycles: u64,
-    /// Heartbeats received.
-    #[serde(default)]
-    pub heartbeats: u64,
 }
 
 /// How a client ended.

@@ -17,7 +17,7 @@ use crate::config::{Protocol, Resolved, UsageError, resolve};
 use crate::control::Control;
 use crate::server::{Server, StartError, start};
 use crate::summary::Summary;
-use crate::worker::Event;
+use crate::worker::{Command, Event};
 
 /// Runs the server. `args` begins with the program's name.
 pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
@@ -67,6 +67,7 @@ fn run(resolved: &mut Resolved) -> anyhow::Result<()> {
     signals.add(Signal::SIGINT);
     signals.add(Signal::SIGTERM);
     signals.add(Signal::SIGUSR1);
+    signals.add(Signal::SIGUSR2);
     signals.thread_block().context("blocking signals")?;
 
     let started = Instant::now();
@@ -122,10 +123,14 @@ fn announce(resolved: &Resolved, address: &str, canary: Option<&Responder>) {
     let (protocol, heartbeat) = match (resolved.protocol, config.heartbeat) {
         (Protocol::Echo, _) => ("echo", String::new()),
         (Protocol::Line, None) => ("line", ", no heartbeat".into()),
-        (Protocol::Line, Some(every)) => (
-            "line",
-            format!(", heartbeat {}", humantime::format_duration(every)),
-        ),
+        (Protocol::Line, Some(every)) => {
+            let from = match config.heartbeat_waits {
+                true => " from SIGUSR2 on",
+                false => "",
+            };
+            let every = humantime::format_duration(every);
+            ("line", format!(", heartbeat {every}{from}"))
+        }
     };
     let canary = canary.map_or(String::new(), |c| format!(", canary {}", c.address()));
     let _ = writeln!(
@@ -151,6 +156,8 @@ fn obey_signals(
                     if let Err(error) = publisher.publish(text.clone(), over) {
                         warn!(%error, "nothing is broadcast");
                     }
+                } else if signal == Signal::SIGUSR2 {
+                    publisher.post(Command::Beat);
                 } else if stop.send(Event::Stop(signal.as_str())).is_err() {
                     return;
                 }

@@ -294,8 +294,8 @@ fn tell(now: Duration, established: usize, messages: u64) -> io::Result<()> {
         failed: 0,
         lost: 0,
         messages,
-        cycles: 0,
         heartbeats: 0,
+        cycles: 0,
     };
     writeln!(io::stdout(), "{}", serde_json::to_string(&progress)?)
 }

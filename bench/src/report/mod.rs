@@ -19,6 +19,7 @@ pub mod recorded;
 mod reported;
 pub mod rounds;
 pub mod selfcheck;
+pub mod series;
 pub mod side_by_side;
 pub mod table;
 pub mod tail;
