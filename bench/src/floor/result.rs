@@ -108,3 +108,21 @@ fn summarise(measured: &[Measured<Case>]) -> Vec<Row> {
     });
     rows
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A result recorded from a short run.
+    pub(crate) fn recorded() -> Report {
+        serde_json::from_str(include_str!("../../testdata/floor.json")).unwrap()
+    }
+
+    #[test]
+    fn what_is_shown_is_drawn_from_what_was_measured() {
+        let mut report = recorded();
+        report.conclude();
+        assert_eq!(report.summary, recorded().summary);
+    }
+}

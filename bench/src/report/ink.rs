@@ -15,6 +15,8 @@ pub enum Ink {
     Epoll,
     /// tokio-uring, or the third.
     TokioUring,
+    /// No engine: the floor, a bare socket.
+    Bare,
     /// Text and what stands on a chart.
     Text,
     /// What lies behind it.
@@ -23,10 +25,11 @@ pub enum Ink {
 
 impl Ink {
     /// All there are.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Uring,
         Self::Epoll,
         Self::TokioUring,
+        Self::Bare,
         Self::Text,
         Self::Grid,
     ];
@@ -52,6 +55,7 @@ impl Ink {
             Self::Uring => "#58A6FF",
             Self::Epoll => "#F0883E",
             Self::TokioUring => "#BC8CFF",
+            Self::Bare => "#8B949E",
             Self::Text => "#E6EDF3",
             Self::Grid => "#3D444D",
         }
@@ -63,6 +67,7 @@ impl Ink {
             Self::Uring => RGBColor(0x09, 0x69, 0xDA),
             Self::Epoll => RGBColor(0xBC, 0x4C, 0x00),
             Self::TokioUring => RGBColor(0x82, 0x50, 0xDF),
+            Self::Bare => RGBColor(0x8C, 0x95, 0x9F),
             Self::Text => RGBColor(0x1F, 0x23, 0x28),
             Self::Grid => RGBColor(0xD1, 0xD9, 0xE0),
         }

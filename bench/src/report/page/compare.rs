@@ -1,6 +1,6 @@
 //! The page of a comparison. Pure.
 
-use super::{Finding, Page};
+use super::{Finding, Page, doubted};
 use crate::report::chart::{Chart, PERCENTILES, Row, Rows, Scale};
 use crate::report::format::{bytes, count, micros, of_many, ratio, rounded, span, spread};
 use crate::report::ink::Ink;
@@ -78,24 +78,11 @@ fn headline(report: &Report, verdicts: &[Verdict]) -> String {
     if unknown > 0 {
         parts.push(format!("has too few rounds in {unknown}"));
     }
-    let doubts = report.warnings.len() as u64;
-    let doubts = if doubts > 0 {
-        format!(" There {} about the run.", are(doubts, "doubt"))
-    } else {
-        String::new()
-    };
+    let doubts = doubted(report.warnings.len());
     format!(
         "Of {} with epoll, io_uring {}; a win needs every pair of rounds.{doubts}",
         of_many(compared, "comparison"),
         parts.join(", ")
-    )
-}
-
-fn are(number: u64, noun: &str) -> String {
-    format!(
-        "{} {}",
-        if number == 1 { "is" } else { "are" },
-        of_many(number, noun)
     )
 }
 

@@ -11,10 +11,13 @@ pub mod compare;
 pub mod floor;
 pub mod memory;
 pub mod selfcheck;
+mod setting;
+mod spreads;
 pub mod tail;
 
 use std::time::{Duration, UNIX_EPOCH};
 
+use crate::blocks::Skipped;
 use crate::report::chart::Chart;
 use crate::report::format::{NOTHING, count, gib, percent};
 use crate::report::table::Table;
@@ -105,6 +108,10 @@ impl Page {
                     .memory_total_bytes
                     .map_or(NOTHING.to_owned(), gib),
             ),
+            ("virtual machine", setting::is_virtual(environment)),
+            ("CPU mitigations", setting::mitigations(environment)),
+            ("CPU governor", known(&environment.cpu_governor)),
+            ("huge pages", known(&environment.huge_pages)),
             ("clock source", known(&environment.clock_source)),
             ("server on CPUs", core_list(&about.placement.server)),
             ("client on CPUs", core_list(&about.placement.client)),
@@ -142,6 +149,21 @@ impl Page {
             sysctls: environment.sysctls.clone().into_iter().collect(),
             command: command(&about.command_line),
         }
+    }
+}
+
+/// What could not be measured is part of the verdict.
+fn skipped(skipped: &[Skipped]) -> impl Iterator<Item = Finding> {
+    let said = skipped.iter().map(Skipped::said);
+    said.map(|said| Finding::new("skipped", said))
+}
+
+/// The end of a headline.
+fn doubted(number: usize) -> String {
+    match number as u64 {
+        0 => String::new(),
+        1 => " There is 1 doubt about the run.".to_owned(),
+        doubts => format!(" There are {} doubts about the run.", count(doubts)),
     }
 }
 
