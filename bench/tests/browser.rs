@@ -50,7 +50,7 @@ const VIEWS: [View; 4] = [
 /// What there is, as the browser has it.
 const SCRIPT: &str = r#"(() => {
     const root = document.documentElement;
-    const charts = [...document.querySelectorAll("svg")].map(svg => {
+    const charts = [...document.querySelectorAll("figure > svg")].map(svg => {
         const box = svg.getBoundingClientRect();
         const drawn = [...svg.querySelectorAll("rect, circle, line, polyline, polygon, path, text")];
         const seen = drawn.filter(one => { const its = one.getBoundingClientRect(); return its.width + its.height > 0; });

@@ -229,13 +229,13 @@ impl Rows {
             .bold_line_style(Ink::Grid.rgb())
             .axis_style(Ink::Grid.rgb())
             .draw()?;
-        for at in self.scale.lines() {
-            chart.draw_series([line([(at, 0.0), (at, lines)])])?;
-        }
         for (index, row) in self.rows.iter().enumerate() {
             let top = lines - index as f64;
             let (upper, middle, lower) = (top - 0.5, top - 0.68, top - 0.86);
             let value = self.place(row.value);
+            // Beside the marks, and not through the labels.
+            let beside = self.scale.lines().into_iter();
+            chart.draw_series(beside.map(|at| line([(at, top - 0.45), (at, top - 0.93)])))?;
             let label = format!("{}: {}", row.label, row.shown);
             chart.draw_series([Text::new(label, (from, top - 0.1), letters())])?;
             match self.scale {

@@ -8,7 +8,7 @@ use crate::report::chart::{Chart, Row, Rows, Scale};
 use crate::report::format::{bytes, count, join, spread};
 use crate::report::ink::Ink;
 use crate::report::memory::{above, caches_above, doubts, exact, how_caches_count, whole};
-use crate::report::text::engines;
+use crate::report::rounds::names;
 use crate::scenario::Engine;
 use crate::stats::Spread;
 
@@ -16,7 +16,7 @@ use crate::stats::Spread;
 pub fn page(report: &MemoryReport) -> Page {
     let title = format!(
         "Throng: memory of an idle connection, {} above a bare socket",
-        engines(&report.plan.engines)
+        names(&report.plan.engines)
     );
     let doubts = doubts(report);
     let headline = headline(report) + &doubted(doubts.len());
@@ -39,8 +39,17 @@ pub fn page(report: &MemoryReport) -> Page {
 }
 
 fn headline(report: &MemoryReport) -> String {
+    // Pages that are partly free come and go with other work; objects in use do not, but only root can read them.
+    let has_objects = report
+        .kept
+        .iter()
+        .all(|kept| kept.growth.slab_in_use.is_some());
+    let (what, of): (_, fn(&Kept) -> Option<f64>) = match has_objects {
+        true => ("of slab objects", |kept| kept.growth.slab_in_use),
+        false => ("of the kernel", of_kernel),
+    };
     let each = |engine: &Engine| {
-        let above = report.above_bare(*engine, of_kernel)?;
+        let above = report.above_bare(*engine, of)?;
         Some(format!("{} with {engine}", bytes(above.median)))
     };
     let said: Vec<String> = report.plan.engines.iter().filter_map(each).collect();
@@ -48,7 +57,7 @@ fn headline(report: &MemoryReport) -> String {
         [] if report.kept.is_empty() => "Nothing was measured.".to_owned(),
         [] => "Nothing was measured beside a bare socket in the same round.".to_owned(),
         said => format!(
-            "Above a bare socket, an idle connection takes of the kernel {}, both ends together.",
+            "Above a bare socket, an idle connection takes {what} {}, both ends together.",
             join(said)
         ),
     }
@@ -131,23 +140,26 @@ fn above_bare(report: &MemoryReport) -> Spreads {
     )
 }
 
+/// The largest differences; all of them stand in a table of their own.
 fn by_cache(report: &MemoryReport) -> Spreads {
-    let rows = caches_above(report).into_iter().flat_map(|name| {
-        let of_cache = |engine: &Engine| {
+    const SHOWN: usize = 12;
+    let names = caches_above(report);
+    let each = names.iter().flat_map(|name| {
+        report.plan.engines.iter().filter_map(move |engine| {
             let above = report.above_bare(*engine, |kept| {
                 kept.growth.caches.as_ref()?;
-                Some(kept.growth.of_cache(&name).unwrap_or(0.0))
+                Some(kept.growth.of_cache(name).unwrap_or(0.0))
             })?;
-            let label = format!("{name}, {engine}");
-            (above.median.abs() >= 1.0).then_some((label, above, Ink::of(*engine)))
-        };
-        let rows = report.plan.engines.iter().filter_map(of_cache);
-        rows.collect::<Vec<_>>()
+            Some((format!("{name}, {engine}"), above, Ink::of(*engine)))
+        })
     });
+    let mut rows: Vec<_> = each.collect();
+    rows.sort_by(|(_, one, _), (_, other, _)| other.median.abs().total_cmp(&one.median.abs()));
+    rows.truncate(SHOWN);
     chart(
         "Slab caches above a bare socket, bytes",
-        "Objects in use, in the same round; a cache with no difference of a byte is left out",
-        rows.collect(),
+        "Objects in use, in the same round: the largest differences",
+        rows,
     )
 }
 

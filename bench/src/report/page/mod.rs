@@ -108,16 +108,13 @@ impl Page {
                     .memory_total_bytes
                     .map_or(NOTHING.to_owned(), gib),
             ),
-            ("virtual machine", setting::is_virtual(environment)),
-            ("CPU mitigations", setting::mitigations(environment)),
-            ("CPU governor", known(&environment.cpu_governor)),
-            ("huge pages", known(&environment.huge_pages)),
             ("clock source", known(&environment.clock_source)),
             ("server on CPUs", core_list(&about.placement.server)),
             ("client on CPUs", core_list(&about.placement.client)),
             ("open files (nofile)", nofile),
             ("open files of a measured process", count(about.nofile_hard)),
         ];
+        setting.extend(setting::where_known(environment));
         setting.extend(about.machine.as_ref().map(|machine| {
             let all = machine.busy_ns + machine.steal_ns + machine.idle_ns;
             let share = |part: u64| percent(part as f64 / all.max(1) as f64);

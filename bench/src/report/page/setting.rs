@@ -2,20 +2,28 @@
 
 use kernel_tuning::host::Environment;
 
-use crate::report::format::{NOTHING, of_many};
+use crate::report::format::of_many;
 
-/// Whether a hypervisor runs the kernel.
-pub(super) fn is_virtual(environment: &Environment) -> String {
-    match environment.is_virtual {
-        Some(true) => "yes",
-        Some(false) => "no",
-        None => NOTHING,
-    }
-    .to_owned()
+/// What not every host tells, name and value.
+pub(super) fn where_known(environment: &Environment) -> Vec<(&'static str, String)> {
+    let virtual_machine = environment.is_virtual.map(|is| match is {
+        true => "yes".to_owned(),
+        false => "no".to_owned(),
+    });
+    let all = [
+        ("virtual machine", virtual_machine),
+        ("CPU governor", environment.cpu_governor.clone()),
+        ("CPU mitigations", mitigations(environment)),
+        ("transparent huge pages", environment.huge_pages.clone()),
+    ];
+    let known = all
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value?)));
+    known.collect()
 }
 
 /// What the kernel does about the CPU's weaknesses: those open, those worked around, and how many there are not.
-pub(super) fn mitigations(environment: &Environment) -> String {
+fn mitigations(environment: &Environment) -> Option<String> {
     let asked = environment.mitigations_asked.as_ref();
     let asked = asked.map(|asked| format!("asked for with mitigations={asked}"));
     let all = || environment.mitigations.iter();
@@ -36,10 +44,7 @@ pub(super) fn mitigations(environment: &Environment) -> String {
         asked,
     ];
     let said: Vec<String> = said.into_iter().flatten().collect();
-    match said.is_empty() {
-        true => NOTHING.to_owned(),
-        false => said.join("; "),
-    }
+    (!said.is_empty()).then(|| said.join("; "))
 }
 
 /// What a line of `/sys/devices/system/cpu/vulnerabilities` says.
@@ -68,6 +73,7 @@ impl State {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use crate::run::tests::about;
@@ -94,12 +100,18 @@ mod tests {
             .into();
         environment.mitigations_asked = Some("auto".to_owned());
         assert_eq!(
-            mitigations(&environment),
+            mitigations(&environment).unwrap(),
             "vulnerable: mds; mitigated: itlb_multihit, retbleed; unknown: srbds; not affected by 2 others; \
              asked for with mitigations=auto"
         );
         environment.mitigations.clear();
         environment.mitigations_asked = None;
-        assert_eq!(mitigations(&environment), NOTHING);
+        environment.is_virtual = None;
+        environment.cpu_governor = Some("powersave".to_owned());
+        environment.huge_pages = None;
+        assert_eq!(
+            where_known(&environment),
+            [("CPU governor", "powersave".to_owned())]
+        );
     }
 }

@@ -64,20 +64,14 @@ fn findings(report: &Report) -> Vec<Finding> {
             Side::Below,
         ))
     });
-    let short = report
-        .summary
-        .iter()
-        .filter(|row| row.short > 0)
-        .map(|row| {
-            let said = format!(
-                "{} {}, in {} of {}",
-                name(row.figures.engine),
-                at(&row.case),
-                row.short,
-                row.figures.per_second.count
-            );
-            Finding::new("rate not kept", said)
-        });
+    let short = report.summary.iter().filter(|row| row.short > 0);
+    let short = short.map(|row| {
+        let (short, all) = (row.short, row.figures.per_second.count);
+        let engine = name(row.figures.engine);
+        format!("by {engine} {} in {short} of {all}", at(&row.case))
+    });
+    let short: Vec<String> = short.collect();
+    let short = (!short.is_empty()).then(|| Finding::new("rate not kept", join(&short)));
     let saturation = report.saturation.as_ref().map(|saturation| {
         let line = saturation_line(saturation, &report.plan.engines);
         Finding::new("saturation", line.trim().to_owned())
