@@ -47,6 +47,8 @@ pub struct Wanted {
     pub newcomers: u64,
     /// Slots of each of io_uring's tables; `None`: as many as there can be.
     pub table_slots: Option<u32>,
+    /// What it says on a connection.
+    pub protocol: Protocol,
 }
 
 impl Beside {
@@ -61,7 +63,7 @@ impl Beside {
         let mut servers = Servers::start_with(
             &stage.launcher,
             engine,
-            Protocol::Echo,
+            wanted.protocol,
             processes,
             &stage.placement.server,
             &stage.stop,

@@ -271,6 +271,7 @@ fn set_up(run: &mut Run, screen: &Screen, engines: &[Engine], wanted: Wanted) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scenario::Protocol;
 
     #[test]
     fn engines_are_up_together_where_their_idle_connections_are_few_and_the_memory_carries_them() {
@@ -281,6 +282,7 @@ mod tests {
                 idle,
                 newcomers: 10,
                 table_slots: None,
+                protocol: Protocol::Echo,
             };
             blocks(&engines, &wanted, most_together, room_bytes)
         };

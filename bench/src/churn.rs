@@ -21,7 +21,7 @@ use crate::report::Reported;
 use crate::result::Failure;
 use crate::rounds::Goal;
 use crate::run::{About, Run};
-use crate::scenario::{Engine, NEWCOMER_SOURCE, Placement};
+use crate::scenario::{Engine, NEWCOMER_SOURCE, Placement, Protocol};
 use crate::screen::Screen;
 use crate::stats::Spread;
 use crate::usage::{RoundsArgs, distinct, this_host, within};
@@ -189,6 +189,7 @@ pub fn run(plan: Plan, command_line: Vec<String>, screen: &Screen) -> Result<Rep
         idle: 0,
         newcomers: plan.churn,
         table_slots: None,
+        protocol: Protocol::Echo,
     };
     let mut measured = Vec::new();
     let ended = in_blocks(

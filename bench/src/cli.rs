@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Arg, Args, Parser, Subcommand};
 use hold::{HOLD_EXAMPLES, HoldArgs};
 use memory::{MEMORY_EXAMPLES, MemoryArgs};
 use render::{REPORT_EXAMPLES, ReportArgs};
@@ -23,15 +23,17 @@ use crate::climb::climb;
 use crate::clock::millis;
 use crate::compare::compare;
 use crate::floor::{self, FloorArgs};
+use crate::heartbeat::{self, HeartbeatArgs};
 use crate::memory::memory as measure_memory;
 use crate::report::html::html;
 use crate::report::{Reported, json, recorded};
 use crate::run::About;
 use crate::scenario::{EchoPlan, Engine, HoldPlan, Plan};
+use crate::scenarios;
 use crate::screen::Screen;
 use crate::selfcheck::{self, SelfcheckArgs};
 use crate::tail::{self, TailArgs};
-use crate::usage::{distinct, this_host};
+use crate::usage::{RoundsArgs, distinct, this_host, within};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -48,6 +50,16 @@ Examples:
   throng-bench client --help                          the client it starts
 
 Exit codes: 0 all was measured, 1 something failed or was interrupted, 2 bad usage.";
+
+const RUN_EXAMPLES: &str = "\
+Examples:
+  throng-bench run                                    lists the scenarios
+  throng-bench run echo
+  throng-bench run tail --engines uring,epoll --idle 0,100000
+  throng-bench run tail --help                        the flags of its command
+  throng-bench run mine.toml                          one of yours; those built in are in bench/scenarios
+
+Exit codes: those of the scenario's command.";
 
 const FLOOR_EXAMPLES: &str = "\
 Examples:
@@ -69,6 +81,13 @@ const CHURN_EXAMPLES: &str = "\
 Examples:
   throng-bench churn                                  uring and epoll, 64 at a time, 15 rounds
   throng-bench churn --churn 1000 --rounds 7
+
+Exit codes: 0 all was measured, 1 something failed or was interrupted, 2 bad usage.";
+
+const HEARTBEAT_EXAMPLES: &str = "\
+Examples:
+  throng-bench heartbeat                              uring and epoll, 100,000 connections, five rounds
+  throng-bench heartbeat --connections 10000 --heartbeat 1s --exchange 5s
 
 Exit codes: 0 all was measured, 1 something failed or was interrupted, 2 bad usage.";
 
@@ -97,7 +116,7 @@ asked for cannot be made.";
 
 /// Compares io_uring with epoll on this machine: 100,000 held connections, then echo rounds.
 #[derive(Debug, Parser)]
-#[command(name = "throng-bench", version, after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
+#[command(name = "throng-bench", version, after_help = EXAMPLES, args_conflicts_with_subcommands = true, mut_arg("rounds", rounds_or_none))]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -108,8 +127,11 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Compare the engines (this is what happens without a command)
-    #[command(after_help = EXAMPLES)]
+    #[command(after_help = EXAMPLES, mut_arg("rounds", rounds_or_none))]
     Compare(CompareArgs),
+    /// Run a scenario by its name: a command and its flags, from a file
+    #[command(after_help = RUN_EXAMPLES, disable_help_flag = true)]
+    Run(RunArgs),
     /// Bring very many connections up and hold them, as far as this machine goes
     #[command(after_help = HOLD_EXAMPLES)]
     Hold(HoldArgs),
@@ -123,8 +145,11 @@ enum Command {
     #[command(after_help = FLOOR_EXAMPLES)]
     Floor(FloorArgs),
     /// Latency in open loop, at a share of saturation, beside idle connections
-    #[command(after_help = TAIL_EXAMPLES)]
+    #[command(after_help = TAIL_EXAMPLES, mut_arg("rounds", five_rounds))]
     Tail(TailArgs),
+    /// What a heartbeat costs, and how late it comes, on connections that are held
+    #[command(after_help = HEARTBEAT_EXAMPLES, mut_arg("rounds", five_rounds), mut_arg("exchange", ten_seconds))]
+    Heartbeat(HeartbeatArgs),
     /// Connections that come, exchange a message and go
     #[command(after_help = CHURN_EXAMPLES)]
     Churn(ChurnArgs),
@@ -149,6 +174,32 @@ enum Command {
     /// Run the client, as throng-client does
     #[command(disable_help_flag = true)]
     Client(Forwarded),
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    /// Which: one of those listed without a name, or a file that ends with .toml. Then flags of the scenario's command,
+    /// which take the place of the scenario's own; NAME --help shows them
+    #[arg(
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "NAME [FLAGS]"
+    )]
+    words: Vec<OsString>,
+}
+
+/// Fewer rounds than where a ratio is all that is wanted.
+fn five_rounds(arg: Arg) -> Arg {
+    arg.default_value("5")
+}
+
+/// Long enough for some heartbeats.
+fn ten_seconds(arg: Arg) -> Arg {
+    arg.default_value("10s")
+}
+
+fn rounds_or_none(arg: Arg) -> Arg {
+    five_rounds(arg).help("Rounds, each with everything that is compared; 0 leaves the echo out")
 }
 
 #[derive(Debug, Args)]
@@ -184,9 +235,6 @@ struct CompareArgs {
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = humantime::parse_duration, help_heading = "The hold")]
     heartbeat: Duration,
 
-    /// Rounds, each with every count and every engine; 0 leaves the echo out
-    #[arg(long, value_name = "N", default_value_t = 5, help_heading = "The echo")]
-    rounds: usize,
     /// Connections that exchange messages at the same time
     #[arg(
         long,
@@ -199,11 +247,15 @@ struct CompareArgs {
     /// Bytes of a message
     #[arg(
         long,
-        value_name = "BYTES",
-        default_value_t = 64,
+        value_name = "BYTES,BYTES",
+        value_delimiter = ',',
+        default_value = "64",
         help_heading = "The echo"
     )]
-    message_bytes: u64,
+    message_bytes: Vec<u64>,
+
+    #[command(flatten)]
+    rounds: RoundsArgs,
 
     /// Where to write the report as JSON: all that is printed and more; a page for the browser goes beside it, as .html
     #[arg(
@@ -232,6 +284,14 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let named =
         |name: &str, rest: Forwarded| std::iter::once(OsString::from(name)).chain(rest.args);
+    let cli = match cli.command {
+        Some(Command::Run(run)) => match of_scenario(run) {
+            Ok(Some(cli)) => cli,
+            Ok(None) => return ExitCode::SUCCESS,
+            Err(refusal) => return exit_code(Err(bad_usage(refusal))),
+        },
+        _ => cli,
+    };
     let words: Vec<String> = args
         .iter()
         .map(|arg| arg.to_string_lossy().into_owned())
@@ -246,6 +306,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             .map(|()| true)
             .map_err(|reason| (reason, 1)),
         Command::Report(again) => render::run(&again),
+        Command::Run(_) => unreachable!("it became the command that it stands for"),
         Command::Compare(args) => {
             measure(&args.report.clone(), plan(args), words, compare).map(went_well)
         }
@@ -262,6 +323,9 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Tail(args) => {
             measure(&args.report.clone(), args.plan(), words, tail::run).map(went_well)
         }
+        Command::Heartbeat(args) => {
+            measure(&args.report.clone(), args.plan(), words, heartbeat::run).map(went_well)
+        }
         Command::Churn(args) => {
             measure(&args.report.clone(), args.plan(), words, churn::run).map(went_well)
         }
@@ -271,6 +335,31 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     exit_code(outcome)
+}
+
+/// The command line that a scenario stands for; `None` where it was enough to list them.
+fn of_scenario(run: RunArgs) -> Result<Option<Cli>, String> {
+    let Some((name, flags)) = run.words.split_first() else {
+        let screen = Screen::new();
+        for name in scenarios::names() {
+            let about = scenarios::find(name)?.about;
+            screen.line(&format!("  {name:<10} {about}"));
+        }
+        return Ok(None);
+    };
+    let name = name.to_string_lossy();
+    let arguments = match &*name {
+        "-h" | "--help" => vec!["help".into(), "run".into()],
+        name => scenarios::find(name)?.arguments(flags)?,
+    };
+    match Cli::try_parse_from(std::iter::once("throng-bench".into()).chain(arguments)) {
+        Ok(cli) => Ok(Some(cli)),
+        Err(error) if error.use_stderr() => Err(format!("in the scenario {name}: {error}")),
+        Err(help) => {
+            let _ = help.print();
+            Ok(None)
+        }
+    }
 }
 
 /// What to tell the user, and the exit code that goes with it.
@@ -340,12 +429,11 @@ fn plan(args: CompareArgs) -> Result<Plan, String> {
     }
     /// The client's bound.
     const MOST_MESSAGE_BYTES: u64 = 65_536;
-    if !(1..=MOST_MESSAGE_BYTES).contains(&args.message_bytes) {
-        return Err(format!(
-            "--message-bytes must be between 1 and {MOST_MESSAGE_BYTES}"
-        ));
+    distinct("--message-bytes", &args.message_bytes)?;
+    for bytes in &args.message_bytes {
+        within("--message-bytes", *bytes, 1..=MOST_MESSAGE_BYTES)?;
     }
-    if args.connections == 0 && args.rounds == 0 {
+    if args.connections == 0 && args.rounds.rounds == 0 {
         return Err("with --connections 0 and --rounds 0 nothing is left to measure".to_owned());
     }
     /// Below this the client's samples, one a second, would not see the hold.
@@ -370,19 +458,24 @@ fn plan(args: CompareArgs) -> Result<Plan, String> {
         hold_ms: millis(args.hold),
         heartbeat_ms: millis(args.heartbeat),
     };
-    let echo = EchoPlan {
-        active: args.active,
-        message_bytes: args.message_bytes,
-        rounds: args.rounds,
-        exchange_ms: 1_500,
-        warm_up_ms: 300,
-        sample_interval_ms: 100,
+    let echo = match args.rounds.rounds {
+        0 => None,
+        _ => {
+            let (rounds, until, times) = args.rounds.plan()?;
+            Some(EchoPlan {
+                active: args.active,
+                message_bytes: args.message_bytes,
+                rounds,
+                until,
+                times,
+            })
+        }
     };
     let (placement, nofile_hard) = this_host()?;
     Ok(Plan {
         engines: args.engines,
         hold: (args.connections > 0).then_some(hold),
-        echo: (args.rounds > 0).then_some(echo),
+        echo,
         placement,
         nofile_hard,
     })
@@ -437,6 +530,29 @@ mod tests {
     }
 
     #[test]
+    fn every_scenario_built_in_makes_a_command_line() {
+        for name in scenarios::names() {
+            let words = vec![name.into()];
+            let cli = of_scenario(RunArgs { words }).unwrap().unwrap();
+            match cli.command.unwrap() {
+                Command::Compare(args) => drop(plan(args).unwrap()),
+                Command::Tail(args) => drop(args.plan().unwrap()),
+                Command::Floor(args) => drop(args.plan().unwrap()),
+                Command::Churn(args) => drop(args.plan().unwrap()),
+                Command::Heartbeat(args) => drop(args.plan().unwrap()),
+                Command::Canary(_) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        let words = vec!["compare".into()];
+        let compare = of_scenario(RunArgs { words });
+        let Some(Command::Compare(args)) = compare.unwrap().unwrap().command else {
+            panic!("not compare")
+        };
+        assert_eq!(plan(args).unwrap(), parsed(&[]).unwrap());
+    }
+
+    #[test]
     fn bad_usage_is_refused_with_the_flag_named() {
         let bad = [
             (vec!["--engines", "kqueue"], "--engines"),
@@ -463,7 +579,7 @@ mod tests {
             parsed(&["--heartbeat", heartbeat]).unwrap();
         }
         let plan = parsed(&["--message-bytes", "65536"]).unwrap();
-        assert_eq!(plan.echo.unwrap().message_bytes, 65_536);
+        assert_eq!(plan.echo.unwrap().message_bytes, [65_536]);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use rand::seq::SliceRandom;
 
 use crate::echo::{self, Event};
 use crate::hold::hold;
+use crate::report::rounds::place;
 use crate::report::{Reported, text};
 use crate::result::{Echo, Report};
 use crate::run::Run;
@@ -82,12 +83,12 @@ fn measure(run: &mut Run, report: &mut Report, screen: &Screen) {
         echo::rounds(&run.stage, &plan, &engines, |event| match event {
             Event::Begin {
                 round,
-                active,
+                case,
                 engine,
             } => {
                 screen.doing(format!(
-                    "{engine}: echo on {active} connections, round {round} of {}",
-                    plan.rounds
+                    "{engine}: echo, {case}, round {}",
+                    place(round, plan.rounds)
                 ));
             }
             Event::Pair(measured) => {

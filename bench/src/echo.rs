@@ -3,12 +3,13 @@
 //! Invariant: a figure counts only when its client said that every message came back as it was sent.
 
 use std::cell::RefCell;
+use std::time::Instant;
 
-use crate::exchange::{self, Exchange, Times};
+use crate::exchange::{self, Exchange};
 use crate::load::Stage;
-use crate::result::{Echo, Failure};
-use crate::rounds::in_random_order;
-use crate::scenario::{CLIENT_SOURCE, EchoPlan, Engine, Protocol, server_processes};
+use crate::result::{Echo, Failure, echo_ratios};
+use crate::rounds::{Goal, in_random_order};
+use crate::scenario::{CLIENT_SOURCE, EchoCase, EchoPlan, Engine, Protocol, server_processes};
 use crate::servers::Servers;
 
 /// What happens while the rounds run.
@@ -18,12 +19,12 @@ pub enum Event<'a> {
     Begin {
         /// Its round, from one.
         round: usize,
-        /// Its count of active connections.
-        active: u64,
+        /// What is exchanged.
+        case: EchoCase,
         /// Its engine.
         engine: Engine,
     },
-    /// All engines were measured with one count; those that failed are missing.
+    /// All engines were measured in one case; those that failed are missing.
     Pair(&'a [Echo]),
     /// A measurement failed, or a server did.
     Failed(Failure),
@@ -55,18 +56,23 @@ pub fn rounds(
     }
     let on_event = RefCell::new(on_event);
     let tell = |event: Event<'_>| on_event.borrow_mut()(event);
+    let began = Instant::now();
+    let is_over = |done, measured: &[Echo]| {
+        let is_enough = |goal: Goal| goal.is_reached(began.elapsed(), &echo_ratios(plan, measured));
+        done >= plan.rounds && plan.until.is_none_or(is_enough)
+    };
     in_random_order(
-        |done, _| done == plan.rounds,
-        &plan.active,
+        is_over,
+        &plan.cases(),
         &mut running,
         &stage.stop,
-        |round, active, (engine, servers)| {
+        |round, case, (engine, servers)| {
             tell(Event::Begin {
                 round,
-                active: *active,
+                case: *case,
                 engine: *engine,
             });
-            let measured = measure(stage, plan, *engine, servers, round, *active);
+            let measured = measure(stage, plan, *engine, servers, round, *case);
             measured
                 .map_err(|failure| tell(Event::Failed(failure)))
                 .ok()
@@ -99,28 +105,24 @@ fn measure(
     engine: Engine,
     servers: &mut Servers,
     round: usize,
-    active: u64,
+    case: EchoCase,
 ) -> Result<Echo, Failure> {
     let exchanged = exchange::measure(
         stage,
         servers,
         Exchange {
-            during: format!("echo with {engine} on {active} connections, round {round}"),
+            during: format!("echo with {engine}, {case}, round {round}"),
             client: "client",
-            args: client_args(CLIENT_SOURCE, active, plan.message_bytes),
-            connections: active,
-            times: Times {
-                exchange_ms: plan.exchange_ms,
-                warm_up_ms: plan.warm_up_ms,
-                sample_interval_ms: plan.sample_interval_ms,
-            },
+            args: client_args(CLIENT_SOURCE, case.active, case.message_bytes),
+            connections: case.active,
+            times: plan.times,
             count: |progress| progress.messages,
             base: &stage.base.sockstat,
         },
     )?;
     Ok(Echo {
         round,
-        active,
+        case,
         engine,
         processes: servers.count(),
         settled: exchanged.settled,

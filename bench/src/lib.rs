@@ -3,11 +3,12 @@
 //! | room | owns |
 //! |---|---|
 //! | [`cli`] | the command line |
-//! | [`scenario`] | what is run, as data |
+//! | [`scenario`], [`scenarios`] | what is run, as data; and by name |
 //! | [`compare`] | the order of a run, and what becomes of a failure |
 //! | [`hold`], [`echo`] | the two scenarios |
 //! | [`floor`] | what the TCP stack alone costs, and each engine as a multiple of it |
 //! | [`tail`] | latency in open loop beside idle connections |
+//! | [`heartbeat`] | what a heartbeat costs, and how late it comes, on connections that are held |
 //! | [`churn`] | what a connection costs that comes, exchanges a message and goes |
 //! | [`selfcheck`] | the method held against itself: the same engine under two names |
 //! | [`rounds`], [`exchange`] | measured in random order, and one measurement |
@@ -43,6 +44,7 @@ pub mod exchange;
 pub mod floor;
 pub mod footprint;
 pub mod guard;
+pub mod heartbeat;
 pub mod hold;
 pub mod load;
 pub mod lock;
@@ -55,6 +57,7 @@ pub mod run;
 pub mod runner;
 pub mod sample;
 pub mod scenario;
+pub mod scenarios;
 pub mod screen;
 pub mod selfcheck;
 pub mod servers;

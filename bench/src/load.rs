@@ -93,6 +93,9 @@ pub struct Progress {
     /// Connections that came, exchanged a message and went.
     #[serde(default)]
     pub cycles: u64,
+    /// Heartbeats received.
+    #[serde(default)]
+    pub heartbeats: u64,
 }
 
 /// How a client ended.

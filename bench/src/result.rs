@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::rounds::pair_ratios;
 use crate::run::About;
 use crate::sample::HostSample;
-use crate::scenario::{Cut, Engine, Plan};
+use crate::scenario::{Cut, EchoCase, EchoPlan, Engine, Plan};
 use crate::stats::Spread;
 use crate::warning::Warning;
 
@@ -218,8 +218,9 @@ fn cores(cpu_ns: u64, elapsed_ms: u64) -> f64 {
 pub struct Echo {
     /// The round it belongs to, from one.
     pub round: usize,
-    /// Connections that exchanged messages.
-    pub active: u64,
+    /// What was exchanged.
+    #[serde(flatten)]
+    pub case: EchoCase,
     /// The engine.
     pub engine: Engine,
     /// Server processes on one port.
@@ -248,11 +249,12 @@ impl Echo {
     }
 }
 
-/// What the rounds say of one count of active connections.
+/// What the rounds say of one case.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EchoSummary {
-    /// Connections that exchanged messages.
-    pub active: u64,
+    /// What was exchanged.
+    #[serde(flatten)]
+    pub case: EchoCase,
     /// Each engine's figures over the rounds.
     pub engines: Vec<EngineEcho>,
     /// uring ÷ epoll of messages a second, pair by pair.
@@ -283,24 +285,43 @@ pub struct EngineEcho {
     pub client_cores: Spread,
 }
 
+/// The ratios of [`EchoSummary`] of `echoes`, case by case.
+pub fn echo_ratios(plan: &EchoPlan, echoes: &[Echo]) -> Vec<Option<Spread>> {
+    let cases = plan.cases().into_iter();
+    cases.flat_map(|case| ratios_of(case, echoes)).collect()
+}
+
+/// uring ÷ epoll in one case, round by round: messages a second, and CPU time for a message.
+fn ratios_of(case: EchoCase, echoes: &[Echo]) -> [Option<Spread>; 2] {
+    let rounds = echoes.iter().map(|echo| echo.round).max().unwrap_or(0);
+    [Echo::per_second, Echo::server_cpu_us_per_message].map(|figure| {
+        let in_round = |engine, round| {
+            let is_it =
+                |echo: &&Echo| (echo.case, echo.engine, echo.round) == (case, engine, round);
+            echoes.iter().find(is_it).map(figure)
+        };
+        pair_ratios(
+            rounds,
+            |round| in_round(Engine::Uring, round),
+            |round| in_round(Engine::Epoll, round),
+        )
+    })
+}
+
 fn summarise(plan: &Plan, echoes: &[Echo]) -> Vec<EchoSummary> {
-    let counts = plan
-        .echo
-        .iter()
-        .flat_map(|echo| echo.active.iter().copied());
-    counts
-        .map(|active| summarise_one(plan, active, echoes))
+    let cases = plan.echo.iter().flat_map(EchoPlan::cases);
+    cases
+        .map(|case| summarise_one(plan, case, echoes))
         .collect()
 }
 
-fn summarise_one(plan: &Plan, active: u64, echoes: &[Echo]) -> EchoSummary {
-    let of = |engine| {
-        echoes
-            .iter()
-            .filter(move |echo| echo.active == active && echo.engine == engine)
-    };
+fn summarise_one(plan: &Plan, case: EchoCase, echoes: &[Echo]) -> EchoSummary {
     let engines = plan.engines.iter().filter_map(|engine| {
-        let spread = |figure: fn(&Echo) -> f64| Spread::of(of(*engine).map(figure));
+        let of = || {
+            let is_it = |echo: &&Echo| (echo.case, echo.engine) == (case, *engine);
+            echoes.iter().filter(is_it)
+        };
+        let spread = |figure: fn(&Echo) -> f64| Spread::of(of().map(figure));
         Some(EngineEcho {
             engine: *engine,
             per_second: spread(Echo::per_second)?,
@@ -309,20 +330,12 @@ fn summarise_one(plan: &Plan, active: u64, echoes: &[Echo]) -> EchoSummary {
             client_cores: spread(|echo| echo.cpu.client_cores())?,
         })
     });
-    let pairs = |figure: fn(&Echo) -> f64| {
-        let rounds = plan.echo.as_ref().map_or(0, |echo| echo.rounds);
-        let in_round = move |engine, round| of(engine).find(|echo| echo.round == round).map(figure);
-        pair_ratios(
-            rounds,
-            |round| in_round(Engine::Uring, round),
-            |round| in_round(Engine::Epoll, round),
-        )
-    };
+    let [rate_ratio, cpu_ratio] = ratios_of(case, echoes);
     EchoSummary {
-        active,
+        case,
         engines: engines.collect(),
-        rate_ratio: pairs(Echo::per_second),
-        cpu_ratio: pairs(Echo::server_cpu_us_per_message),
+        rate_ratio,
+        cpu_ratio,
     }
 }
 
@@ -359,7 +372,7 @@ pub(crate) mod tests {
         };
         assert_eq!(kinds(&again), kinds(&report));
         for (new, old) in again.echo_summary.iter().zip(&report.echo_summary) {
-            assert_eq!(new.active, old.active);
+            assert_eq!(new.case, old.case);
             let (new, old) = (new.cpu_ratio.unwrap(), old.cpu_ratio.unwrap());
             assert!((new.median - old.median).abs() < 1e-9 && new.count == old.count);
         }
@@ -389,11 +402,11 @@ pub(crate) mod tests {
     #[test]
     fn a_lost_measurement_costs_its_pair_only() {
         let mut report = recorded();
-        let active = report.echo[0].active;
+        let case = report.echo[0].case;
         let before = report
             .echo_summary
             .iter()
-            .find(|summary| summary.active == active)
+            .find(|summary| summary.case == case)
             .unwrap()
             .clone();
         report.echo.remove(0);
@@ -401,7 +414,7 @@ pub(crate) mod tests {
         let after = report
             .echo_summary
             .iter()
-            .find(|summary| summary.active == active)
+            .find(|summary| summary.case == case)
             .unwrap();
         assert_eq!(
             after.cpu_ratio.unwrap().count,

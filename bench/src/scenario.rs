@@ -7,6 +7,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::exchange::Times;
+use crate::report::format::count;
+use crate::rounds::Goal;
+
 /// Memory of one held connection with both ends on this host: 9 KB in the kernel, and below 1 KB in the two processes.
 pub const BYTES_PER_CONNECTION: u64 = 10_000;
 
@@ -83,20 +87,50 @@ pub struct HoldPlan {
 }
 
 /// Messages in closed loop: each connection sends its next message when the last one came back.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EchoPlan {
-    /// How many connections send at the same time; each count is measured with each engine in every round.
+    /// How many connections send at the same time; each count is measured with each size and each engine in every round.
     pub active: Vec<u64>,
     /// Bytes of a message.
-    pub message_bytes: u64,
-    /// Rounds; a ratio is drawn from the two engines' figures of the same round.
+    pub message_bytes: Vec<u64>,
+    /// Rounds there are at least; a ratio is drawn from the two engines' figures of the same round.
     pub rounds: usize,
-    /// How long messages are exchanged in one measurement, its warm-up included.
-    pub exchange_ms: u64,
-    /// The first part of that time, which is not counted.
-    pub warm_up_ms: u64,
-    /// How often the client reports.
-    pub sample_interval_ms: u64,
+    /// Until when they go on then.
+    pub until: Option<Goal>,
+    /// Times of one measurement.
+    #[serde(flatten)]
+    pub times: Times,
+}
+
+impl EchoPlan {
+    /// All that is measured with each engine in a round.
+    pub fn cases(&self) -> Vec<EchoCase> {
+        let of = |active: &u64| {
+            let active = *active;
+            let sizes = self.message_bytes.iter();
+            sizes.map(move |bytes| EchoCase {
+                active,
+                message_bytes: *bytes,
+            })
+        };
+        self.active.iter().flat_map(of).collect()
+    }
+}
+
+/// One thing that is measured in every round of the echo.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EchoCase {
+    /// Connections that exchange messages.
+    pub active: u64,
+    /// Bytes of a message.
+    pub message_bytes: u64,
+}
+
+impl fmt::Display for EchoCase {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (active, size) = (count(self.active), count(self.message_bytes));
+        write!(out, "{active} active, {size} B")
+    }
 }
 
 /// Which CPUs each side runs on.
@@ -135,7 +169,7 @@ impl Placement {
 }
 
 /// The whole of a comparison.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
     /// Engines to compare.
     pub engines: Vec<Engine>,
@@ -203,16 +237,12 @@ impl Plan {
             engines * (hold.connections / 25 + hold.hold_ms + 3_000)
         });
         let echo_ms = self.echo.as_ref().map_or(0, |echo| {
-            let connect_ms: u64 = echo.active.iter().map(|active| active / 15).sum();
-            let each_ms = echo.active.len() as u64 * (echo.exchange_ms + 400) + connect_ms;
-            engines * echo.rounds as u64 * each_ms
+            let each_ms = |case: EchoCase| echo.times.exchange_ms + 400 + case.active / 15;
+            let round_ms: u64 = echo.cases().into_iter().map(each_ms).sum();
+            let at_least_ms = engines * echo.rounds as u64 * round_ms;
+            at_least_ms.max(echo.until.map_or(0, |goal| goal.at_most_ms))
         });
         Duration::from_millis(hold_ms + echo_ms)
-    }
-
-    /// After this time a run is stuck, and ends with what it has.
-    pub fn time_limit(&self) -> Duration {
-        self.estimate() * 4 + Duration::from_secs(60)
     }
 }
 
@@ -261,11 +291,14 @@ mod tests {
             }),
             echo: Some(EchoPlan {
                 active: vec![500, 10_000],
-                message_bytes: 64,
+                message_bytes: vec![64],
                 rounds: 5,
-                exchange_ms: 1_500,
-                warm_up_ms: 300,
-                sample_interval_ms: 100,
+                until: None,
+                times: Times {
+                    exchange_ms: 1_500,
+                    warm_up_ms: 300,
+                    sample_interval_ms: 100,
+                },
             }),
             placement: Placement::halves(&[0, 1]),
             nofile_hard: 20_000,

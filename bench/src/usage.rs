@@ -21,7 +21,7 @@ pub struct RoundsArgs {
         default_value_t = 15,
         help_heading = "How it is measured"
     )]
-    rounds: usize,
+    pub rounds: usize,
     /// Length of one measurement; its first fifth is not counted
     #[arg(long, value_name = "TIME", default_value = "1500ms", value_parser = humantime::parse_duration, help_heading = "How it is measured")]
     exchange: Duration,

@@ -11,7 +11,7 @@ use crate::exchange::Exchanged;
 use crate::report::format::{bytes, count, join, of_many, percent};
 use crate::result::{EchoSummary, Hold, Report};
 use crate::run::About;
-use crate::scenario::Engine;
+use crate::scenario::{EchoCase, Engine};
 
 /// One doubt.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -35,15 +35,17 @@ pub enum Warning {
     ProcfsUnknown,
     /// The client was busier than the server, so the rate says more of the client.
     ClientBusier {
-        /// Connections that exchanged messages.
-        active: u64,
+        /// What was exchanged.
+        #[serde(flatten)]
+        case: EchoCase,
         /// The engines concerned.
         engines: Vec<Engine>,
     },
     /// The ratios of the rounds lie far apart.
     WideSpread {
-        /// Connections that exchanged messages.
-        active: u64,
+        /// What was exchanged.
+        #[serde(flatten)]
+        case: EchoCase,
         /// Width of the ratios over their median.
         width: f64,
     },
@@ -184,17 +186,15 @@ impl fmt::Display for Warning {
                  high",
                 of_many(*measurements as u64, "measurement")
             ),
-            Self::ClientBusier { active, engines } => write!(
+            Self::ClientBusier { case, engines } => write!(
                 out,
-                "with {} active the client was busier than the server ({}): the rate is bounded by the client, \
+                "with {case}, the client was busier than the server ({}): the rate is bounded by the client, \
                  compare the CPU per message",
-                count(*active),
                 join(engines)
             ),
-            Self::WideSpread { active, width } => write!(
+            Self::WideSpread { case, width } => write!(
                 out,
-                "with {} active the ratios of the rounds lie {} apart: use more --rounds, on a quieter machine",
-                count(*active),
+                "with {case}, the ratios of the rounds lie {} apart: use more --rounds, on a quieter machine",
                 percent(*width)
             ),
             Self::NotSettled { engine } => write!(
@@ -346,7 +346,7 @@ fn client_busier(summary: &EchoSummary) -> Option<Warning> {
         .filter(|figures| figures.client_cores.median > figures.server_cores.median + MARGIN_CORES);
     let engines: Vec<Engine> = busier.map(|figures| figures.engine).collect();
     (!engines.is_empty()).then_some(Warning::ClientBusier {
-        active: summary.active,
+        case: summary.case,
         engines,
     })
 }
@@ -355,7 +355,7 @@ fn wide_spread(summary: &EchoSummary) -> Option<Warning> {
     const TOLERATED: f64 = 0.3;
     let width = summary.cpu_ratio?.relative_width();
     (width > TOLERATED).then_some(Warning::WideSpread {
-        active: summary.active,
+        case: summary.case,
         width,
     })
 }
@@ -433,7 +433,10 @@ mod tests {
         };
         let other_load = Warning::OtherLoad { share: 0.0 };
         let client_busier = Warning::ClientBusier {
-            active: 0,
+            case: EchoCase {
+                active: 0,
+                message_bytes: 1,
+            },
             engines: Vec::new(),
         };
         report.conclude();

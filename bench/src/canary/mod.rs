@@ -283,6 +283,7 @@ mod tests {
                 lost: 0,
                 messages: 0,
                 cycles: 0,
+                heartbeats: 0,
             })
         };
         assert!(!due("active", 900));

@@ -295,6 +295,7 @@ fn tell(now: Duration, established: usize, messages: u64) -> io::Result<()> {
         lost: 0,
         messages,
         cycles: 0,
+        heartbeats: 0,
     };
     writeln!(io::stdout(), "{}", serde_json::to_string(&progress)?)
 }

@@ -28,7 +28,7 @@ use crate::report::Reported;
 use crate::result::Failure;
 use crate::rounds::Goal;
 use crate::run::Run;
-use crate::scenario::{Engine, NEWCOMER_SOURCE, Placement};
+use crate::scenario::{Engine, NEWCOMER_SOURCE, Placement, Protocol};
 use crate::screen::Screen;
 use crate::servers::{Servers, core_list};
 use crate::usage::{RoundsArgs, distinct, this_host, within};
@@ -178,6 +178,7 @@ impl Plan {
             idle,
             newcomers: self.active.iter().copied().max().unwrap_or(0),
             table_slots: self.table_slots,
+            protocol: Protocol::Echo,
         }
     }
 }

@@ -7,6 +7,7 @@ pub mod churn;
 pub mod climb;
 pub mod floor;
 pub mod format;
+pub mod heartbeat;
 pub mod html;
 pub mod ink;
 pub mod json;

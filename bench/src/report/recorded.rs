@@ -12,6 +12,7 @@ use crate::canary::result::Report as Canary;
 use crate::churn::Report as Churn;
 use crate::climb::result::Climb;
 use crate::floor::result::Report as Floor;
+use crate::heartbeat::Report as Heartbeat;
 use crate::memory::result::MemoryReport;
 use crate::report::Reported;
 use crate::report::html::html;
@@ -103,6 +104,7 @@ fn page_of(report: &Value) -> Result<Page, String> {
         Some(MemoryReport::COMMAND) => page_as::<MemoryReport>(report),
         Some(Floor::COMMAND) => page_as::<Floor>(report),
         Some(Tail::COMMAND) => page_as::<Tail>(report),
+        Some(Heartbeat::COMMAND) => page_as::<Heartbeat>(report),
         Some(Churn::COMMAND) => page_as::<Churn>(report),
         Some(Selfcheck::COMMAND) => page_as::<Selfcheck>(report),
         other => Err(format!(

@@ -42,7 +42,7 @@ macro_rules! reported {
     )*};
 }
 
-use crate::report::{canary, churn, climb, floor, memory, page, selfcheck, tail, text};
+use crate::report::{canary, churn, climb, floor, heartbeat, memory, page, selfcheck, tail, text};
 
 reported! {
     crate::result::Report, "compare", text::results, page::compare::page;
@@ -51,6 +51,7 @@ reported! {
     crate::memory::result::MemoryReport, "memory", memory::results, page::memory::page;
     crate::floor::result::Report, "floor", floor::results, page::floor::page;
     crate::tail::result::Report, "tail", tail::results, page::tail::page;
+    crate::heartbeat::Report, "heartbeat", heartbeat::results, page::heartbeat::page;
     crate::churn::Report, "churn", churn::results, page::churn::page;
     crate::selfcheck::result::Report, "selfcheck", selfcheck::results, page::selfcheck::page;
 }

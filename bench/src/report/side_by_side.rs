@@ -40,11 +40,11 @@ pub fn hold_table(report: &Report) -> Table {
 /// What the echo rounds found, with the ratios pair by pair.
 pub fn echo_table(report: &Report) -> Table {
     let plan = report.plan.echo.as_ref();
+    let rounds = report.echo.iter().map(|echo| echo.round).max();
     let title = plan.map_or_else(String::new, |echo| {
         format!(
-            "{}-byte echo, median [min – max] of {}",
-            echo.message_bytes,
-            of_many(echo.rounds as u64, "round")
+            "echo, median [min – max] of {}",
+            of_many(rounds.unwrap_or(echo.rounds) as u64, "round")
         )
     });
     let mut table = heading(report, title);
@@ -65,7 +65,7 @@ pub fn echo_table(report: &Report) -> Table {
         .iter()
         .filter(|summary| !summary.engines.is_empty())
     {
-        table.row(&format!("{} active", count(summary.active)), []);
+        table.row(&summary.case.to_string(), []);
         let mut row = |name: &str,
                        value: fn(&EngineEcho) -> Spread,
                        show: &dyn Fn(f64) -> String,

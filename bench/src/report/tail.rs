@@ -3,7 +3,7 @@
 use crate::exchange::Measured;
 use crate::report::format::{NOTHING, count, join, micros, of_many, ratio, rounded, spread};
 use crate::report::rounds::{
-    common_cells, common_headings, ending, heading, how, name, names, processes_note,
+    common_cells, common_headings, ending, heading, how, name, names, place, processes_note, until,
 };
 use crate::report::table::Table;
 use crate::run::About;
@@ -27,6 +27,7 @@ pub fn plan(plan: &Plan, about: &About, paint: Paint) -> String {
         join(&load),
         how(plan.rounds, &plan.times)
     ));
+    lines.extend(until(plan.until.as_ref()));
     lines.push(format!(
         "  first    the saturation: {} in closed loop, nothing idle beside",
         of_many(SATURATION_ROUNDS as u64, "round")
@@ -81,8 +82,8 @@ pub fn round_line(measured: &[Measured<Case>], rounds: usize) -> String {
         })
         .collect();
     format!(
-        "  {}/{rounds}  {:>3} % beside {:>9} idle   p99  {}",
-        first.round,
+        "  {}  {:>3} % beside {:>9} idle   p99  {}",
+        place(first.round, rounds),
         first.case.load_percent,
         count(first.case.idle),
         figures.join("   ")

@@ -1,7 +1,7 @@
 //! A result as text: the plan, a line for each measurement, then tables, verdict and doubts. Pure.
 
-use crate::report::format::{count, figure, gib, join, of_many, rounded, span};
-use crate::report::rounds::heading;
+use crate::report::format::{count, figure, gib, join, rounded, span};
+use crate::report::rounds::{heading, how, place, until};
 use crate::report::side_by_side::{echo_table, hold_table};
 use crate::report::verdict::{SOFTIRQ_NOTE, Verdict, processes_note, verdicts};
 use crate::result::{Echo, Hold, Report};
@@ -25,14 +25,17 @@ pub fn plan(report: &Report, paint: Paint) -> String {
         )
     }));
     lines.extend(plan.echo.as_ref().map(|echo| {
-        let active: Vec<String> = echo.active.iter().copied().map(count).collect();
+        let counts = |values: &[u64]| values.iter().copied().map(count).collect::<Vec<_>>();
+        let (active, sizes) = (counts(&echo.active), counts(&echo.message_bytes));
         format!(
-            "  echo     {}-byte messages on {} connections, {}, engines in random order",
-            echo.message_bytes,
+            "  echo     {}-byte messages on {} connections, {}",
+            join(&sizes),
             join(&active),
-            of_many(echo.rounds as u64, "round")
+            how(echo.rounds, &echo.times)
         )
     }));
+    let goal = plan.echo.as_ref().and_then(|echo| echo.until.as_ref());
+    lines.extend(until(goal));
     lines.extend(report.cut.as_ref().map(|cut| {
         paint.yellow(&format!(
             "  fewer    {} connections instead of {}: {} of memory are available, a part of it is kept \
@@ -78,9 +81,9 @@ pub fn pair_line(measured: &[Echo], rounds: usize) -> String {
         })
         .collect();
     format!(
-        "  echo  {}/{rounds}  {:>7} active   {}",
-        first.round,
-        count(first.active),
+        "  echo  {}  {:>20}   {}",
+        place(first.round, rounds),
+        first.case.to_string(),
         figures.join("   ")
     )
 }

@@ -72,21 +72,21 @@ pub fn processes_note(report: &Report) -> Option<String> {
 
 fn cpu(summary: &EchoSummary) -> Option<Verdict> {
     let ratios = summary.cpu_ratio?;
-    let what = format!("CPU a message, {} active", count(summary.active));
+    let what = format!("CPU a message, {}", summary.case);
     Some(sentence(&what, &ratios, [Side::Below, Side::Above]))
 }
 
 fn rate(report: &Report, summary: &EchoSummary) -> Option<Verdict> {
     let ratios = summary.rate_ratio?;
-    let bounded = report.warnings.iter().any(|warning| {
-        matches!(warning, Warning::ClientBusier { active, .. } if *active == summary.active)
-    });
+    let bounded = report.warnings.iter().any(
+        |warning| matches!(warning, Warning::ClientBusier { case, .. } if *case == summary.case),
+    );
     let doubt = if bounded {
         ", bounded by the client"
     } else {
         ""
     };
-    let what = format!("messages a second, {} active{doubt}", count(summary.active));
+    let what = format!("messages a second, {}{doubt}", summary.case);
     Some(sentence(&what, &ratios, [Side::Above, Side::Below]))
 }
 

@@ -19,19 +19,20 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::beside::Wanted;
-use crate::blocks::{Block, Contender, Rounds, in_blocks};
+use crate::blocks::{Block, Contender, Rounds, Until, in_blocks};
 use crate::echo::client_args;
 use crate::exchange::{self, Exchange, Exchanged, Measured, Times};
 use crate::load::Stage;
 use crate::report;
 use crate::report::Reported;
 use crate::result::Failure;
+use crate::rounds::Goal;
 use crate::run::Run;
-use crate::scenario::{Engine, NEWCOMER_SOURCE, Placement};
+use crate::scenario::{Engine, NEWCOMER_SOURCE, Placement, Protocol};
 use crate::screen::Screen;
 use crate::stats::Spread;
-use crate::tail::result::{Case, Report, Saturation};
-use crate::usage::{distinct, this_host, times, within};
+use crate::tail::result::{Case, Report, Saturation, p99_ratios};
+use crate::usage::{RoundsArgs, distinct, this_host, within};
 
 /// Idle connections, of all engines in sum, up to which they are up at the same time.
 pub const MOST_TOGETHER: u64 = 300_000;
@@ -85,17 +86,8 @@ pub struct TailArgs {
     )]
     message_bytes: u64,
 
-    /// Rounds, each with every load and every engine
-    #[arg(
-        long,
-        value_name = "N",
-        default_value_t = 5,
-        help_heading = "How it is measured"
-    )]
-    rounds: usize,
-    /// Length of one measurement
-    #[arg(long, value_name = "TIME", default_value = "3s", value_parser = humantime::parse_duration, help_heading = "How it is measured")]
-    exchange: Duration,
+    #[command(flatten)]
+    rounds: RoundsArgs,
 
     /// Where to write the report as JSON: all that is printed and more
     #[arg(
@@ -120,8 +112,10 @@ pub struct Plan {
     pub load_percent: Vec<u64>,
     /// Bytes of a message.
     pub message_bytes: u64,
-    /// Rounds.
+    /// Rounds there are at least.
     pub rounds: usize,
+    /// Until when they go on then.
+    pub until: Option<Goal>,
     /// Times of one measurement.
     pub times: Times,
     /// The CPU of each side.
@@ -145,15 +139,16 @@ impl TailArgs {
             within("--load", *load, 1..=200)?;
         }
         within("--message-bytes", self.message_bytes, 1..=65_536)?;
-        within("--rounds", self.rounds as u64, 1..=10_000)?;
+        let (rounds, until, times) = self.rounds.plan()?;
         Ok(Plan {
             engines: self.engines,
             active: self.active,
             idle: self.idle,
             load_percent: self.load,
             message_bytes: self.message_bytes,
-            rounds: self.rounds,
-            times: times(self.exchange)?,
+            rounds,
+            until,
+            times,
             placement: placement.one_each(),
             nofile_hard,
         })
@@ -165,7 +160,8 @@ impl Plan {
     pub fn estimate(&self) -> Duration {
         let engines = self.engines.len() as u64;
         let each_ms = self.times.exchange_ms + 700 + self.active / 10;
-        let open = self.rounds as u64 * self.load_percent.len() as u64 * each_ms;
+        let at_least = self.rounds as u64 * self.load_percent.len() as u64 * each_ms;
+        let open = at_least.max(self.until.map_or(0, |goal| goal.at_most_ms) / engines.max(1));
         let closed = SATURATION_ROUNDS as u64 * each_ms;
         // Some 20,000 connects a second, and as many closed.
         let idle_ms = |idle: &u64| engines * (open + idle / 10 + 1_000);
@@ -177,6 +173,7 @@ impl Plan {
             idle,
             newcomers: self.active,
             table_slots: None,
+            protocol: Protocol::Echo,
         }
     }
 }
@@ -210,7 +207,15 @@ pub fn run(plan: Plan, command_line: Vec<String>, screen: &Screen) -> Result<Rep
         0,
         |run, block| {
             let line = |measured: &[_]| report::tail::closed_line(measured, rounds);
-            closed_loop.extend(measure(run, screen, &plan, block, rounds, &[closed], line));
+            closed_loop.extend(measure(
+                run,
+                screen,
+                &plan,
+                block,
+                (rounds, None),
+                &[closed],
+                line,
+            ));
         },
     );
     let saturation = saturation(engines, &closed_loop);
@@ -238,7 +243,7 @@ pub fn run(plan: Plan, command_line: Vec<String>, screen: &Screen) -> Result<Rep
                     screen,
                     &plan,
                     block,
-                    plan.rounds,
+                    (plan.rounds, plan.until),
                     &cases,
                     line,
                 ));
@@ -267,13 +272,16 @@ fn measure(
     screen: &Screen,
     plan: &Plan,
     block: &mut Block,
-    count: usize,
+    (count, goal): (usize, Option<Goal>),
     cases: &[Case],
     line: impl Fn(&[Measured<Case>]) -> String,
 ) -> Vec<Measured<Case>> {
     let rounds = Rounds {
         count,
-        until: None,
+        until: goal.map(|goal| Until {
+            goal,
+            ratios: p99_ratios,
+        }),
         cases,
         has_floor: false,
     };

@@ -100,14 +100,26 @@ impl Report {
 
 const P99: &str = "/messages/latency_us/p99";
 
+/// Each engine's p99 ÷ epoll's in each case, where both were up at the same time.
+pub fn p99_ratios(measured: &[Measured<Case>]) -> Vec<Option<Spread>> {
+    let is_beside_epoll = |one: &&Measured<Case>| {
+        one.engine != Some(Engine::Epoll) && one.beside.contains(&Engine::Epoll)
+    };
+    let compared = kinds(measured).filter(is_beside_epoll);
+    compared.map(|one| p99_of_epoll(measured, one)).collect()
+}
+
+fn p99_of_epoll(measured: &[Measured<Case>], one: &Measured<Case>) -> Option<Spread> {
+    let p99 = |exchanged: &Exchanged| exchanged.client_figure(P99);
+    pair_ratios_of(measured, &one.case, [one.engine, Some(Engine::Epoll)], p99)
+}
+
 fn summarise(measured: &[Measured<Case>]) -> Vec<Row> {
     let mut rows: Vec<Row> = Vec::new();
     for one in kinds(measured) {
         let alike = || measured.iter().filter(|other| other.is_of_the_same(one));
         let spread =
             |pointer| Spread::of(alike().filter_map(|one| one.exchanged.client_figure(pointer)));
-        let pair = [one.engine, Some(Engine::Epoll)];
-        let p99 = |exchanged: &Exchanged| exchanged.client_figure(P99);
         let is_short = |one: &&Measured<Case>| {
             let told = one.exchanged.client.pointer("/messages/open_loop/is_short");
             told.and_then(Value::as_bool) == Some(true)
@@ -121,7 +133,7 @@ fn summarise(measured: &[Measured<Case>]) -> Vec<Row> {
                 p99_us: spread(P99),
                 p999_us: spread("/messages/latency_us/p999"),
                 p99_of_epoll: (one.engine != Some(Engine::Epoll))
-                    .then(|| pair_ratios_of(measured, &one.case, pair, p99))
+                    .then(|| p99_of_epoll(measured, one))
                     .flatten(),
                 client_lateness_p99_us: spread("/messages/open_loop/client_lateness_us/p99"),
                 short: alike().filter(is_short).count(),

@@ -171,7 +171,6 @@ fn charts(report: &Report) -> Vec<Chart> {
 /// uring ÷ epoll, pair by pair.
 fn ratios(report: &Report) -> Rows {
     let rows = report.echo_summary.iter().flat_map(|summary| {
-        let active = count(summary.active);
         [
             ("CPU a message", summary.cpu_ratio),
             ("messages a second", summary.rate_ratio),
@@ -179,7 +178,7 @@ fn ratios(report: &Report) -> Rows {
         .into_iter()
         .filter_map(move |(what, ratios)| {
             Some(row(
-                format!("{what}, {active} active"),
+                format!("{what}, {}", summary.case),
                 &ratios?,
                 &ratio,
                 Ink::Uring,
@@ -206,7 +205,7 @@ fn echo(
 ) -> Rows {
     let rows = report.echo_summary.iter().flat_map(|summary| {
         summary.engines.iter().map(|figures| {
-            let label = format!("{}, {} active", figures.engine, count(summary.active));
+            let label = format!("{}, {}", figures.engine, summary.case);
             row(label, &of(figures), show, Ink::of(figures.engine))
         })
     });

@@ -9,6 +9,7 @@ pub mod churn;
 pub mod climb;
 pub mod compare;
 pub mod floor;
+pub mod heartbeat;
 pub mod memory;
 pub mod selfcheck;
 mod setting;
