@@ -31,6 +31,7 @@ fn again(command: &str, text: &str) -> Value {
         "floor" => of::<bench::floor::result::Report>(text),
         "tail" => of::<bench::tail::result::Report>(text),
         "churn" => of::<bench::churn::Report>(text),
+        "heartbeat" => of::<bench::heartbeat::Report>(text),
         "selfcheck" => of::<bench::selfcheck::result::Report>(text),
         other => panic!("of which type is a report of {other}?"),
     }

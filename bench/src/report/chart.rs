@@ -210,7 +210,7 @@ impl Rows {
         let lines = self.rows.len() as f64;
         let mut chart = ChartBuilder::on(root)
             .margin_left(24)
-            .margin_right(24)
+            .margin_right(36)
             .x_label_area_size(AXIS_HEIGHT)
             .build_cartesian_2d(axis.clone(), 0.0..lines)?;
         let decades = self.scale == Scale::Decades;

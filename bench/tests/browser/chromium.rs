@@ -271,5 +271,10 @@ impl Drop for Browser {
             let _ = killpg(Pid::from_raw(self.child.id() as i32), Signal::SIGKILL);
         }
         let _ = self.child.wait();
+        // Those who had gone into groups of their own end with its pipes.
+        let deadline = Instant::now() + BOUND / 12;
+        while !self.processes().is_empty() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 }

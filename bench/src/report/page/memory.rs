@@ -45,19 +45,19 @@ fn headline(report: &MemoryReport) -> String {
         .iter()
         .all(|kept| kept.growth.slab_in_use.is_some());
     let (what, of): (_, fn(&Kept) -> Option<f64>) = match has_objects {
-        true => ("of slab objects", |kept| kept.growth.slab_in_use),
-        false => ("of the kernel", of_kernel),
+        true => ("slab objects in use", |kept| kept.growth.slab_in_use),
+        false => ("kernel memory", of_kernel),
     };
     let each = |engine: &Engine| {
         let above = report.above_bare(*engine, of)?;
-        Some(format!("{} with {engine}", bytes(above.median)))
+        Some(format!("{} B with {engine}", exact(above.median)))
     };
     let said: Vec<String> = report.plan.engines.iter().filter_map(each).collect();
     match said.as_slice() {
         [] if report.kept.is_empty() => "Nothing was measured.".to_owned(),
         [] => "Nothing was measured beside a bare socket in the same round.".to_owned(),
         said => format!(
-            "Above a bare socket, an idle connection takes {what} {}, both ends together.",
+            "Above a bare socket, an idle connection takes {} more: {what}, both ends together.",
             join(said)
         ),
     }

@@ -61,10 +61,10 @@ impl Spreads {
         })
     }
 
-    fn has_intervals(&self) -> bool {
-        self.of
-            .iter()
-            .all(|(_, spread, _)| spread.interval.is_some())
+    /// Whether there is something to show, and all of it has an interval.
+    pub(super) fn has_intervals(&self) -> bool {
+        let mut spreads = self.of.iter().map(|(_, spread, _)| spread);
+        !self.of.is_empty() && spreads.all(|spread| spread.interval.is_some())
     }
 
     fn whisker(&self) -> &'static str {
@@ -84,7 +84,7 @@ pub(super) fn add(page: &mut Page, all: &[Spreads]) {
 }
 
 /// What the charts show and more, a group for each.
-fn table(all: &[Spreads]) -> Option<Table> {
+pub(super) fn table(all: &[Spreads]) -> Option<Table> {
     let heading = [
         "the charts' figures",
         "median",
