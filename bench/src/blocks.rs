@@ -19,7 +19,7 @@ use crate::result::Failure;
 use crate::rounds::{Goal, in_random_order};
 use crate::run::Run;
 use crate::sample::settle;
-use crate::scenario::Engine;
+use crate::scenario::{Engine, most_connections};
 use crate::screen::Screen;
 use crate::stats::Spread;
 
@@ -111,7 +111,7 @@ impl Block {
                     Contender::Floor => (None, 1),
                     Contender::Engine(beside) => (Some(beside.engine), beside.servers.count()),
                 };
-                let name = engine.map_or("the floor", Engine::name);
+                let name = engine.as_ref().map_or("the floor", Engine::name);
                 screen.doing(format!("{name}, round {round}"));
                 match measure(stage, case, base, contender) {
                     Ok((exchanged, server)) => Some(Measured {
@@ -198,6 +198,7 @@ pub fn in_blocks(
                 ended.skipped.push(skipped);
                 continue;
             }
+            let engines = carried(run, screen, engines, wanted, &mut ended.skipped);
             let mut block = set_up(run, screen, &engines, *wanted);
             if !block.up.is_empty() {
                 measure(run, &mut block);
@@ -239,6 +240,35 @@ fn blocks(
     } else {
         engines.iter().map(|engine| vec![*engine]).collect()
     }
+}
+
+/// Those of `engines` that this machine's open files let take what is wanted; the others are told, and skipped.
+fn carried(
+    run: &Run,
+    screen: &Screen,
+    engines: Vec<Engine>,
+    wanted: &Wanted,
+    skipped: &mut Vec<Skipped>,
+) -> Vec<Engine> {
+    let connections = wanted.idle.saturating_add(wanted.newcomers);
+    let mut carried = engines;
+    let is_too_much = |engine: &mut Engine| {
+        let most = most_connections(*engine, run.stage.nofile_hard);
+        most.is_some_and(|most| connections > most)
+    };
+    for engine in carried.extract_if(.., is_too_much) {
+        let left_out = Skipped {
+            idle: wanted.idle,
+            engines: vec![engine],
+            why: format!(
+                "with {} that come and go each connection is an open file, and one process may have {} here (ulimit -Hn)",
+                wanted.newcomers, run.stage.nofile_hard
+            ),
+        };
+        screen.line(&format!("  skipped  {}", left_out.said()));
+        skipped.push(left_out);
+    }
+    carried
 }
 
 fn bytes_of(engines: &[Engine], wanted: &Wanted) -> u64 {

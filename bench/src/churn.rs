@@ -16,6 +16,7 @@ use crate::exchange::{
     self, Exchange, Exchanged, Figures, Measured, Times, figures, kinds, pair_ratios_of,
 };
 use crate::load::Stage;
+use crate::peer::Peer;
 use crate::report;
 use crate::report::Reported;
 use crate::result::Failure;
@@ -24,7 +25,7 @@ use crate::run::{About, Run};
 use crate::scenario::{Engine, NEWCOMER_SOURCE, Placement, Protocol};
 use crate::screen::Screen;
 use crate::stats::Spread;
-use crate::usage::{RoundsArgs, distinct, this_host, within};
+use crate::usage::{PeerArgs, RoundsArgs, this_host, within};
 use crate::warning::{Warning, of_rounds};
 
 /// The flags of `throng-bench churn`.
@@ -38,6 +39,8 @@ pub struct ChurnArgs {
         help_heading = "What is measured"
     )]
     engines: Vec<Engine>,
+    #[command(flatten)]
+    peers: PeerArgs,
     /// Connections that come and go, at any time
     #[arg(
         long,
@@ -73,6 +76,9 @@ pub struct ChurnArgs {
 pub struct Plan {
     /// Engines.
     pub engines: Vec<Engine>,
+    /// How the peers among them are started.
+    #[serde(default)]
+    pub peers: Vec<Peer>,
     /// Connections that come and go.
     pub churn: u64,
     /// Bytes of the message of each.
@@ -136,12 +142,13 @@ impl ChurnArgs {
     /// What is wrong with them.
     pub fn plan(self) -> Result<Plan, String> {
         let (placement, nofile_hard) = this_host()?;
-        distinct("--engines", &self.engines)?;
+        let (engines, peers) = self.peers.beside(self.engines)?;
         within("--churn", self.churn, 1..=1_000_000)?;
         within("--message-bytes", self.message_bytes, 1..=65_536)?;
         let (rounds, until, times) = self.rounds.plan()?;
         Ok(Plan {
-            engines: self.engines,
+            engines,
+            peers,
             churn: self.churn,
             message_bytes: self.message_bytes,
             rounds,
@@ -175,6 +182,7 @@ pub fn run(plan: Plan, command_line: Vec<String>, screen: &Screen) -> Result<Rep
         command_line,
         screen,
     )?;
+    run.stage.launcher.learn(&plan.peers);
     screen.line(&report::churn::plan(&plan, &run.about, screen.paint));
     let rounds = Rounds {
         count: plan.rounds,

@@ -1,5 +1,6 @@
 //! The command line of `throng-bench`. What is wrong with it is said, with exit code 2, before anything starts.
 
+mod diff;
 mod hold;
 mod memory;
 mod render;
@@ -11,6 +12,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Arg, Args, Parser, Subcommand};
+use diff::{DIFF_EXAMPLES, DiffArgs};
 use hold::{HOLD_EXAMPLES, HoldArgs};
 use memory::{MEMORY_EXAMPLES, MemoryArgs};
 use render::{REPORT_EXAMPLES, ReportArgs};
@@ -25,6 +27,7 @@ use crate::compare::compare;
 use crate::floor::{self, FloorArgs};
 use crate::heartbeat::{self, HeartbeatArgs};
 use crate::memory::memory as measure_memory;
+use crate::peer::guard::{self, GuardArgs};
 use crate::report::html::html;
 use crate::report::{Reported, json, recorded};
 use crate::run::About;
@@ -33,7 +36,7 @@ use crate::scenarios;
 use crate::screen::Screen;
 use crate::selfcheck::{self, SelfcheckArgs};
 use crate::tail::{self, TailArgs};
-use crate::usage::{RoundsArgs, distinct, this_host, within};
+use crate::usage::{PeerArgs, RoundsArgs, distinct, this_host, within};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -159,12 +162,18 @@ enum Command {
     /// Show a report that was written before, as a page or as Markdown
     #[command(after_help = REPORT_EXAMPLES)]
     Report(ReportArgs),
+    /// Hold two reports of the same command against each other
+    #[command(after_help = DIFF_EXAMPLES)]
+    Diff(DiffArgs),
     /// The floor's own server
     #[command(hide = true, disable_help_flag = true)]
     FloorServer(Forwarded),
     /// The floor's own client
     #[command(hide = true, disable_help_flag = true)]
     FloorClient(Forwarded),
+    /// Start a peer, and end it
+    #[command(hide = true)]
+    PeerGuard(GuardArgs),
     /// Accept and keep connections, and do nothing else
     #[command(hide = true)]
     Bare(BareArgs),
@@ -219,6 +228,9 @@ struct CompareArgs {
         help_heading = "What is compared"
     )]
     engines: Vec<Engine>,
+
+    #[command(flatten)]
+    peers: PeerArgs,
 
     /// Connections to hold; 0 leaves the hold out
     #[arg(
@@ -302,10 +314,14 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Client(rest) => return client::cli::main(named("throng-bench client", rest)),
         Command::FloorServer(rest) => return floor::ends::server(named("floor-server", rest)),
         Command::FloorClient(rest) => return floor::ends::client(named("floor-client", rest)),
+        Command::PeerGuard(args) => guard::run(&args)
+            .map(|()| true)
+            .map_err(|reason| (reason, 1)),
         Command::Bare(bare) => bare::run(&bare)
             .map(|()| true)
             .map_err(|reason| (reason, 1)),
         Command::Report(again) => render::run(&again),
+        Command::Diff(two) => diff::run(&two),
         Command::Run(_) => unreachable!("it became the command that it stands for"),
         Command::Compare(args) => {
             measure(&args.report.clone(), plan(args), words, compare).map(went_well)
@@ -422,7 +438,7 @@ fn exit_code(outcome: Result<bool, Refusal>) -> ExitCode {
 
 /// The plan that the flags ask for, on this machine.
 fn plan(args: CompareArgs) -> Result<Plan, String> {
-    distinct("--engines", &args.engines)?;
+    let (engines, peers) = args.peers.beside(args.engines)?;
     distinct("--active", &args.active)?;
     if args.active.contains(&0) {
         return Err("--active must be above 0".to_owned());
@@ -473,7 +489,8 @@ fn plan(args: CompareArgs) -> Result<Plan, String> {
     };
     let (placement, nofile_hard) = this_host()?;
     Ok(Plan {
-        engines: args.engines,
+        engines,
+        peers,
         hold: (args.connections > 0).then_some(hold),
         echo,
         placement,

@@ -13,7 +13,7 @@ use crate::report::{Reported, text};
 use crate::result::{Echo, Report};
 use crate::run::Run;
 use crate::sample::{available_bytes, usable_bytes};
-use crate::scenario::Plan;
+use crate::scenario::{Plan, most_connections};
 use crate::screen::Screen;
 
 /// Runs `plan` and tells of it on `screen`.
@@ -40,6 +40,7 @@ pub fn compare(
         .min(usable_bytes(memory) / each_bytes)
         .max(1);
     let cut = plan.fit(fits, available_bytes);
+    run.stage.launcher.learn(&plan.peers);
     let mut report = Report {
         about: run.about.clone(),
         plan,
@@ -63,6 +64,12 @@ fn measure(run: &mut Run, report: &mut Report, screen: &Screen) {
         for engine in &engines {
             if run.stage.stop.cause().is_some() {
                 return;
+            }
+            // The doubts say so.
+            if most_connections(*engine, run.stage.nofile_hard)
+                .is_some_and(|most| plan.connections > most)
+            {
+                continue;
             }
             screen.doing(format!(
                 "{engine}: holding {} connections",

@@ -9,7 +9,9 @@ use crate::exchange::{self, Exchange};
 use crate::load::Stage;
 use crate::result::{Echo, Failure, echo_ratios};
 use crate::rounds::{Goal, in_random_order};
-use crate::scenario::{CLIENT_SOURCE, EchoCase, EchoPlan, Engine, Protocol, server_processes};
+use crate::scenario::{
+    CLIENT_SOURCE, EchoCase, EchoPlan, Engine, Protocol, most_connections, server_processes,
+};
 use crate::servers::Servers;
 
 /// What happens while the rounds run.
@@ -67,6 +69,10 @@ pub fn rounds(
         &mut running,
         &stage.stop,
         |round, case, (engine, servers)| {
+            // The doubts say so.
+            if most_connections(*engine, stage.nofile_hard).is_some_and(|most| case.active > most) {
+                return None;
+            }
             tell(Event::Begin {
                 round,
                 case: *case,

@@ -252,6 +252,7 @@ pub fn measure(
         },
     )?;
     if let Some(failure) = driven.failure {
+        servers.failed();
         return Err(failure);
     }
     let unmeasured = || Failure {

@@ -38,9 +38,7 @@ fn begin(stage: &Stage, plan: &HoldPlan, engine: Engine) -> Result<(Hold, Vec<Fa
     let settled = settle(&stage.base, SETTLES_WITHIN, &stage.stop);
     let base = HostSample::read().map_err(|error| broken(error.to_string()))?;
     let processes = server_processes(engine, plan.connections, stage.nofile_hard);
-    let protocol = Protocol::Line {
-        heartbeat: Duration::from_millis(plan.heartbeat_ms),
-    };
+    let protocol = protocol(plan, engine);
     let cores = &stage.placement.server;
     let mut servers = Servers::start(
         &stage.launcher,
@@ -92,6 +90,16 @@ fn begin(stage: &Stage, plan: &HoldPlan, engine: Engine) -> Result<(Hold, Vec<Fa
     Ok((hold, failures))
 }
 
+/// A peer knows of no heartbeats: it holds, and that is all.
+fn protocol(plan: &HoldPlan, engine: Engine) -> Protocol {
+    match engine {
+        Engine::Peer(_) => Protocol::Echo,
+        Engine::Uring | Engine::Epoll | Engine::TokioUring => Protocol::Line {
+            heartbeat: Duration::from_millis(plan.heartbeat_ms),
+        },
+    }
+}
+
 fn ramp_and_hold(
     stage: &Stage,
     plan: &HoldPlan,
@@ -99,6 +107,7 @@ fn ramp_and_hold(
     during: &str,
     hold: &mut Hold,
 ) -> Result<Driven, Failure> {
+    let heartbeat = flag_ms(plan.heartbeat_ms);
     let args = [
         "--connections",
         &plan.connections.to_string(),
@@ -106,12 +115,11 @@ fn ramp_and_hold(
         CLIENT_SOURCE,
     ]
     .into_iter()
-    .chain([
-        "--hold",
-        &flag_ms(plan.hold_ms),
-        "--heartbeat",
-        &flag_ms(plan.heartbeat_ms),
-    ])
+    .chain(["--hold", &flag_ms(plan.hold_ms)])
+    .chain(match protocol(plan, hold.engine) {
+        Protocol::Echo => ["--protocol", "echo"],
+        Protocol::Line { .. } => ["--heartbeat", &heartbeat],
+    })
     .map(str::to_owned)
     .collect();
     // A ramp ten times slower than any seen still finishes in this time.

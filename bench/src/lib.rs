@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`cli`] | the command line |
 //! | [`scenario`], [`scenarios`] | what is run, as data; and by name |
+//! | [`peer`] | servers of others, measured as an engine is |
 //! | [`compare`] | the order of a run, and what becomes of a failure |
 //! | [`hold`], [`echo`] | the two scenarios |
 //! | [`floor`] | what the TCP stack alone costs, and each engine as a multiple of it |
@@ -22,6 +23,7 @@
 //! | [`netns`] | network namespaces joined by veth pairs, for one run |
 //! | [`stop`], [`lock`], [`guard`] | the bounds of a run: Ctrl-C, the clock, one heavy run for each machine, memory and files |
 //! | [`result`], [`stats`], [`warning`] | plain data, the figures drawn from it, and the doubts about them |
+//! | [`diff`] | two reports of one command, held against each other |
 //! | [`report`] | text, JSON, a page for the browser and Markdown, from [`result`] and its like alone |
 //!
 //! Every process measured is this program again (`throng-bench server …`, `throng-bench client …`), with its own pinned
@@ -39,6 +41,7 @@ pub mod climb;
 pub mod clock;
 pub mod compare;
 pub mod crowd;
+pub mod diff;
 pub mod echo;
 pub mod exchange;
 pub mod floor;
@@ -50,6 +53,7 @@ pub mod load;
 pub mod lock;
 pub mod memory;
 pub mod netns;
+pub mod peer;
 pub mod report;
 pub mod result;
 pub mod rounds;

@@ -25,6 +25,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::netns::Inside;
+use crate::peer::{Peer, PeerName, guard};
 use crate::result::Failure;
 use crate::stop::TICK;
 
@@ -34,6 +35,7 @@ pub struct Launcher {
     program: PathBuf,
     address: IpAddr,
     inside: Option<Arc<Inside>>,
+    peers: Vec<Peer>,
 }
 
 impl Launcher {
@@ -49,7 +51,19 @@ impl Launcher {
             program,
             address: Ipv4Addr::LOCALHOST.into(),
             inside: None,
+            peers: Vec::new(),
         })
+    }
+
+    /// From now on it knows how these are started.
+    pub fn learn(&mut self, peers: &[Peer]) {
+        self.peers.extend_from_slice(peers);
+    }
+
+    /// How the peer of this name is started.
+    pub fn peer_command(&self, name: PeerName) -> Option<&str> {
+        let peer = self.peers.iter().find(|peer| peer.name == name)?;
+        Some(&peer.command)
     }
 
     /// The same, of processes in a network namespace, in which servers listen on `address`.
@@ -176,6 +190,11 @@ impl Child {
         })
     }
 
+    /// Its process id, which is another's once it has been waited for.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// What the process uses now.
     ///
     /// # Errors
@@ -244,8 +263,12 @@ impl Child {
     }
 
     /// SIGKILL cannot be refused; a process that is torn down for long (a ring with many requests) is waited for.
+    /// A peer's guard has something to end itself, and does so when its stdin closes.
     fn kill(&mut self) {
         self.lifetime = None;
+        if self.name == guard::ROLE && self.wait(guard::ENDS_WITHIN) {
+            return;
+        }
         let _ = self.process.kill();
         self.status = self.process.wait().ok();
     }

@@ -5,9 +5,12 @@
 use std::fmt;
 use std::time::Duration;
 
+use clap::ValueEnum;
+use clap::builder::PossibleValue;
 use serde::{Deserialize, Serialize};
 
 use crate::exchange::Times;
+use crate::peer::{Peer, PeerName};
 use crate::report::format::count;
 use crate::rounds::Goal;
 
@@ -23,37 +26,82 @@ pub const CLIENT_SOURCE: &str = "127.1.0.0/16";
 /// Where short-lived connections come from while others are held: no tuple is of both.
 pub const NEWCOMER_SOURCE: &str = "127.2.0.0/16";
 
-/// How a server waits for its connections.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum,
-)]
-#[serde(rename_all = "lowercase")]
+/// Who serves: one of Throng's engines, or a program of others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum Engine {
     /// io_uring with direct descriptors.
     Uring,
     /// A plain epoll loop, the baseline.
     Epoll,
     /// The tokio-uring crate: an open file, a task and a buffer for each connection.
-    #[serde(rename = "tokio-uring")]
     TokioUring,
+    /// A program of others, by its name in the plan; how it is started is in [`crate::peer::Peer`].
+    Peer(PeerName),
 }
 
 impl Engine {
-    /// The name that `--engine` takes.
-    pub fn name(self) -> &'static str {
+    /// Throng's own.
+    const BUILT_IN: [Self; 3] = [Self::Uring, Self::Epoll, Self::TokioUring];
+
+    /// The one of Throng's own that has this name.
+    pub fn built_in(name: &str) -> Option<Self> {
+        Self::BUILT_IN
+            .into_iter()
+            .find(|engine| engine.built_in_name() == Some(name))
+    }
+
+    /// The name that `--engine` or `--peer` takes.
+    pub fn name(&self) -> &str {
         match self {
-            Self::Uring => "uring",
-            Self::Epoll => "epoll",
-            Self::TokioUring => "tokio-uring",
+            Self::Peer(name) => name.as_str(),
+            own => own.built_in_name().unwrap_or_default(),
         }
     }
 
-    /// About what a held connection takes, both ends on this host.
+    fn built_in_name(&self) -> Option<&'static str> {
+        match self {
+            Self::Uring => Some("uring"),
+            Self::Epoll => Some("epoll"),
+            Self::TokioUring => Some("tokio-uring"),
+            Self::Peer(_) => None,
+        }
+    }
+
+    /// About what a held connection takes, both ends on this host. What a peer takes is not known: as much as the
+    /// largest of the others, for nothing is to start that does not fit.
     pub fn bytes_per_connection(self) -> u64 {
         match self {
             Self::Uring | Self::Epoll => BYTES_PER_CONNECTION,
-            Self::TokioUring => BYTES_PER_CONNECTION + TOKIO_URING_BYTES_PER_CONNECTION,
+            Self::TokioUring | Self::Peer(_) => {
+                BYTES_PER_CONNECTION + TOKIO_URING_BYTES_PER_CONNECTION
+            }
         }
+    }
+}
+
+/// On the command line only Throng's own have a name; peers come by `--peer`.
+impl ValueEnum for Engine {
+    fn value_variants<'a>() -> &'a [Self] {
+        &Self::BUILT_IN
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        self.built_in_name().map(PossibleValue::new)
+    }
+}
+
+impl From<Engine> for String {
+    fn from(engine: Engine) -> Self {
+        engine.name().to_owned()
+    }
+}
+
+impl TryFrom<String> for Engine {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        Self::built_in(&name).map_or_else(|| name.parse().map(Self::Peer), Ok)
     }
 }
 
@@ -171,8 +219,11 @@ impl Placement {
 /// The whole of a comparison.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
-    /// Engines to compare.
+    /// Engines to compare, and peers.
     pub engines: Vec<Engine>,
+    /// How the peers among them are started.
+    #[serde(default)]
+    pub peers: Vec<Peer>,
     /// The hold, unless it is left out.
     pub hold: Option<HoldPlan>,
     /// The echo rounds, unless they are left out.
@@ -246,22 +297,31 @@ impl Plan {
     }
 }
 
-/// How many server processes `connections` need.
+/// How many server processes `connections` need; of a peer there is always one, which may start others by itself.
 ///
 /// io_uring's direct descriptors are no open files, so one process holds all. Otherwise every connection is an open
 /// file of its process. SO_REUSEPORT deals connections to processes by a hash, so that of n connections over k
 /// processes each gets n/k ± √(n/k); room for six such deviations is kept in each.
 pub fn server_processes(engine: Engine, connections: u64, nofile_hard: u64) -> usize {
     match engine {
-        Engine::Uring => 1,
+        Engine::Uring | Engine::Peer(_) => 1,
         Engine::Epoll | Engine::TokioUring => processes_by_files(connections, nofile_hard),
     }
 }
 
+/// The most connections that `engine` is asked to take here; `None`: as many as there are.
+///
+/// Nobody but itself can start a peer a second time on the same port, and whether it has processes of its own is not
+/// known: so it gets what the open files of one process carry, and is not blamed for a limit of this machine.
+pub fn most_connections(engine: Engine, nofile_hard: u64) -> Option<u64> {
+    matches!(engine, Engine::Peer(_)).then(|| nofile_hard.saturating_sub(OTHER_FILES).max(1))
+}
+
+/// What a process opens besides its connections, with a wide margin.
+const OTHER_FILES: u64 = 64;
+
 /// How many processes can have `connections` as open files, as [`server_processes`] reckons it.
 pub fn processes_by_files(connections: u64, nofile_hard: u64) -> usize {
-    /// What a process opens besides its connections, with a wide margin.
-    const OTHER_FILES: u64 = 64;
     let room = nofile_hard.saturating_sub(OTHER_FILES).max(1);
     if connections <= room {
         return 1;
@@ -284,6 +344,7 @@ mod tests {
     fn plan() -> Plan {
         Plan {
             engines: vec![Engine::Uring, Engine::Epoll],
+            peers: Vec::new(),
             hold: Some(HoldPlan {
                 connections: 100_000,
                 hold_ms: 10_000,
@@ -360,11 +421,34 @@ mod tests {
     }
 
     #[test]
+    fn an_engine_is_its_name_in_a_report_and_so_is_a_peer() {
+        for name in ["uring", "epoll", "tokio-uring", "go-echo"] {
+            let engine = Engine::try_from(name.to_owned()).unwrap();
+            let text = serde_json::to_string(&engine).unwrap();
+            assert_eq!(text, format!("{name:?}"));
+            assert_eq!(serde_json::from_str::<Engine>(&text).unwrap(), engine);
+            assert_eq!(
+                engine.to_possible_value().is_some(),
+                Engine::built_in(name).is_some()
+            );
+        }
+        assert!(serde_json::from_str::<Engine>("\"a b\"").is_err());
+    }
+
+    #[test]
     fn only_epoll_needs_more_processes_than_one() {
         assert_eq!(server_processes(Engine::Uring, 100_000, 20_000), 1);
         assert_eq!(server_processes(Engine::Epoll, 10_000, 20_000), 1);
         assert_eq!(server_processes(Engine::Epoll, 100_000, 1_000_000), 1);
         assert_eq!(server_processes(Engine::Epoll, 100_000, 20_000), 6);
+    }
+
+    #[test]
+    fn a_peer_is_asked_for_no_more_than_one_process_carries() {
+        let peer = Engine::try_from("go".to_owned()).unwrap();
+        assert_eq!(server_processes(peer, 100_000, 20_000), 1);
+        assert_eq!(most_connections(peer, 20_000), Some(19_936));
+        assert_eq!(most_connections(Engine::Epoll, 20_000), None);
     }
 
     proptest! {

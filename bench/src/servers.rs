@@ -10,6 +10,9 @@ use kernel_tuning::process::{ProcessError, Usage};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
+use crate::peer::PeerName;
+use crate::peer::guard;
+use crate::peer::tree;
 use crate::result::Failure;
 use crate::runner::{Child, Launcher, Next};
 use crate::scenario::{Engine, Protocol};
@@ -17,6 +20,8 @@ use crate::stop::{Stop, TICK};
 
 /// A server answers within milliseconds; on a machine with other load it may take its time.
 const READY_WITHIN: Duration = Duration::from_secs(15);
+/// What never was ready has little to close.
+const CLOSES_WITHIN: Duration = Duration::from_secs(2);
 /// Closing 100,000 connections takes some seconds.
 const ENDS_WITHIN: Duration = Duration::from_secs(20);
 
@@ -26,6 +31,10 @@ pub struct Servers {
     processes: Vec<Child>,
     address: SocketAddr,
     canary: Option<SocketAddr>,
+    /// What they are is a guard's, who does nothing of it himself.
+    is_peer: bool,
+    /// A peer that failed a measurement is measured no more.
+    is_out: bool,
 }
 
 impl Servers {
@@ -57,6 +66,9 @@ impl Servers {
         stop: &Stop,
         flags: &[String],
     ) -> Result<Self, Failure> {
+        if let Engine::Peer(name) = engine {
+            return Self::start_peer(launcher, name, cores, stop);
+        }
         let arguments = |listen: &str| {
             let mut args = arguments(engine, protocol, count, cores, listen);
             args.extend(flags.iter().map(OsString::from));
@@ -84,6 +96,32 @@ impl Servers {
         Self::start_all(launcher, "bare", arguments, count, "the bare server", stop)
     }
 
+    fn start_peer(
+        launcher: &Launcher,
+        name: PeerName,
+        cores: &[usize],
+        stop: &Stop,
+    ) -> Result<Self, Failure> {
+        let during = format!("starting the peer {name}");
+        let command = launcher.peer_command(name).ok_or_else(|| Failure {
+            during: during.clone(),
+            cause: "the plan does not say how: its \"peers\" do not have it".to_owned(),
+            stderr_tail: Vec::new(),
+        })?;
+        let listen = SocketAddr::new(launcher.address(), 0).to_string();
+        let mut args = shared_arguments(1, cores, &listen);
+        args.extend(["--command".to_owned(), command.to_owned()]);
+        let args = args.into_iter().map(OsString::from).collect();
+        let guard = launcher.start(guard::ROLE, args)?;
+        // The guard's own patience ends first, and it knows more.
+        let within = guard::READY_WITHIN + READY_WITHIN;
+        let what = format!("the peer {name}");
+        Ok(Self {
+            is_peer: true,
+            ..until_ready(guard, &what, within, stop)?
+        })
+    }
+
     fn start_all(
         launcher: &Launcher,
         role: &'static str,
@@ -94,7 +132,7 @@ impl Servers {
     ) -> Result<Self, Failure> {
         let start = |listen: &str| {
             let child = launcher.start(role, arguments(listen))?;
-            until_ready(child, what, stop)
+            until_ready(child, what, READY_WITHIN, stop)
         };
         // The first has its port from the kernel, the others share it.
         let mut servers = start(&SocketAddr::new(launcher.address(), 0).to_string())?;
@@ -115,7 +153,7 @@ impl Servers {
         args: Vec<OsString>,
         stop: &Stop,
     ) -> Result<Self, Failure> {
-        until_ready(launcher.start(role, args)?, role, stop)
+        until_ready(launcher.start(role, args)?, role, READY_WITHIN, stop)
     }
 
     /// Where they listen.
@@ -150,7 +188,10 @@ impl Servers {
                 cpu_ns: 0,
             },
             |sum, process| {
-                let usage = process.usage()?;
+                let usage = match self.is_peer {
+                    true => tree::usage(process.id())?,
+                    false => process.usage()?,
+                };
                 Ok(Usage {
                     rss_bytes: sum.rss_bytes + usage.rss_bytes,
                     cpu_ns: sum.cpu_ns + usage.cpu_ns,
@@ -159,9 +200,15 @@ impl Servers {
         )
     }
 
-    /// Whether all of them run.
+    /// A peer that did not serve as it should is out from now on: what it does is not ours to find out, and it would
+    /// fail in every round.
+    pub fn failed(&mut self) {
+        self.is_out = self.is_peer;
+    }
+
+    /// Whether all of them run, and none is out.
     pub fn are_running(&mut self) -> bool {
-        !self.processes.iter_mut().any(Child::has_ended)
+        !self.is_out && !self.processes.iter_mut().any(Child::has_ended)
     }
 
     /// Ends all; gives their summaries, and a failure for each that did not end well.
@@ -219,9 +266,14 @@ pub fn core_list(cores: &[usize]) -> String {
         .join(",")
 }
 
-fn until_ready(server: Child, what: &str, stop: &Stop) -> Result<Servers, Failure> {
+fn until_ready(
+    server: Child,
+    what: &str,
+    within: Duration,
+    stop: &Stop,
+) -> Result<Servers, Failure> {
     let during = format!("starting {what}");
-    let until = Instant::now() + READY_WITHIN;
+    let until = Instant::now() + within;
     loop {
         match server.next_line(TICK) {
             Next::Line(line) => match ready_address(&line) {
@@ -230,21 +282,21 @@ fn until_ready(server: Child, what: &str, stop: &Stop) -> Result<Servers, Failur
                         processes: vec![server],
                         address,
                         canary: canary_address(&line),
+                        is_peer: false,
+                        is_out: false,
                     });
                 }
                 None => continue,
             },
             Next::Closed => {
-                return Err(server
-                    .end(Duration::from_secs(2), Duration::ZERO)
-                    .failure(during));
+                return Err(server.end(CLOSES_WITHIN, Duration::ZERO).failure(during));
             }
             Next::Nothing => {}
         }
-        let late = (Instant::now() >= until)
-            .then(|| format!("not ready after {} s", READY_WITHIN.as_secs()));
+        let late =
+            (Instant::now() >= until).then(|| format!("not ready after {} s", within.as_secs()));
         if let Some(cause) = stop.cause().map(|cause| cause.to_string()).or(late) {
-            let ended = server.end(Duration::ZERO, Duration::from_secs(2));
+            let ended = server.end(Duration::ZERO, CLOSES_WITHIN);
             return Err(Failure {
                 during,
                 cause,

@@ -8,8 +8,38 @@ use kernel_tuning::process::{Nofile, affinity, raise_nofile};
 
 use crate::clock::millis;
 use crate::exchange::Times;
+use crate::peer::Peer;
 use crate::rounds::Goal;
-use crate::scenario::Placement;
+use crate::scenario::{Engine, Placement};
+
+/// The servers of others that are measured beside the engines.
+#[derive(Debug, Clone, Args)]
+pub struct PeerArgs {
+    /// Another server that sends every byte back, started with this command, such as go='./echo --listen {host}:{port}';
+    /// may be repeated
+    #[arg(
+        long = "peer",
+        value_name = "NAME=COMMAND",
+        help_heading = "Servers of others"
+    )]
+    peers: Vec<Peer>,
+}
+
+impl PeerArgs {
+    /// All that is measured, `engines` (of `--engines`) first, and how the peers among them are started.
+    ///
+    /// # Errors
+    /// What is named twice.
+    pub fn beside(self, mut engines: Vec<Engine>) -> Result<(Vec<Engine>, Vec<Peer>), String> {
+        distinct("--engines", &engines)?;
+        let names: Vec<_> = self.peers.iter().map(|peer| peer.name).collect();
+        if !names.is_empty() {
+            distinct("--peer", &names)?;
+        }
+        engines.extend(names.into_iter().map(Engine::Peer));
+        Ok((engines, self.peers))
+    }
+}
 
 /// The flags of how ratios are measured in rounds.
 #[derive(Debug, Args)]

@@ -2,6 +2,7 @@
 //!
 //! A warning never hides or changes a figure.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use kernel_tuning::host::{MachineBusy, NetCounters};
@@ -11,7 +12,7 @@ use crate::exchange::Exchanged;
 use crate::report::format::{bytes, count, join, of_many, percent};
 use crate::result::{EchoSummary, Hold, Report};
 use crate::run::About;
-use crate::scenario::{EchoCase, Engine};
+use crate::scenario::{EchoCase, Engine, Plan, most_connections};
 
 /// One doubt.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -48,6 +49,15 @@ pub enum Warning {
         case: EchoCase,
         /// Width of the ratios over their median.
         width: f64,
+    },
+    /// A peer was not asked to take as many connections as the others.
+    PeerFiles {
+        /// The peer.
+        engine: Engine,
+        /// What it was not asked for.
+        connections: u64,
+        /// What one process carries here.
+        carries: u64,
     },
     /// A hold began before the kernel had cleaned up.
     NotSettled {
@@ -113,6 +123,7 @@ impl Warning {
         );
         all.extend((!report.has_softirq()).then_some(Self::SoftirqUnknown));
         all.extend(other_load(other_shares(report).into_iter()));
+        all.extend(peer_files(&report.plan));
         for hold in &report.hold {
             all.extend((!hold.settled).then_some(Self::NotSettled {
                 engine: hold.engine,
@@ -196,6 +207,17 @@ impl fmt::Display for Warning {
                 out,
                 "with {case}, the ratios of the rounds lie {} apart: use more --rounds, on a quieter machine",
                 percent(*width)
+            ),
+            Self::PeerFiles {
+                engine,
+                connections,
+                carries,
+            } => write!(
+                out,
+                "{engine} was not asked for {} connections: each is an open file, and this machine allows one process \
+                 {} of them; raise the hard limit (ulimit -Hn), or ask for fewer",
+                count(*connections),
+                count(*carries)
             ),
             Self::NotSettled { engine } => write!(
                 out,
@@ -291,6 +313,28 @@ fn other_load(shares: impl Iterator<Item = f64>) -> Option<Warning> {
     const TOLERATED: f64 = 0.08;
     let share = shares.max_by(f64::total_cmp)?;
     (share > TOLERATED).then_some(Warning::OtherLoad { share })
+}
+
+/// What `plan` has of connections that a peer is not asked for.
+fn peer_files(plan: &Plan) -> Vec<Warning> {
+    let held = plan.hold.iter().map(|hold| hold.connections);
+    let active = plan
+        .echo
+        .iter()
+        .flat_map(|echo| echo.active.iter().copied());
+    let counts: BTreeSet<u64> = held.chain(active).collect();
+    let of = |engine: &Engine| {
+        let (engine, most) = (*engine, most_connections(*engine, plan.nofile_hard));
+        let too_many = counts
+            .iter()
+            .filter_map(move |count| most.filter(|most| count > most).map(|most| (*count, most)));
+        too_many.map(move |(connections, carries)| Warning::PeerFiles {
+            engine,
+            connections,
+            carries,
+        })
+    };
+    plan.engines.iter().flat_map(of).collect()
 }
 
 fn echo_not_settled(report: &Report) -> Option<Warning> {

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::memory::result::MemoryPlan;
-use crate::scenario::Engine;
-use crate::usage::{distinct, this_host};
+use crate::scenario::{Engine, most_connections};
+use crate::usage::{PeerArgs, this_host, within};
 
 pub(super) const MEMORY_EXAMPLES: &str = "\
 Examples:
@@ -26,6 +26,8 @@ pub(super) struct MemoryArgs {
         help_heading = "What is measured"
     )]
     engines: Vec<Engine>,
+    #[command(flatten)]
+    peers: PeerArgs,
     /// Connections that each holds
     #[arg(
         long,
@@ -58,10 +60,18 @@ pub(super) struct MemoryArgs {
 impl MemoryArgs {
     /// The plan that the flags ask for, on this machine.
     pub(super) fn plan(&self) -> Result<MemoryPlan, String> {
-        distinct("--engines", &self.engines)?;
+        let (engines, peers) = self.peers.clone().beside(self.engines.clone())?;
         let (placement, nofile_hard) = this_host()?;
+        for peer in engines.iter() {
+            if let Some(most) = most_connections(*peer, nofile_hard) {
+                within("--connections", self.connections, 1..=most).map_err(|reason| {
+                    format!("{reason}: {peer} has a file for each (see ulimit -Hn)")
+                })?;
+            }
+        }
         Ok(MemoryPlan {
-            engines: self.engines.clone(),
+            engines,
+            peers,
             connections: self.connections,
             rounds: self.rounds as usize,
             keep_free_bytes: 1 << 30,

@@ -24,6 +24,7 @@ use crate::echo::client_args;
 use crate::exchange::{self, Exchange, Exchanged, Times};
 use crate::floor::result::{Case, Report, multiples};
 use crate::load::Stage;
+use crate::peer::Peer;
 use crate::report::Reported;
 use crate::result::Failure;
 use crate::rounds::Goal;
@@ -31,7 +32,7 @@ use crate::run::Run;
 use crate::scenario::{Engine, NEWCOMER_SOURCE, Placement, Protocol};
 use crate::screen::Screen;
 use crate::servers::{Servers, core_list};
-use crate::usage::{RoundsArgs, distinct, this_host, within};
+use crate::usage::{PeerArgs, RoundsArgs, distinct, this_host, within};
 
 /// The flags of `throng-bench floor`.
 #[derive(Debug, Args)]
@@ -44,6 +45,8 @@ pub struct FloorArgs {
         help_heading = "What is measured"
     )]
     engines: Vec<Engine>,
+    #[command(flatten)]
+    peers: PeerArgs,
     /// Connections that exchange messages at the same time
     #[arg(
         long,
@@ -92,6 +95,9 @@ pub struct FloorArgs {
 pub struct Plan {
     /// Engines held against the floor.
     pub engines: Vec<Engine>,
+    /// How the peers among them are started.
+    #[serde(default)]
+    pub peers: Vec<Peer>,
     /// Counts of active connections.
     pub active: Vec<u64>,
     /// Counts of idle connections beside them.
@@ -122,7 +128,7 @@ impl FloorArgs {
         /// What a process opens besides its connections, with a wide margin.
         const OTHER_FILES: u64 = 64;
         let (placement, nofile_hard) = this_host()?;
-        distinct("--engines", &self.engines)?;
+        let (engines, peers) = self.peers.beside(self.engines)?;
         distinct("--active", &self.active)?;
         distinct("--idle", &self.idle)?;
         within(
@@ -141,7 +147,8 @@ impl FloorArgs {
         }
         let (rounds, until, times) = self.rounds.plan()?;
         Ok(Plan {
-            engines: self.engines,
+            engines,
+            peers,
             active: self.active,
             idle: self.idle,
             message_bytes: self.message_bytes,
@@ -196,6 +203,7 @@ pub fn run(plan: Plan, command_line: Vec<String>, screen: &Screen) -> Result<Rep
         command_line,
         screen,
     )?;
+    run.stage.launcher.learn(&plan.peers);
     screen.line(&crate::report::floor::plan(&plan, &run.about, screen.paint));
     let wanted: Vec<Wanted> = plan.idle.iter().map(|idle| plan.wanted(*idle)).collect();
     let mut measured = Vec::new();

@@ -48,6 +48,7 @@ pub fn memory(
         screen,
     )?;
     plan.fit(&run.stage.base.memory)?;
+    run.stage.launcher.learn(&plan.peers);
     screen.line(&text::plan(&plan, &run.about, screen.paint));
     let mut all = Vec::new();
     let mut random = rand::rng();

@@ -8,6 +8,7 @@ use kernel_tuning::host::Memory;
 use serde::{Deserialize, Serialize};
 
 use crate::footprint::Growth;
+use crate::peer::Peer;
 use crate::report::format::{count, gib, part_of_memory};
 use crate::run::About;
 use crate::sample::available_bytes;
@@ -38,6 +39,9 @@ impl fmt::Display for Subject {
 pub struct MemoryPlan {
     /// Engines to measure, beside the bare socket.
     pub engines: Vec<Engine>,
+    /// How the peers among them are started.
+    #[serde(default)]
+    pub peers: Vec<Peer>,
     /// Connections each holds.
     pub connections: u64,
     /// Rounds, each with the bare socket and every engine.
@@ -232,6 +236,7 @@ pub(crate) mod tests {
             about: crate::run::tests::about("memory"),
             plan: MemoryPlan {
                 engines: vec![Engine::Uring],
+                peers: Vec::new(),
                 connections: 20_000,
                 rounds: 3,
                 keep_free_bytes: 1 << 30,

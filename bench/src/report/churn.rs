@@ -4,7 +4,8 @@ use crate::churn::{Case, Plan, Report};
 use crate::exchange::Measured;
 use crate::report::format::{NOTHING, count, median, micros, ratio, rounded, spread};
 use crate::report::rounds::{
-    common_cells, common_headings, ending, heading, how, name, names, place, processes_note, until,
+    common_cells, common_headings, ending, heading, how, name, names, peers, place, processes_note,
+    until,
 };
 use crate::report::table::Table;
 use crate::run::About;
@@ -21,6 +22,7 @@ pub fn plan(plan: &Plan, about: &About, paint: Paint) -> String {
         how(plan.rounds, &plan.times)
     ));
     lines.extend(until(plan.until.as_ref()));
+    lines.extend(peers(&plan.peers));
     lines.join("\n") + "\n"
 }
 
@@ -31,7 +33,7 @@ pub fn round_line(measured: &[Measured<Case>], rounds: usize) -> String {
         .map(|one| {
             format!(
                 "{} {:>7}/s {:>6.2} µs",
-                name(one.engine),
+                name(&one.engine),
                 rounded(one.exchanged.per_second()),
                 one.exchanged.server_cpu_us()
             )
@@ -52,7 +54,7 @@ pub fn results(report: &Report, paint: Paint) -> String {
         if let (Some(cpu), Some(rate)) = (&row.cpu_of_epoll, &row.rate_of_epoll) {
             parts.push(format!(
                 "{} of epoll's in the same round: CPU a cycle {}, cycles a second {}",
-                name(row.figures.engine),
+                name(&row.figures.engine),
                 median(cpu, ratio),
                 median(rate, ratio)
             ));
@@ -87,7 +89,7 @@ pub(crate) fn table(report: &Report) -> Table {
                 .map_or_else(|| NOTHING.to_owned(), |p99| spread(p99, micros)),
         ];
         let cells = cells.into_iter().chain(common_cells(&row.figures));
-        table.row(name(row.figures.engine), cells);
+        table.row(name(&row.figures.engine), cells);
     }
     table
 }

@@ -5,7 +5,8 @@ use crate::floor::Plan;
 use crate::floor::result::{Case, Report, Row};
 use crate::report::format::{count, join, median, percent, ratio, spread};
 use crate::report::rounds::{
-    common_cells, common_headings, ending, heading, how, name, names, place, processes_note, until,
+    common_cells, common_headings, ending, heading, how, name, names, peers, place, processes_note,
+    until,
 };
 use crate::report::table::Table;
 use crate::run::About;
@@ -37,6 +38,7 @@ pub fn plan(plan: &Plan, about: &About, paint: Paint) -> String {
     if let Some(slots) = plan.table_slots {
         lines.push(format!("  tables   of {} slots", count(slots.into())));
     }
+    lines.extend(peers(&plan.peers));
     lines.join("\n") + "\n"
 }
 
@@ -49,7 +51,7 @@ pub fn round_line(measured: &[Measured<Case>], rounds: usize) -> String {
         .iter()
         .map(|one| {
             let us = one.exchanged.server_cpu_us();
-            format!("{} {us:>6.2} µs", name(one.engine))
+            format!("{} {us:>6.2} µs", name(&one.engine))
         })
         .collect();
     format!(
@@ -108,7 +110,7 @@ pub(crate) fn table(report: &Report) -> Table {
                 .map_or_else(String::new, |of_floor| spread(&of_floor, ratio)),
         ];
         let cells = cells.into_iter().chain(common_cells(&row.figures));
-        table.row(&format!("  {}", name(row.figures.engine)), cells);
+        table.row(&format!("  {}", name(&row.figures.engine)), cells);
     }
     table
 }

@@ -33,7 +33,7 @@ pub fn round_line(measured: &[Measured<Case>], rounds: usize) -> String {
             let late = one.exchanged.client_figure("/heartbeats/lateness_us/p99");
             format!(
                 "{} {:>7}/s {:>6.2} µs, p99 late {}",
-                name(one.engine),
+                name(&one.engine),
                 rounded(one.exchanged.per_second()),
                 one.exchanged.server_cpu_us(),
                 late.map_or_else(|| NOTHING.to_owned(), micros)
@@ -67,7 +67,7 @@ pub fn results(report: &Report, paint: Paint) -> String {
 fn findings(report: &Report) -> Vec<String> {
     let ratios = report.summary.iter().filter_map(|row| {
         let cpu = row.cpu_of_epoll.as_ref()?;
-        let engine = name(row.figures.engine);
+        let engine = name(&row.figures.engine);
         let cpu = median(cpu, ratio);
         Some(format!(
             "{engine}: CPU a heartbeat {cpu} of epoll's in the same round."
@@ -75,7 +75,7 @@ fn findings(report: &Report) -> Vec<String> {
     });
     let missing = report.summary.iter().filter(|row| row.missing > 0);
     let missing = missing.map(|row| {
-        let engine = name(row.figures.engine);
+        let engine = name(&row.figures.engine);
         format!("{engine}: {} heartbeats missing.", count(row.missing))
     });
     ratios.chain(missing).collect()
@@ -112,7 +112,7 @@ pub(crate) fn table(report: &Report) -> Table {
             late(&row.late_p999_us),
         ];
         let cells = cells.into_iter().chain(common_cells(&row.figures));
-        table.row(name(row.figures.engine), cells);
+        table.row(name(&row.figures.engine), cells);
     }
     table
 }

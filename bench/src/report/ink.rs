@@ -15,6 +15,8 @@ pub enum Ink {
     Epoll,
     /// tokio-uring, or the third.
     TokioUring,
+    /// A server of others, or the fourth.
+    Peer,
     /// No engine: the floor, a bare socket.
     Bare,
     /// Text and what stands on a chart.
@@ -25,10 +27,11 @@ pub enum Ink {
 
 impl Ink {
     /// All there are.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Uring,
         Self::Epoll,
         Self::TokioUring,
+        Self::Peer,
         Self::Bare,
         Self::Text,
         Self::Grid,
@@ -40,6 +43,7 @@ impl Ink {
             Engine::Uring => Self::Uring,
             Engine::Epoll => Self::Epoll,
             Engine::TokioUring => Self::TokioUring,
+            Engine::Peer(_) => Self::Peer,
         }
     }
 
@@ -55,6 +59,7 @@ impl Ink {
             Self::Uring => "#58A6FF",
             Self::Epoll => "#F0883E",
             Self::TokioUring => "#BC8CFF",
+            Self::Peer => "#3FB950",
             Self::Bare => "#8B949E",
             Self::Text => "#E6EDF3",
             Self::Grid => "#3D444D",
@@ -67,6 +72,7 @@ impl Ink {
             Self::Uring => RGBColor(0x09, 0x69, 0xDA),
             Self::Epoll => RGBColor(0xBC, 0x4C, 0x00),
             Self::TokioUring => RGBColor(0x82, 0x50, 0xDF),
+            Self::Peer => RGBColor(0x1A, 0x7F, 0x37),
             Self::Bare => RGBColor(0x8C, 0x95, 0x9F),
             Self::Text => RGBColor(0x1F, 0x23, 0x28),
             Self::Grid => RGBColor(0xD1, 0xD9, 0xE0),

@@ -127,7 +127,7 @@ fn text(line: &str) -> String {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::report::Reported;
+    use crate::report::Shown;
     use crate::report::page::compare;
     use crate::result::tests::recorded;
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::footprint::{CACHES_UNREADABLE, Growth};
 use crate::memory::result::{Kept, MemoryPlan, MemoryReport, Subject};
 use crate::report::format::{NOTHING, bytes, count, figure, of_many, spread};
-use crate::report::rounds::heading;
+use crate::report::rounds::{heading, peers};
 use crate::report::table::Table;
 use crate::report::text::{engines, section};
 use crate::run::About;
@@ -33,6 +33,7 @@ pub fn plan(plan: &MemoryPlan, about: &About, paint: Paint) -> String {
         count(plan.connections),
         of_many(plan.rounds as u64, "round")
     ));
+    lines.extend(peers(&plan.peers));
     lines.join("\n") + "\n"
 }
 

@@ -5,6 +5,7 @@ pub mod canary;
 pub mod chart;
 pub mod churn;
 pub mod climb;
+pub mod diff;
 pub mod floor;
 pub mod format;
 pub mod heartbeat;
@@ -24,4 +25,4 @@ pub mod tail;
 pub mod text;
 pub mod verdict;
 
-pub use reported::Reported;
+pub use reported::{Reported, Shown};

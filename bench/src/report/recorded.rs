@@ -14,9 +14,9 @@ use crate::climb::result::Climb;
 use crate::floor::result::Report as Floor;
 use crate::heartbeat::Report as Heartbeat;
 use crate::memory::result::MemoryReport;
-use crate::report::Reported;
 use crate::report::html::html;
 use crate::report::page::Page;
+use crate::report::{Reported, Shown};
 use crate::result::Report as Compare;
 use crate::run::FORMAT_VERSION;
 use crate::selfcheck::result::Report as Selfcheck;
@@ -30,8 +30,16 @@ const MOST_BYTES: u64 = 256 << 20;
 /// # Errors
 /// What to tell the user: what is wrong with the file, and what would be right.
 pub fn page(path: &Path) -> Result<Page, String> {
+    Ok(report(path)?.page())
+}
+
+/// The report in the file `path`, of whichever command wrote it.
+///
+/// # Errors
+/// As [`page`].
+pub fn report(path: &Path) -> Result<Box<dyn Shown>, String> {
     let of_file = |reason| format!("{}: {reason}", path.display());
-    page_of(&read(path).map_err(of_file)?).map_err(of_file)
+    report_of(&read(path).map_err(of_file)?).map_err(of_file)
 }
 
 /// Where the page of the report in `path` belongs: beside it; `None` where `path` is no regular file, such as a pipe.
@@ -95,18 +103,18 @@ fn read(path: &Path) -> Result<Value, String> {
     serde_json::from_slice(&bytes).map_err(|cause| format!("is not JSON ({cause}); {HINT}"))
 }
 
-fn page_of(report: &Value) -> Result<Page, String> {
+fn report_of(report: &Value) -> Result<Box<dyn Shown>, String> {
     check_version(report)?;
     match report.get("command").and_then(Value::as_str) {
-        Some(Compare::COMMAND) => page_as::<Compare>(report),
-        Some(Climb::COMMAND) => page_as::<Climb>(report),
-        Some(Canary::COMMAND) => page_as::<Canary>(report),
-        Some(MemoryReport::COMMAND) => page_as::<MemoryReport>(report),
-        Some(Floor::COMMAND) => page_as::<Floor>(report),
-        Some(Tail::COMMAND) => page_as::<Tail>(report),
-        Some(Heartbeat::COMMAND) => page_as::<Heartbeat>(report),
-        Some(Churn::COMMAND) => page_as::<Churn>(report),
-        Some(Selfcheck::COMMAND) => page_as::<Selfcheck>(report),
+        Some(Compare::COMMAND) => report_as::<Compare>(report),
+        Some(Climb::COMMAND) => report_as::<Climb>(report),
+        Some(Canary::COMMAND) => report_as::<Canary>(report),
+        Some(MemoryReport::COMMAND) => report_as::<MemoryReport>(report),
+        Some(Floor::COMMAND) => report_as::<Floor>(report),
+        Some(Tail::COMMAND) => report_as::<Tail>(report),
+        Some(Heartbeat::COMMAND) => report_as::<Heartbeat>(report),
+        Some(Churn::COMMAND) => report_as::<Churn>(report),
+        Some(Selfcheck::COMMAND) => report_as::<Selfcheck>(report),
         other => Err(format!(
             "is of the command {}, of which this program knows no report; see throng-bench --version",
             other.unwrap_or("(none)")
@@ -114,14 +122,14 @@ fn page_of(report: &Value) -> Result<Page, String> {
     }
 }
 
-fn page_as<R: Reported>(report: &Value) -> Result<Page, String> {
+fn report_as<R: Reported>(report: &Value) -> Result<Box<dyn Shown>, String> {
     let report: R = serde_json::from_value(report.clone()).map_err(|cause| {
         format!(
             "has the format {FORMAT_VERSION} but not the fields of {} ({cause}); was it changed?",
             R::COMMAND
         )
     })?;
-    Ok(report.page())
+    Ok(Box::new(report))
 }
 
 fn check_version(report: &Value) -> Result<(), String> {
@@ -147,7 +155,7 @@ mod tests {
     fn refused(change: impl FnOnce(&mut Value)) -> String {
         let mut report = serde_json::to_value(crate::result::tests::recorded()).unwrap();
         change(&mut report);
-        page_of(&report).unwrap_err()
+        report_of(&report).err().unwrap()
     }
 
     #[test]
@@ -166,8 +174,9 @@ mod tests {
     #[test]
     fn what_is_no_report_is_refused() {
         assert!(
-            page_of(&Value::Null)
-                .unwrap_err()
+            report_of(&Value::Null)
+                .err()
+                .unwrap()
                 .contains("no format_version")
         );
         let other = refused(|report| report["command"] = "dance".into());

@@ -3,34 +3,47 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::diff::{Figure, figures};
 use crate::report::page::Page;
 use crate::run::About;
 use crate::screen::Paint;
 
-/// The report of one command.
-pub trait Reported: Serialize + DeserializeOwned + AsRef<About> {
-    /// The command's name, which is in every report of it.
-    const COMMAND: &'static str;
-
+/// What can be shown of a report, of whichever command it is.
+pub trait Shown: AsRef<About> {
     /// The tables, what they say, the doubts and the failures, for the terminal.
     fn text(&self, paint: Paint) -> String;
 
     /// The same for the browser and for Markdown.
     fn page(&self) -> Page;
+
+    /// What another report of the same command can be held against; nothing of one that measures each thing once.
+    fn figures(&self) -> Vec<Figure>;
+}
+
+/// The report of one command.
+pub trait Reported: Shown + Serialize + DeserializeOwned + 'static {
+    /// The command's name, which is in every report of it.
+    const COMMAND: &'static str;
 }
 
 /// Ties a report's type to its command and its forms, of which each has a room of its own.
 macro_rules! reported {
-    ($($report:ty, $command:literal, $text:path, $page:path;)*) => {$(
+    ($($report:ty, $command:literal, $text:path, $page:path, $figures:expr;)*) => {$(
         impl Reported for $report {
             const COMMAND: &'static str = $command;
+        }
 
+        impl Shown for $report {
             fn text(&self, paint: Paint) -> String {
                 $text(self, paint)
             }
 
             fn page(&self) -> Page {
                 $page(self)
+            }
+
+            fn figures(&self) -> Vec<Figure> {
+                $figures(self)
             }
         }
 
@@ -45,13 +58,13 @@ macro_rules! reported {
 use crate::report::{canary, churn, climb, floor, heartbeat, memory, page, selfcheck, tail, text};
 
 reported! {
-    crate::result::Report, "compare", text::results, page::compare::page;
-    crate::climb::result::Climb, "hold", climb::results, page::climb::page;
-    crate::canary::result::Report, "canary", canary::results, page::canary::page;
-    crate::memory::result::MemoryReport, "memory", memory::results, page::memory::page;
-    crate::floor::result::Report, "floor", floor::results, page::floor::page;
-    crate::tail::result::Report, "tail", tail::results, page::tail::page;
-    crate::heartbeat::Report, "heartbeat", heartbeat::results, page::heartbeat::page;
-    crate::churn::Report, "churn", churn::results, page::churn::page;
-    crate::selfcheck::result::Report, "selfcheck", selfcheck::results, page::selfcheck::page;
+    crate::result::Report, "compare", text::results, page::compare::page, figures::of_compare;
+    crate::climb::result::Climb, "hold", climb::results, page::climb::page, figures::of_none;
+    crate::canary::result::Report, "canary", canary::results, page::canary::page, figures::of_none;
+    crate::memory::result::MemoryReport, "memory", memory::results, page::memory::page, figures::of_memory;
+    crate::floor::result::Report, "floor", floor::results, page::floor::page, figures::of_floor;
+    crate::tail::result::Report, "tail", tail::results, page::tail::page, figures::of_tail;
+    crate::heartbeat::Report, "heartbeat", heartbeat::results, page::heartbeat::page, figures::of_heartbeat;
+    crate::churn::Report, "churn", churn::results, page::churn::page, figures::of_churn;
+    crate::selfcheck::result::Report, "selfcheck", selfcheck::results, page::selfcheck::page, figures::of_none;
 }

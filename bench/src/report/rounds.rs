@@ -2,6 +2,7 @@
 
 use crate::blocks::Skipped;
 use crate::exchange::{Figures, Times};
+use crate::peer::Peer;
 use crate::report::format::{count, gib, of_many, percent, rounded, span, spread};
 use crate::report::verdict::SOFTIRQ_NOTE;
 use crate::rounds::Goal;
@@ -39,6 +40,13 @@ pub fn heading(what: &str, seconds: u64, about: &About, paint: Paint) -> Vec<Str
     ]
 }
 
+/// How the peers are started, a line each.
+pub fn peers(peers: &[Peer]) -> impl Iterator<Item = String> {
+    peers
+        .iter()
+        .map(|peer| format!("  peer     {}: {}", peer.name, peer.command))
+}
+
 /// How a measurement is made.
 pub fn how(rounds: usize, times: &Times) -> String {
     format!(
@@ -69,8 +77,8 @@ pub fn place(round: usize, rounds: usize) -> String {
 }
 
 /// An engine's name, or that of the floor.
-pub fn name(engine: Option<Engine>) -> &'static str {
-    engine.map_or("floor", Engine::name)
+pub fn name(engine: &Option<Engine>) -> &str {
+    engine.as_ref().map_or("floor", Engine::name)
 }
 
 /// `uring and epoll`, as those that were up at the same time.

@@ -3,7 +3,8 @@
 use crate::exchange::Measured;
 use crate::report::format::{NOTHING, count, join, micros, of_many, ratio, rounded, spread};
 use crate::report::rounds::{
-    common_cells, common_headings, ending, heading, how, name, names, place, processes_note, until,
+    common_cells, common_headings, ending, heading, how, name, names, peers, place, processes_note,
+    until,
 };
 use crate::report::table::Table;
 use crate::run::About;
@@ -11,7 +12,7 @@ use crate::scenario::Engine;
 use crate::screen::Paint;
 use crate::stats::Spread;
 use crate::tail::result::{Case, Report, Saturation};
-use crate::tail::{Plan, SATURATION_ROUNDS};
+use crate::tail::{Plan, SATURATION_ROUNDS, is_left_out};
 
 /// What will be run.
 pub fn plan(plan: &Plan, about: &About, paint: Paint) -> String {
@@ -32,6 +33,7 @@ pub fn plan(plan: &Plan, about: &About, paint: Paint) -> String {
         "  first    the saturation: {} in closed loop, nothing idle beside",
         of_many(SATURATION_ROUNDS as u64, "round")
     ));
+    lines.extend(peers(&plan.peers));
     lines.join("\n") + "\n"
 }
 
@@ -44,7 +46,7 @@ pub fn closed_line(measured: &[Measured<Case>], rounds: usize) -> String {
             let cpu = &one.exchanged.cpu;
             format!(
                 "{} {rate:>8}/s (server {:.0} %, client {:.0} % busy)",
-                name(one.engine),
+                name(&one.engine),
                 cpu.server_cores() * 100.0,
                 cpu.client_cores() * 100.0
             )
@@ -56,10 +58,10 @@ pub fn closed_line(measured: &[Measured<Case>], rounds: usize) -> String {
 
 /// What the loads are shares of.
 pub fn saturation_line(saturation: &Saturation, engines: &[Engine]) -> String {
-    let others = engines.iter().any(|engine| *engine != Engine::TokioUring);
-    let without = match others && engines.contains(&Engine::TokioUring) {
-        true => ", tokio-uring left out",
-        false => "",
+    let (left_out, others): (Vec<_>, Vec<_>) = engines.iter().copied().partition(is_left_out);
+    let without = match left_out.is_empty() || others.is_empty() {
+        true => String::new(),
+        false => format!(", {} left out", names(&left_out)),
     };
     format!(
         "  loads are shares of {} messages a second: {}, the slowest in closed loop{without}",
@@ -78,7 +80,7 @@ pub fn round_line(measured: &[Measured<Case>], rounds: usize) -> String {
         .map(|one| {
             let p99 = one.exchanged.client_figure("/messages/latency_us/p99");
             let p99 = p99.map_or_else(|| NOTHING.to_owned(), micros);
-            format!("{} {p99:>8}", name(one.engine))
+            format!("{} {p99:>8}", name(&one.engine))
         })
         .collect();
     format!(
@@ -149,7 +151,7 @@ pub(crate) fn closed_loop(report: &Report) -> Option<Table> {
     for figures in report.saturations() {
         let cpu = spread(&figures.cpu_us, |us| format!("{us:.2}"));
         let cells = std::iter::once(cpu).chain(common_cells(&figures));
-        table.row(name(figures.engine), cells);
+        table.row(name(&figures.engine), cells);
     }
     (!table.rows().is_empty()).then_some(table)
 }
@@ -202,7 +204,7 @@ pub(crate) fn table(report: &Report) -> Table {
             spread(&row.figures.cpu_us, |us| format!("{us:.2}")),
         ];
         let cells = cells.into_iter().chain(common_cells(&row.figures));
-        table.row(&format!("  {}", name(row.figures.engine)), cells);
+        table.row(&format!("  {}", name(&row.figures.engine)), cells);
     }
     table
 }

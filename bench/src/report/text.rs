@@ -1,7 +1,7 @@
 //! A result as text: the plan, a line for each measurement, then tables, verdict and doubts. Pure.
 
 use crate::report::format::{count, figure, gib, join, rounded, span};
-use crate::report::rounds::{heading, how, place, until};
+use crate::report::rounds::{heading, how, peers, place, until};
 use crate::report::side_by_side::{echo_table, hold_table};
 use crate::report::verdict::{SOFTIRQ_NOTE, Verdict, processes_note, verdicts};
 use crate::result::{Echo, Hold, Report};
@@ -36,6 +36,7 @@ pub fn plan(report: &Report, paint: Paint) -> String {
     }));
     let goal = plan.echo.as_ref().and_then(|echo| echo.until.as_ref());
     lines.extend(until(goal));
+    lines.extend(peers(&plan.peers));
     lines.extend(report.cut.as_ref().map(|cut| {
         paint.yellow(&format!(
             "  fewer    {} connections instead of {}: {} of memory are available, a part of it is kept \

@@ -23,6 +23,7 @@ use crate::blocks::{Block, Contender, Rounds, Until, in_blocks};
 use crate::echo::client_args;
 use crate::exchange::{self, Exchange, Exchanged, Measured, Times};
 use crate::load::Stage;
+use crate::peer::Peer;
 use crate::report;
 use crate::report::Reported;
 use crate::result::Failure;
@@ -32,7 +33,7 @@ use crate::scenario::{Engine, NEWCOMER_SOURCE, Placement, Protocol};
 use crate::screen::Screen;
 use crate::stats::Spread;
 use crate::tail::result::{Case, Report, Saturation, p99_ratios};
-use crate::usage::{RoundsArgs, distinct, this_host, within};
+use crate::usage::{PeerArgs, RoundsArgs, distinct, this_host, within};
 
 /// Idle connections, of all engines in sum, up to which they are up at the same time.
 pub const MOST_TOGETHER: u64 = 300_000;
@@ -51,6 +52,8 @@ pub struct TailArgs {
         help_heading = "What is measured"
     )]
     engines: Vec<Engine>,
+    #[command(flatten)]
+    peers: PeerArgs,
     /// Connections that exchange messages
     #[arg(
         long,
@@ -104,6 +107,9 @@ pub struct TailArgs {
 pub struct Plan {
     /// Engines.
     pub engines: Vec<Engine>,
+    /// How the peers among them are started.
+    #[serde(default)]
+    pub peers: Vec<Peer>,
     /// Connections that exchange messages.
     pub active: u64,
     /// Counts of idle connections beside them.
@@ -131,7 +137,7 @@ impl TailArgs {
     /// What is wrong with them.
     pub fn plan(self) -> Result<Plan, String> {
         let (placement, nofile_hard) = this_host()?;
-        distinct("--engines", &self.engines)?;
+        let (engines, peers) = self.peers.beside(self.engines)?;
         distinct("--idle", &self.idle)?;
         distinct("--load", &self.load)?;
         within("--active", self.active, 1..=10_000_000)?;
@@ -141,7 +147,8 @@ impl TailArgs {
         within("--message-bytes", self.message_bytes, 1..=65_536)?;
         let (rounds, until, times) = self.rounds.plan()?;
         Ok(Plan {
-            engines: self.engines,
+            engines,
+            peers,
             active: self.active,
             idle: self.idle,
             load_percent: self.load,
@@ -191,6 +198,7 @@ pub fn run(plan: Plan, command_line: Vec<String>, screen: &Screen) -> Result<Rep
         command_line,
         screen,
     )?;
+    run.stage.launcher.learn(&plan.peers);
     screen.line(&report::tail::plan(&plan, &run.about, screen.paint));
     let closed = Case {
         idle: 0,
@@ -332,6 +340,14 @@ fn share(per_second: f64, percent: u64) -> u64 {
     (per_second * percent as f64 / 100.0).round().max(1.0) as u64
 }
 
+/// Whether `engine` is not asked how much it takes, for it may be far slower than the others: tokio-uring and peers.
+pub fn is_left_out(engine: &Engine) -> bool {
+    match engine {
+        Engine::Uring | Engine::Epoll => false,
+        Engine::TokioUring | Engine::Peer(_) => true,
+    }
+}
+
 fn saturation(engines: &[Engine], closed_loop: &[Measured<Case>]) -> Option<Saturation> {
     let of = |engine: &Engine| {
         let its = closed_loop
@@ -347,8 +363,7 @@ fn saturation(engines: &[Engine], closed_loop: &[Measured<Case>]) -> Option<Satu
         let all = engines.into_iter().filter_map(of);
         all.min_by(|one, other| one.per_second.total_cmp(&other.per_second))
     };
-    let (tokio, others): (Vec<_>, Vec<_>) = engines
-        .iter()
-        .partition(|engine| **engine == Engine::TokioUring);
-    slowest(others).or_else(|| slowest(tokio))
+    let (left_out, others): (Vec<_>, Vec<_>) =
+        engines.iter().partition(|engine| is_left_out(engine));
+    slowest(others).or_else(|| slowest(left_out))
 }

@@ -31,7 +31,7 @@ pub fn page(report: &Report) -> Page {
 fn headline(report: &Report) -> String {
     let said = report.summary.iter().map(|row| {
         let us = row.figures.cpu_us.median;
-        format!("{us:.2} µs with {}", name(row.figures.engine))
+        format!("{us:.2} µs with {}", name(&row.figures.engine))
     });
     let said: Vec<String> = said.collect();
     match said.as_slice() {
@@ -57,7 +57,7 @@ fn findings(report: &Report) -> Vec<Finding> {
     let compared = report.summary.iter().filter_map(each).flatten().flatten();
     let p99 = report.summary.iter().filter_map(|row| {
         let p99 = micros(row.cycle_p99_us?.median);
-        Some(format!("{p99} with {}", name(row.figures.engine)))
+        Some(format!("{p99} with {}", name(&row.figures.engine)))
     });
     let p99: Vec<String> = p99.collect();
     let p99 = (!p99.is_empty()).then(|| {

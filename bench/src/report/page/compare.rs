@@ -3,7 +3,7 @@
 use super::spreads::{Spreads, table};
 use super::{Finding, Page, doubted};
 use crate::report::chart::{Chart, PERCENTILES, Row, Rows, Scale};
-use crate::report::format::{bytes, count, micros, of_many, ratio, rounded, span, spread};
+use crate::report::format::{bytes, count, micros, of_many, ratio, rounded, span};
 use crate::report::ink::Ink;
 use crate::report::side_by_side::{echo_table, hold_table};
 use crate::report::text::engines;

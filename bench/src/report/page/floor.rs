@@ -108,7 +108,7 @@ fn label(row: &Row) -> String {
     };
     format!(
         "{}{whose}, {} active",
-        name(row.figures.engine),
+        name(&row.figures.engine),
         count(row.case.active)
     )
 }

@@ -28,7 +28,7 @@ fn headline(report: &Report) -> String {
     let plan = &report.plan;
     let said = report.summary.iter().map(|row| {
         let us = row.figures.cpu_us.median;
-        format!("{us:.2} µs with {}", name(row.figures.engine))
+        format!("{us:.2} µs with {}", name(&row.figures.engine))
     });
     let said: Vec<String> = said.collect();
     match said.as_slice() {
@@ -56,7 +56,7 @@ fn findings(report: &Report) -> Vec<Finding> {
     });
     let late = report.summary.iter().filter_map(|row| {
         let p99 = micros(row.late_p99_us?.median);
-        Some(format!("{p99} with {}", name(row.figures.engine)))
+        Some(format!("{p99} with {}", name(&row.figures.engine)))
     });
     let late: Vec<String> = late.collect();
     let late = (!late.is_empty()).then(|| {
@@ -65,7 +65,7 @@ fn findings(report: &Report) -> Vec<Finding> {
     });
     let missing = report.summary.iter().filter(|row| row.missing > 0);
     let missing = missing.map(|row| {
-        let engine = name(row.figures.engine);
+        let engine = name(&row.figures.engine);
         let said = format!("{} with {engine}", of_many(row.missing, "heartbeat"));
         Finding::new("missing", said)
     });

@@ -41,7 +41,7 @@ fn headline(report: &Report) -> String {
     let said: Vec<String> = rows
         .filter_map(|row| {
             let p99 = micros(row.p99_us?.median);
-            Some(format!("{p99} with {}", name(row.figures.engine)))
+            Some(format!("{p99} with {}", name(&row.figures.engine)))
         })
         .collect();
     let (load, idle) = hardest;
@@ -67,7 +67,7 @@ fn findings(report: &Report) -> Vec<Finding> {
     let short = report.summary.iter().filter(|row| row.short > 0);
     let short = short.map(|row| {
         let (short, all) = (row.short, row.figures.per_second.count);
-        let engine = name(row.figures.engine);
+        let engine = name(&row.figures.engine);
         format!("by {engine} {} in {short} of {all}", at(&row.case))
     });
     let short: Vec<String> = short.collect();

@@ -1,0 +1,3 @@
+module throng/bench/peers/go-echo
+
+go 1.19
