@@ -302,3 +302,23 @@ fn summarise(plan: &Plan, measured: &[Measured<Case>]) -> Vec<Row> {
     };
     plan.engines.iter().filter_map(row).collect()
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::screen::Paint;
+
+    /// A result recorded from a short run.
+    pub(crate) fn recorded() -> Report {
+        serde_json::from_str(include_str!("../testdata/churn.json")).unwrap()
+    }
+
+    #[test]
+    fn what_is_shown_is_drawn_from_what_was_measured() {
+        let text = |report: &Report| crate::report::churn::results(report, Paint::plain());
+        let mut report = recorded();
+        report.conclude();
+        assert_eq!(text(&report), text(&recorded()));
+    }
+}

@@ -320,6 +320,11 @@ fn median_of(growths: &[&Growth]) -> Option<Growth> {
 pub(crate) mod tests {
     use super::*;
 
+    /// A result recorded from a short run as root.
+    pub(crate) fn recorded() -> MemoryReport {
+        serde_json::from_str(include_str!("../../testdata/memory.json")).unwrap()
+    }
+
     pub(crate) fn growth(socket: f64, extra: f64) -> Growth {
         let mut caches = BTreeMap::from([("TCP".to_owned(), socket)]);
         if extra > 0.0 {

@@ -72,14 +72,27 @@ pub const PERCENTILES: &str = "p99, with p50 and the largest at the ends; each s
      below 1 µs stands at 1 µs";
 
 /// An axis.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Scale {
     /// Bars that begin at 0.
     FromZero,
     /// Marks beside a line at 1.
     AroundOne,
+    /// The same, with lines so far to either side.
+    Within(f64),
     /// Marks of microseconds; each step is ten times the one before, and what is below one stands at one.
     Decades,
+}
+
+impl Scale {
+    /// Where lines stand across all rows.
+    fn lines(self) -> Vec<f64> {
+        match self {
+            Self::AroundOne => vec![1.0],
+            Self::Within(band) => vec![1.0 - band, 1.0, 1.0 + band],
+            Self::FromZero | Self::Decades => Vec::new(),
+        }
+    }
 }
 
 /// Values over the same time, one panel below the other.
@@ -197,7 +210,7 @@ impl Rows {
         let lines = self.rows.len() as f64;
         let mut chart = ChartBuilder::on(root)
             .margin_left(24)
-            .margin_right(24)
+            .margin_right(36)
             .x_label_area_size(AXIS_HEIGHT)
             .build_cartesian_2d(axis.clone(), 0.0..lines)?;
         let decades = self.scale == Scale::Decades;
@@ -216,21 +229,21 @@ impl Rows {
             .bold_line_style(Ink::Grid.rgb())
             .axis_style(Ink::Grid.rgb())
             .draw()?;
-        if self.scale == Scale::AroundOne {
-            chart.draw_series([line([(1.0, 0.0), (1.0, lines)])])?;
-        }
         for (index, row) in self.rows.iter().enumerate() {
             let top = lines - index as f64;
             let (upper, middle, lower) = (top - 0.5, top - 0.68, top - 0.86);
             let value = self.place(row.value);
+            // Beside the marks, and not through the labels.
+            let beside = self.scale.lines().into_iter();
+            chart.draw_series(beside.map(|at| line([(at, top - 0.45), (at, top - 0.93)])))?;
             let label = format!("{}: {}", row.label, row.shown);
             chart.draw_series([Text::new(label, (from, top - 0.1), letters())])?;
             match self.scale {
                 Scale::FromZero => {
-                    let bar = [(from, upper), (value, lower)];
+                    let bar = [(0.0, upper), (value, lower)];
                     chart.draw_series([Rectangle::new(bar, row.ink.rgb().filled())])?;
                 }
-                Scale::AroundOne | Scale::Decades => {
+                Scale::AroundOne | Scale::Within(_) | Scale::Decades => {
                     chart.draw_series([Circle::new((value, middle), 5, row.ink.rgb().filled())])?;
                 }
             }
@@ -250,7 +263,7 @@ impl Rows {
     fn place(&self, value: f64) -> f64 {
         match self.scale {
             Scale::Decades => value.max(1.0).log10(),
-            Scale::FromZero | Scale::AroundOne => value,
+            Scale::FromZero | Scale::AroundOne | Scale::Within(_) => value,
         }
     }
 
@@ -266,6 +279,7 @@ impl Rows {
         match self.scale {
             Scale::FromZero => low.min(0.0) * 1.05..if high > 0.0 { high * 1.05 } else { 1.0 },
             Scale::AroundOne => low.min(0.95) - 0.02..high.max(1.05) + 0.02,
+            Scale::Within(band) => low.min(1.0 - band) - 0.02..high.max(1.0 + band) + 0.02,
             Scale::Decades => low.floor()..high.ceil().max(low.floor() + 1.0),
         }
     }
@@ -384,7 +398,7 @@ mod tests {
     proptest! {
         #[test]
         fn whatever_was_measured_can_be_drawn(values in proptest::collection::vec(-1e3f64..1e12, 1..9)) {
-            for scale in [Scale::FromZero, Scale::AroundOne, Scale::Decades] {
+            for scale in [Scale::FromZero, Scale::AroundOne, Scale::Within(0.08), Scale::Decades] {
                 prop_assert!(!rows(scale, &values).draw().unwrap().svg.contains("NaN"));
             }
         }

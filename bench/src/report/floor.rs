@@ -116,9 +116,16 @@ pub(crate) fn table(report: &Report) -> Table {
 }
 
 /// Each engine as a multiple of the floor, and how much that changes with the idle connections.
-pub(crate) fn multiples(report: &Report, paint: Paint) -> String {
-    let mut text =
-        paint.bold("Server CPU a message, as a multiple of the floor's in the same round: median");
+fn multiples(report: &Report, paint: Paint) -> String {
+    let said = of_floor(report).into_iter();
+    let said = said.map(|(what, said)| format!("\n  {what}: {said}"));
+    paint.bold("Server CPU a message, as a multiple of the floor's in the same round: median")
+        + &said.collect::<String>()
+}
+
+/// Of which engine on how many connections, and what is to be said of its multiples.
+pub(crate) fn of_floor(report: &Report) -> Vec<(String, String)> {
+    let mut all = Vec::new();
     for engine in &report.plan.engines {
         for active in &report.plan.active {
             let rows: Vec<(&Row, String, f64)> = report
@@ -147,18 +154,17 @@ pub(crate) fn multiples(report: &Report, paint: Paint) -> String {
                     percent(most / least - 1.0)
                 ),
             };
-            text += &format!(
-                "\n  {engine}, {} active: {}{change}",
-                count(*active),
-                said.join(", ")
-            );
+            all.push((
+                format!("{engine}, {} active", count(*active)),
+                format!("{}{change}", said.join(", ")),
+            ));
         }
     }
-    text
+    all
 }
 
 /// Whether the floor was one: its receives are to find a message waiting.
-fn waits(report: &Report) -> Option<String> {
+pub(crate) fn waits(report: &Report) -> Option<String> {
     let most = report
         .summary
         .iter()

@@ -64,7 +64,7 @@ pub fn results(report: &Report, paint: Paint) -> String {
 }
 
 /// What the rounds say, in sentences.
-pub(crate) fn findings(report: &Report) -> Vec<String> {
+fn findings(report: &Report) -> Vec<String> {
     let ratios = report.summary.iter().filter_map(|row| {
         let cpu = row.cpu_of_epoll.as_ref()?;
         let engine = name(&row.figures.engine);

@@ -17,6 +17,8 @@ pub enum Ink {
     TokioUring,
     /// A server of others, or the fourth.
     Peer,
+    /// No engine: the floor, a bare socket.
+    Bare,
     /// Text and what stands on a chart.
     Text,
     /// What lies behind it.
@@ -25,11 +27,12 @@ pub enum Ink {
 
 impl Ink {
     /// All there are.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Uring,
         Self::Epoll,
         Self::TokioUring,
         Self::Peer,
+        Self::Bare,
         Self::Text,
         Self::Grid,
     ];
@@ -57,6 +60,7 @@ impl Ink {
             Self::Epoll => "#F0883E",
             Self::TokioUring => "#BC8CFF",
             Self::Peer => "#3FB950",
+            Self::Bare => "#8B949E",
             Self::Text => "#E6EDF3",
             Self::Grid => "#3D444D",
         }
@@ -69,6 +73,7 @@ impl Ink {
             Self::Epoll => RGBColor(0xBC, 0x4C, 0x00),
             Self::TokioUring => RGBColor(0x82, 0x50, 0xDF),
             Self::Peer => RGBColor(0x1A, 0x7F, 0x37),
+            Self::Bare => RGBColor(0x8C, 0x95, 0x9F),
             Self::Text => RGBColor(0x1F, 0x23, 0x28),
             Self::Grid => RGBColor(0xD1, 0xD9, 0xE0),
         }

@@ -127,18 +127,39 @@ fn text(line: &str) -> String {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::report::Shown;
     use crate::report::page::compare;
     use crate::result::tests::recorded;
 
     /// When the form changes on purpose: `UPDATE_GOLDEN=1 cargo test -p throng-bench golden`.
     #[test]
     fn golden() {
-        let text = markdown(&compare::page(&recorded()));
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/report.md");
-        if std::env::var_os("UPDATE_GOLDEN").is_some() {
-            return std::fs::write(path, &text).unwrap();
+        const DIRECTORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata");
+        let golden = [
+            (
+                "report.md",
+                include_str!("../../testdata/report.md"),
+                compare::page(&recorded()),
+            ),
+            (
+                "floor.md",
+                include_str!("../../testdata/floor.md"),
+                crate::floor::result::tests::recorded().page(),
+            ),
+            (
+                "memory.md",
+                include_str!("../../testdata/memory.md"),
+                crate::memory::result::tests::recorded().page(),
+            ),
+        ];
+        for (file, golden, page) in golden {
+            let text = markdown(&page);
+            if std::env::var_os("UPDATE_GOLDEN").is_some() {
+                std::fs::write(format!("{DIRECTORY}/{file}"), &text).unwrap();
+            } else {
+                assert_eq!(text, golden, "{file}");
+            }
         }
-        assert_eq!(text, include_str!("../../testdata/report.md"));
     }
 
     #[test]

@@ -65,15 +65,8 @@ pub fn results(report: &MemoryReport, paint: Paint) -> String {
         parts.push(sides(report).render(paint));
         parts.push(HOW_A_SIDE_IS_TOLD.to_owned());
     }
-    let has_caches = report.kept.iter().all(|kept| kept.growth.caches.is_some());
-    parts.push(match has_caches {
-        true => HOW_CACHES_COUNT.to_owned(),
-        false => CACHES_UNREADABLE.to_owned(),
-    });
-    let doubts = report
-        .kept
-        .iter()
-        .flat_map(|kept| doubts(kept, report.plan.connections));
+    parts.push(how_caches_count(report).to_owned());
+    let doubts = doubts(report).into_iter();
     let doubts = doubts.map(|doubt| paint.yellow(&doubt));
     parts.extend(section(paint.bold("Doubts"), doubts.collect()));
     let failures = report.about.failures.iter();
@@ -87,7 +80,22 @@ pub fn results(report: &MemoryReport, paint: Paint) -> String {
     format!("\n{}\n", parts.join("\n\n"))
 }
 
-fn doubts(kept: &Kept, connections: u64) -> Vec<String> {
+/// How the figures by cache are to be read, or why there are none.
+pub(crate) fn how_caches_count(report: &MemoryReport) -> &'static str {
+    match report.kept.iter().all(|kept| kept.growth.caches.is_some()) {
+        true => HOW_CACHES_COUNT,
+        false => CACHES_UNREADABLE,
+    }
+}
+
+/// What is doubtful, measurement by measurement.
+pub(crate) fn doubts(report: &MemoryReport) -> Vec<String> {
+    let all = report.kept.iter();
+    all.flat_map(|kept| doubts_of(kept, report.plan.connections))
+        .collect()
+}
+
+fn doubts_of(kept: &Kept, connections: u64) -> Vec<String> {
     let Kept { subject, round, .. } = kept;
     let unsettled = (!kept.settled).then(|| {
         format!(
@@ -143,6 +151,7 @@ pub fn growth_rows(table: &mut Table, columns: &[Option<&Growth>]) {
 /// A sum, and how it is taken from a growth.
 type Sum = (&'static str, fn(&Growth) -> Option<f64>);
 
+/// Outside of the caches, and in sum.
 const SUMS: [Sum; 8] = [
     ("slab objects in use", |growth| growth.slab_in_use),
     ("slab pages, free slots and large kmallocs too", |growth| {
@@ -262,7 +271,7 @@ pub(crate) fn sides(report: &MemoryReport) -> Table {
 }
 
 /// The caches of which any engine takes more, or less, than the bare socket.
-fn caches_above(report: &MemoryReport) -> Vec<String> {
+pub(crate) fn caches_above(report: &MemoryReport) -> Vec<String> {
     let bare = report.median_growth(Subject::Bare);
     let mut differing = BTreeSet::new();
     for engine in &report.plan.engines {
@@ -287,7 +296,7 @@ fn shown(value: Option<Spread>) -> String {
 }
 
 /// To the byte: what is compared here differs by tens of them.
-fn exact(value: f64) -> String {
+pub(crate) fn exact(value: f64) -> String {
     let sign = if value.round() < 0.0 { "−" } else { "" };
     format!("{sign}{}", count(value.abs().round() as u64))
 }

@@ -144,6 +144,16 @@ pub fn ending(
     parts
 }
 
+/// What one has to know of these figures to read them.
+pub fn notes<'a>(
+    figures: impl Iterator<Item = &'a Figures>,
+    warnings: &[Warning],
+) -> impl Iterator<Item = String> {
+    let has_softirq = !warnings.contains(&Warning::SoftirqUnknown);
+    let softirq = has_softirq.then(|| SOFTIRQ_NOTE.to_owned());
+    softirq.into_iter().chain(processes_note(figures))
+}
+
 /// Says of engines in several processes what that means for their figures.
 pub fn processes_note<'a>(figures: impl Iterator<Item = &'a Figures>) -> Option<String> {
     let mut several: Vec<(Engine, usize)> = figures

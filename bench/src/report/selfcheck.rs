@@ -141,9 +141,15 @@ pub(crate) fn verdict(report: &Report) -> String {
 }
 
 fn tally(what: &str, tally: &Tally) -> String {
+    let said = counted(tally).join(&format!("\n  {:<18} ", ""));
+    format!("  {what:<18} {said}")
+}
+
+/// Where the intervals lie and how wide they are, in a sentence or two.
+pub(crate) fn counted(tally: &Tally) -> Vec<String> {
     let of = |count: usize| format!("{count} of {}", tally.intervals);
     let mut said = format!(
-        "  {what:<18} the interval holds {} in {}, lies above in {}, below in {}",
+        "the interval holds {} in {}, lies above in {}, below in {}",
         ratio(1.0),
         of(tally.with_one),
         tally.above,
@@ -158,11 +164,10 @@ fn tally(what: &str, tally: &Tally) -> String {
             percent(width.max)
         );
     }
-    if let Some(rounds) = tally.rounds_that_do {
-        said += &format!(
-            "\n  {:<18} too wide by this machine's noise: about --rounds {rounds} would do, for a width goes with 1/√rounds",
-            ""
-        );
-    }
-    said
+    let rounds = tally.rounds_that_do.map(|rounds| {
+        format!(
+            "too wide by this machine's noise: about --rounds {rounds} would do, for a width goes with 1/√rounds"
+        )
+    });
+    std::iter::once(said).chain(rounds).collect()
 }

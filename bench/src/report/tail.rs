@@ -92,16 +92,16 @@ pub fn round_line(measured: &[Measured<Case>], rounds: usize) -> String {
     )
 }
 
+/// How the figures are to be read.
+pub(crate) const HOW_LATENCY_COUNTS: &str = "Latency counts from when a message was to be sent, and is that of the whole measurement. Where the client itself came \
+     late, it and not the server was starved.";
+
 /// The table, what was skipped, and the doubts.
 pub fn results(report: &Report, paint: Paint) -> String {
     let mut parts = Vec::new();
     if !report.summary.is_empty() {
         parts.push(table(report).render(paint));
-        parts.push(
-            "Latency counts from when a message was to be sent, and is that of the whole measurement. Where the client \
-             itself came late, it and not the server was starved."
-                .to_owned(),
-        );
+        parts.push(HOW_LATENCY_COUNTS.to_owned());
     }
     parts.extend(report.saturation.as_ref().map(|saturation| {
         saturation_line(saturation, &report.plan.engines)
@@ -121,7 +121,7 @@ pub fn results(report: &Report, paint: Paint) -> String {
 }
 
 /// Which engines could not be up at the same time.
-fn apart(report: &Report) -> Option<String> {
+pub(crate) fn apart(report: &Report) -> Option<String> {
     let mut idle: Vec<u64> = report
         .summary
         .iter()
@@ -137,6 +137,23 @@ fn apart(report: &Report) -> Option<String> {
             join(&idle)
         )
     })
+}
+
+/// What each engine reached in closed loop; `None` where none was measured.
+pub(crate) fn closed_loop(report: &Report) -> Option<Table> {
+    let title = format!(
+        "{} active in closed loop, nothing idle beside, median [min – max]",
+        count(report.plan.active)
+    );
+    let headings = std::iter::once("server CPU a message, µs".to_owned());
+    let headings = headings.chain(common_headings("messages"));
+    let mut table = Table::new(std::iter::once(title).chain(headings));
+    for figures in report.saturations() {
+        let cpu = spread(&figures.cpu_us, |us| format!("{us:.2}"));
+        let cells = std::iter::once(cpu).chain(common_cells(&figures));
+        table.row(name(&figures.engine), cells);
+    }
+    (!table.rows().is_empty()).then_some(table)
 }
 
 pub(crate) fn table(report: &Report) -> Table {

@@ -250,10 +250,24 @@ fn verdict(ratios: &[RunRatios], runs: usize, slow_down_percent: Option<u8>) -> 
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests {
+pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::screen::Paint;
+
+    /// A result recorded from a short run.
+    pub(crate) fn recorded() -> Report {
+        serde_json::from_str(include_str!("../../testdata/selfcheck.json")).unwrap()
+    }
+
+    #[test]
+    fn what_is_shown_is_drawn_from_what_was_measured() {
+        let text = |report: &Report| crate::report::selfcheck::results(report, Paint::plain());
+        let mut report = recorded();
+        report.conclude();
+        assert_eq!(text(&report), text(&recorded()));
+    }
 
     /// Fifteen pairs around `middle`, evenly over `reach` to either side.
     fn pairs(middle: f64, reach: f64) -> Spread {

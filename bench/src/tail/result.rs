@@ -87,6 +87,15 @@ impl Report {
         let all = self.closed_loop.iter().chain(&self.measured);
         self.warnings = of_rounds(&self.about, all.map(|measured| &measured.exchanged));
     }
+
+    /// What each engine reached in closed loop, in the order of the plan.
+    pub fn saturations(&self) -> Vec<Figures> {
+        let of = |engine: &Engine| {
+            let is_its = |one: &&Measured<Case>| one.engine == Some(*engine);
+            figures(self.closed_loop.iter().filter(is_its))
+        };
+        self.plan.engines.iter().filter_map(of).collect()
+    }
 }
 
 const P99: &str = "/messages/latency_us/p99";
@@ -138,4 +147,24 @@ fn summarise(measured: &[Measured<Case>]) -> Vec<Row> {
         (idle, load_percent, row.beside.clone(), row.figures.engine)
     });
     rows
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::screen::Paint;
+
+    /// A result recorded from a short run.
+    pub(crate) fn recorded() -> Report {
+        serde_json::from_str(include_str!("../../testdata/tail.json")).unwrap()
+    }
+
+    #[test]
+    fn what_is_shown_is_drawn_from_what_was_measured() {
+        let text = |report: &Report| crate::report::tail::results(report, Paint::plain());
+        let mut report = recorded();
+        report.conclude();
+        assert_eq!(text(&report), text(&recorded()));
+    }
 }

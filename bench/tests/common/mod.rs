@@ -1,6 +1,8 @@
 //! What the tests over real processes share: servers and clients that never outlive a test, and waits with a bound.
 #![allow(dead_code, unused_macros, clippy::unwrap_used)]
 
+pub mod recorded;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};

@@ -1,8 +1,9 @@
 //! The page of a comparison. Pure.
 
-use super::{Finding, Page};
+use super::spreads::{Spreads, table};
+use super::{Finding, Page, doubted};
 use crate::report::chart::{Chart, PERCENTILES, Row, Rows, Scale};
-use crate::report::format::{bytes, count, micros, of_many, ratio, rounded, span, spread};
+use crate::report::format::{bytes, count, micros, of_many, ratio, rounded, span};
 use crate::report::ink::Ink;
 use crate::report::side_by_side::{echo_table, hold_table};
 use crate::report::text::engines;
@@ -24,7 +25,9 @@ pub fn page(report: &Report) -> Page {
         .into_iter()
         .map(|verdict| Finding::new(verdict.word, verdict.said));
     page.findings = said.chain(holds(report).map(held)).collect();
-    page.charts = charts(report);
+    let spreads = spreads(report);
+    page.charts = spreads.iter().filter_map(Spreads::chart).collect();
+    page.charts.extend(of_holds(report));
     if !report.hold.is_empty() {
         page.tables.push(hold_table(report));
     }
@@ -34,6 +37,10 @@ pub fn page(report: &Report) -> Page {
         .any(|summary| !summary.engines.is_empty())
     {
         page.tables.push(echo_table(report));
+    }
+    // Without intervals the table above has all that the charts have.
+    if spreads.iter().any(Spreads::has_intervals) {
+        page.tables.extend(table(&spreads));
     }
     page.notes
         .extend(report.has_softirq().then(|| SOFTIRQ_NOTE.to_owned()));
@@ -78,24 +85,11 @@ fn headline(report: &Report, verdicts: &[Verdict]) -> String {
     if unknown > 0 {
         parts.push(format!("has too few rounds in {unknown}"));
     }
-    let doubts = report.warnings.len() as u64;
-    let doubts = if doubts > 0 {
-        format!(" There {} about the run.", are(doubts, "doubt"))
-    } else {
-        String::new()
-    };
+    let doubts = doubted(report.warnings.len());
     format!(
         "Of {} with epoll, io_uring {}; a win needs every pair of rounds.{doubts}",
         of_many(compared, "comparison"),
         parts.join(", ")
-    )
-}
-
-fn are(number: u64, noun: &str) -> String {
-    format!(
-        "{} {}",
-        if number == 1 { "is" } else { "are" },
-        of_many(number, noun)
     )
 }
 
@@ -123,22 +117,8 @@ fn held(hold: &Hold) -> Finding {
     Finding::new("held", said)
 }
 
-fn charts(report: &Report) -> Vec<Chart> {
-    let mut charts = vec![
-        ratios(report),
-        echo(
-            report,
-            "Messages a second",
-            |echo| echo.per_second,
-            &rounded,
-        ),
-        echo(
-            report,
-            "Server CPU a message, µs",
-            |echo| echo.cpu_us_per_message,
-            &|value| format!("{value:.2}"),
-        ),
-    ];
+/// What the holds found.
+fn of_holds(report: &Report) -> Vec<Chart> {
     let each = |title: &str, value: fn(&Hold) -> Option<f64>| {
         let rows = holds(report).filter_map(|hold| {
             let value = value(hold)?;
@@ -165,106 +145,71 @@ fn charts(report: &Report) -> Vec<Chart> {
             rows: rows.collect(),
         }
     };
-    charts.push(each(
-        "Kernel memory a connection, both ends",
-        Hold::slab_bytes_per_conn,
-    ));
-    charts.push(each(
-        "Server RSS a connection, above empty",
-        Hold::server_rss_bytes_per_conn,
-    ));
-    charts.push(lateness(report));
-    charts
-        .into_iter()
+    let rows = [
+        each(
+            "Kernel memory a connection, both ends",
+            Hold::slab_bytes_per_conn,
+        ),
+        each(
+            "Server RSS a connection, above empty",
+            Hold::server_rss_bytes_per_conn,
+        ),
+        lateness(report),
+    ];
+    rows.into_iter()
         .filter(|rows| !rows.rows.is_empty())
         .map(Chart::Rows)
         .collect()
 }
 
-/// uring ÷ epoll, pair by pair.
-fn ratios(report: &Report) -> Rows {
-    let rows = report.echo_summary.iter().flat_map(|summary| {
-        [
+/// uring ÷ epoll, pair by pair, and what each engine did.
+fn spreads(report: &Report) -> [Spreads; 3] {
+    let ratios = report.echo_summary.iter().flat_map(|summary| {
+        let both = [
             ("CPU a message", summary.cpu_ratio),
             ("messages a second", summary.rate_ratio),
-        ]
-        .into_iter()
-        .filter_map(move |(what, ratios)| {
-            Some(row(
-                format!("{what}, {}", summary.case),
-                &ratios?,
-                &ratio,
-                Ink::Uring,
-            ))
+        ];
+        both.into_iter().filter_map(move |(what, ratios)| {
+            Some((format!("{what}, {}", summary.case), ratios?, Ink::Uring))
         })
     });
-    Rows {
-        title: "uring ÷ epoll, pair by pair".to_owned(),
-        about: format!(
-            "Median of the pairs, {}; at 1.00 both are equal. Less CPU is better, more messages are better",
-            whisker(report)
-        ),
-        scale: Scale::AroundOne,
-        tick: ratio,
-        rows: rows.collect(),
-    }
-}
-
-fn echo(
-    report: &Report,
-    title: &str,
-    of: fn(&EngineEcho) -> Spread,
-    show: &dyn Fn(f64) -> String,
-) -> Rows {
-    let rows = report.echo_summary.iter().flat_map(|summary| {
-        summary.engines.iter().map(|figures| {
-            let label = format!("{}, {}", figures.engine, summary.case);
-            row(label, &of(figures), show, Ink::of(figures.engine))
-        })
-    });
-    Rows {
-        title: title.to_owned(),
-        about: format!("Median of the rounds, {}", whisker(report)),
-        scale: Scale::FromZero,
-        tick: plain,
-        rows: rows.collect(),
-    }
-}
-
-/// A value with its interval, or with the whole range of too few values for one.
-fn row(label: String, of: &Spread, show: &dyn Fn(f64) -> String, ink: Ink) -> Row {
-    let (low, high) = of
-        .interval
-        .map_or((of.min, of.max), |interval| (interval.low, interval.high));
-    let shown = spread(
-        &Spread {
-            min: low,
-            max: high,
-            ..*of
+    let echo = |title: &str, about: &str, of: fn(&EngineEcho) -> Spread, show| {
+        let rows = report.echo_summary.iter().flat_map(|summary| {
+            summary.engines.iter().map(move |figures| {
+                let label = format!("{}, {}", figures.engine, summary.case);
+                (label, of(figures), Ink::of(figures.engine))
+            })
+        });
+        Spreads {
+            title: title.to_owned(),
+            about: about.to_owned(),
+            scale: Scale::FromZero,
+            show,
+            of: rows.collect(),
+        }
+    };
+    [
+        Spreads {
+            title: "uring ÷ epoll, pair by pair".to_owned(),
+            about: "At 1.00 both are equal. Less CPU is better, more messages are better"
+                .to_owned(),
+            scale: Scale::AroundOne,
+            show: ratio,
+            of: ratios.collect(),
         },
-        show,
-    );
-    Row {
-        label,
-        shown,
-        value: of.median,
-        range: Some((low, high)),
-        ink,
-    }
-}
-
-fn whisker(report: &Report) -> &'static str {
-    let all = report
-        .echo_summary
-        .iter()
-        .flat_map(|summary| &summary.engines);
-    match all
-        .map(|figures| figures.per_second.interval)
-        .all(|interval| interval.is_some())
-    {
-        true => "with its 95 % interval (bootstrap)",
-        false => "with the least and the greatest: too few rounds for an interval",
-    }
+        echo(
+            "Messages a second",
+            "More is better",
+            |echo| echo.per_second,
+            rounded,
+        ),
+        echo(
+            "Server CPU a message, µs",
+            "Less is better",
+            |echo| echo.cpu_us_per_message,
+            |us| format!("{us:.2}"),
+        ),
+    ]
 }
 
 /// How late heartbeats were: p99, from the median to the largest.
@@ -294,14 +239,6 @@ fn lateness(report: &Report) -> Rows {
         scale: Scale::Decades,
         tick: micros,
         rows: rows.collect(),
-    }
-}
-
-fn plain(value: f64) -> String {
-    if value.abs() < 100.0 && value.fract() != 0.0 {
-        format!("{value:.1}")
-    } else {
-        rounded(value)
     }
 }
 
@@ -343,13 +280,9 @@ mod tests {
     }
 
     #[test]
-    fn an_interval_is_drawn_where_there_is_one_and_otherwise_the_range() {
+    fn intervals_stand_in_a_table_of_their_own_where_there_are_any() {
         let mut report = recorded();
-        assert!(
-            page(&report).charts[0]
-                .about()
-                .contains("too few rounds for an interval")
-        );
+        assert_eq!(page(&report).tables.len(), 2);
         for shift in [5, 10] {
             let mut more = report.echo.clone();
             more.retain(|echo| echo.round <= 5);
@@ -360,10 +293,9 @@ mod tests {
         report.conclude();
         let page = page(&report);
         assert!(page.charts[0].about().contains("95 % interval"));
+        assert_eq!(page.tables.len(), 3);
         let interval = report.echo_summary[0].cpu_ratio.unwrap().interval.unwrap();
-        let Chart::Rows(rows) = &page.charts[0] else {
-            panic!()
-        };
-        assert_eq!(rows.rows[0].range, Some((interval.low, interval.high)));
+        let cell = format!("{} – {}", ratio(interval.low), ratio(interval.high));
+        assert!(page.tables[2].rows().iter().flatten().any(|it| *it == cell));
     }
 }

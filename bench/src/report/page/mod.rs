@@ -12,10 +12,13 @@ pub mod floor;
 pub mod heartbeat;
 pub mod memory;
 pub mod selfcheck;
+mod setting;
+mod spreads;
 pub mod tail;
 
 use std::time::{Duration, UNIX_EPOCH};
 
+use crate::blocks::Skipped;
 use crate::report::chart::Chart;
 use crate::report::format::{NOTHING, count, gib, percent};
 use crate::report::table::Table;
@@ -112,6 +115,7 @@ impl Page {
             ("open files (nofile)", nofile),
             ("open files of a measured process", count(about.nofile_hard)),
         ];
+        setting.extend(setting::where_known(environment));
         setting.extend(about.machine.as_ref().map(|machine| {
             let all = machine.busy_ns + machine.steal_ns + machine.idle_ns;
             let share = |part: u64| percent(part as f64 / all.max(1) as f64);
@@ -143,6 +147,21 @@ impl Page {
             sysctls: environment.sysctls.clone().into_iter().collect(),
             command: command(&about.command_line),
         }
+    }
+}
+
+/// What could not be measured is part of the verdict.
+fn skipped(skipped: &[Skipped]) -> impl Iterator<Item = Finding> {
+    let said = skipped.iter().map(Skipped::said);
+    said.map(|said| Finding::new("skipped", said))
+}
+
+/// The end of a headline.
+fn doubted(number: usize) -> String {
+    match number as u64 {
+        0 => String::new(),
+        1 => " There is 1 doubt about the run.".to_owned(),
+        doubts => format!(" There are {} doubts about the run.", count(doubts)),
     }
 }
 

@@ -1,0 +1,14 @@
+//! A report of every command, recorded from real runs; what the servers and clients said is cut to what the pages show.
+
+/// The command, and its report as JSON.
+pub const RECORDED: [(&str, &str); 9] = [
+    ("compare", include_str!("../../testdata/report.json")),
+    ("hold", include_str!("../../testdata/hold.json")),
+    ("canary", include_str!("../../testdata/canary.json")),
+    ("memory", include_str!("../../testdata/memory.json")),
+    ("floor", include_str!("../../testdata/floor.json")),
+    ("tail", include_str!("../../testdata/tail.json")),
+    ("churn", include_str!("../../testdata/churn.json")),
+    ("heartbeat", include_str!("../../testdata/heartbeat.json")),
+    ("selfcheck", include_str!("../../testdata/selfcheck.json")),
+];
