@@ -25,6 +25,9 @@ use crate::clock::millis;
 use crate::compare::compare;
 use crate::floor::{self, FloorArgs};
 use crate::memory::memory as measure_memory;
+use crate::remote;
+use crate::remote::agent::{self, AgentArgs};
+use crate::remote::plan::RemoteArgs;
 use crate::report::{self, json, recorded, text};
 use crate::run::About;
 use crate::scenario::{EchoPlan, Engine, HoldPlan, Plan};
@@ -95,6 +98,30 @@ nothing of this host's network is touched. Pings need CAP_NET_RAW or net.ipv4.pi
 Exit codes: 0 all was measured, whatever it says; 1 something failed, was lost or interrupted; 2 bad usage, or the path
 asked for cannot be made.";
 
+const AGENT_EXAMPLES: &str = "\
+Examples:
+  throng-bench agent --listen 10.0.0.2:7070 --port 7000   beside the server on port 7000, whichever it is
+  throng-bench agent --listen 10.0.0.2:7070 --pid 4711    beside this process and its children
+
+It reads and tells, to one bench at a time: memory, CPU time, sockets, network counters and settings of this host, and CPU \
+time, memory, threads and open files of the processes. It runs nothing and changes nothing. There is no authentication: \
+bind it to an address that only your own hosts reach. It ends with Ctrl-C or SIGTERM.
+
+Run it as the server's user or as root: only they may read PSS and find a process by its port, and only root the slab caches.
+
+Exit codes: 0 it ended when told to, 2 it could not begin.";
+
+const REMOTE_EXAMPLES: &str = "\
+Examples:
+  throng-bench remote --agent 10.0.0.2:7070 10.0.0.2:7000 --connections 20000 --hold 30s
+  throng-bench remote --agent 10.0.0.2:7070 10.0.0.2:7000 -n 20000 --quiet-for 20s --active 500 --hold 20s
+  throng-bench remote --agent 10.0.0.2:7070 10.0.0.2:7000 -n 200000 --source 10.0.1.1-10.0.1.4 --message-rate 5000 --active 500
+
+All that follows TARGET is for the client: see throng-client --help. Memory is looked at closely while connections rest: in \
+the time of --quiet-for, or of --hold where there is none.
+
+Exit codes: 0 all was measured, 1 something failed, was lost or interrupted, 2 bad usage, or no agent answers.";
+
 /// Compares io_uring with epoll on this machine: 100,000 held connections, then echo rounds.
 #[derive(Debug, Parser)]
 #[command(name = "throng-bench", version, after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
@@ -131,6 +158,12 @@ enum Command {
     /// Is the method sound on this machine: does it find the same engine to be the same?
     #[command(after_help = SELFCHECK_EXAMPLES)]
     Selfcheck(SelfcheckArgs),
+    /// Sit beside a server on its host, and tell the bench of another host what is seen of it
+    #[command(after_help = AGENT_EXAMPLES)]
+    Agent(AgentArgs),
+    /// Load a server on another host, watch both hosts, and join what was seen on one clock
+    #[command(after_help = REMOTE_EXAMPLES)]
+    Remote(RemoteArgs),
     /// Show a report that was written before, as a page or as Markdown
     #[command(after_help = REPORT_EXAMPLES)]
     Report(ReportArgs),
@@ -270,6 +303,10 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(Command::Hold(hold)) => exit_code(run_hold(&hold, words().collect())),
         Some(Command::Canary(canary)) => exit_code(run_canary(&canary, words().collect())),
         Some(Command::Memory(memory)) => exit_code(run_memory(&memory, words().collect())),
+        Some(Command::Agent(agent)) => {
+            exit_code(agent::run(&agent).map(|()| true).map_err(bad_usage))
+        }
+        Some(Command::Remote(remote)) => exit_code(run_remote(&remote, words().collect())),
         Some(Command::Report(again)) => exit_code(render::run(&again)),
         Some(Command::Compare(compare)) => exit_code(run(compare, words().collect())),
         None => exit_code(run(cli.compare, words().collect())),
@@ -316,6 +353,19 @@ fn run_canary(args: &CanaryArgs, command_line: Vec<String>) -> Result<bool, Refu
         |screen| canary::run(plan, &way, command_line, screen),
         |report, paint| {
             let text = report::canary::results(report, paint);
+            (text, report.about.failures.is_empty())
+        },
+    )
+}
+
+fn run_remote(args: &RemoteArgs, command_line: Vec<String>) -> Result<bool, Refusal> {
+    let plan = args.plan().map_err(bad_usage)?;
+    let agent = remote::greet(&plan).map_err(bad_usage)?;
+    measure(
+        &args.report,
+        |screen| remote::run(plan, agent, command_line, screen),
+        |report, paint| {
+            let text = report::remote::results(report, paint);
             (text, report.about.failures.is_empty())
         },
     )

@@ -176,6 +176,11 @@ impl Child {
         })
     }
 
+    /// Its id, which is another's once it has ended and been waited for.
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
     /// What the process uses now.
     ///
     /// # Errors

@@ -13,6 +13,7 @@ pub mod markdown;
 pub mod memory;
 pub mod page;
 pub mod recorded;
+pub mod remote;
 pub mod rounds;
 pub mod selfcheck;
 pub mod side_by_side;
