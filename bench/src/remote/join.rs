@@ -1,7 +1,7 @@
 //! Both ends on one clock: what each phase of the client cost each host, and what a connection takes of each. Pure.
 //!
-//! Times are microseconds since the client started. Invariant: a look counts for the phase in which it was made, and
-//! what was done between two looks is counted between the same two moments.
+//! Times are microseconds since the client started. Invariant: what was spent between two looks is held against what was
+//! done between the same two moments.
 
 use std::collections::BTreeMap;
 
@@ -42,7 +42,7 @@ pub struct Phase {
     pub end_us: i64,
     /// What there was of it, by which its cost is told.
     pub counted: Option<Counted>,
-    /// What it cost each end; `None` where it was shorter than from one look to the next but one.
+    /// What it cost each end; `None` where there are no two looks of it.
     pub spent: Ends<Option<Spent>>,
 }
 
@@ -113,22 +113,14 @@ pub fn phases(progress: &[Progress], ends: &Ends<Vec<Moment>>) -> Vec<Phase> {
     let phase = |(index, first): (usize, &&Progress)| {
         let (begin_us, end_us) = (us(first), next_us(index));
         let counted = counted(&first.phase, progress, begin_us, end_us);
-        // As in every measurement here, the first fifth of what goes on steadily is left out.
-        let is_steady = matches!(first.phase.as_str(), "quiet" | "hold" | "active");
-        let from_us = begin_us
-            + if is_steady {
-                (end_us - begin_us) / 5
-            } else {
-                0
-            };
+        let count_at = |t_us| counted.map_or(0.0, |what| count_at(progress, what, t_us));
         let spent = |moments: &[Moment]| {
-            let within: Vec<&Moment> = moments
-                .iter()
-                .filter(|moment| (from_us..=end_us).contains(&moment.t_us))
-                .collect();
-            spent(&within, |t_us| {
-                counted.map_or(0.0, |what| count_at(progress, what, t_us))
-            })
+            let within = match is_steady(&first.phase) {
+                // As in every measurement here, the first fifth is left out.
+                true => inside(moments, begin_us + (end_us - begin_us) / 5, end_us),
+                false => around(moments, begin_us, end_us),
+            };
+            spent(within, count_at)
         };
         Phase {
             name: first.phase.clone(),
@@ -145,12 +137,33 @@ pub fn phases(progress: &[Progress], ends: &Ends<Vec<Moment>>) -> Vec<Phase> {
     all.filter(|phase| phase.end_us > phase.begin_us).collect()
 }
 
+/// Whether the same goes on all the time in a phase of this name.
+fn is_steady(name: &str) -> bool {
+    matches!(name, "quiet" | "hold" | "active")
+}
+
+/// The moments from one time to another.
+fn inside(moments: &[Moment], from_us: i64, to_us: i64) -> &[Moment] {
+    let begin = moments.partition_point(|moment| moment.t_us < from_us);
+    let end = moments.partition_point(|moment| moment.t_us <= to_us);
+    &moments[begin..end.max(begin)]
+}
+
+/// The same with the moment before and the one after: all of what may be short and is done once lies between these.
+fn around(moments: &[Moment], from_us: i64, to_us: i64) -> &[Moment] {
+    let begin = moments.partition_point(|moment| moment.t_us <= from_us);
+    let end = moments.partition_point(|moment| moment.t_us < to_us);
+    &moments[begin.saturating_sub(1)..(end + 1).min(moments.len())]
+}
+
 /// What tells the cost of a phase of this name.
 fn counted(name: &str, progress: &[Progress], begin_us: i64, end_us: i64) -> Option<Counted> {
     let grown = |what| count_at(progress, what, end_us) > count_at(progress, what, begin_us);
     let candidates: &[Counted] = match name {
         "ramp" => &[Counted::Connections],
-        "active" | "hold" | "quiet" => &[Counted::Messages, Counted::Cycles, Counted::Heartbeats],
+        "quiet" => &[Counted::Heartbeats],
+        "hold" => &[Counted::Cycles, Counted::Heartbeats],
+        "active" => &[Counted::Messages],
         _ => &[],
     };
     candidates.iter().copied().find(|what| grown(*what))
@@ -180,8 +193,8 @@ fn count_at(progress: &[Progress], what: Counted, t_us: i64) -> f64 {
     }
 }
 
-/// Between the first and the last of the moments `within` a phase.
-fn spent(within: &[&Moment], count_at: impl Fn(i64) -> f64) -> Option<Spent> {
+/// Between the first and the last of the moments of a phase.
+fn spent(within: &[Moment], count_at: impl Fn(i64) -> f64) -> Option<Spent> {
     let (first, last) = (within.first()?, within.last()?);
     let elapsed_us = u64::try_from(last.t_us - first.t_us).ok()?;
     let (begin, end) = (&first.look, &last.look);
@@ -268,4 +281,132 @@ pub fn kept(
             .map(|(held, base)| each(held, base)),
         open_files: grown(|seen| seen.open_files),
     })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use kernel_tuning::host::{Memory, Sockstat};
+
+    use super::*;
+
+    /// At a time, with the CPU time of some processes.
+    fn moment(t_ms: i64, cpu_ms: &[(u32, u64)]) -> Moment {
+        let seen = |(pid, cpu_ms): &(u32, u64)| Seen {
+            pid: *pid,
+            cpu_ns: cpu_ms * 1_000_000,
+            rss_bytes: 1 << 20,
+            threads: None,
+            open_files: None,
+        };
+        let ns = u64::try_from(t_ms.max(0)).unwrap() * 1_000_000;
+        Moment {
+            t_us: t_ms * 1_000,
+            look: Look {
+                at_ns: ns,
+                unix_ns: ns,
+                took_ns: 0,
+                processes: cpu_ms.iter().map(seen).collect(),
+                softirq_ns: Some(ns / 100),
+                own_cpu_ns: ns / 1_000,
+                machine: MachineBusy {
+                    busy_ns: ns / 2,
+                    steal_ns: 0,
+                    idle_ns: ns / 2,
+                },
+                memory: Memory::read().unwrap(),
+                sockstat: Sockstat::read().unwrap(),
+                closely: None,
+            },
+        }
+    }
+
+    fn line(t_ms: u64, phase: &str, established: u64, messages: u64) -> Progress {
+        Progress {
+            t_ms,
+            phase: phase.to_owned(),
+            established,
+            messages,
+            ..Progress::default()
+        }
+    }
+
+    fn of_server(progress: &[Progress], server: Vec<Moment>) -> Vec<Phase> {
+        let client = Vec::new();
+        phases(progress, &Ends { server, client })
+    }
+
+    #[test]
+    fn a_steady_phase_is_counted_after_its_first_fifth_between_the_same_moments() {
+        let progress = [
+            line(0, "ramp", 0, 0),
+            line(1_000, "active", 10, 0),
+            line(2_000, "active", 10, 10_000),
+            line(11_000, "close", 10, 100_000),
+            line(11_100, "done", 0, 100_000),
+        ];
+        // 2 µs of each of ten messages a millisecond.
+        let server = (0..=110).map(|tenth| {
+            let t_ms = tenth * 100 + 50;
+            moment(t_ms, &[(7, u64::try_from(t_ms - 1_000).unwrap_or(0) * 20)])
+        });
+        let phases = of_server(&progress, server.collect());
+        let names: Vec<&str> = phases.iter().map(|phase| phase.name.as_str()).collect();
+        assert_eq!(names, ["ramp", "active", "close"]);
+        let active = &phases[1];
+        assert_eq!((active.begin_us, active.end_us), (1_000_000, 11_000_000));
+        assert_eq!(active.counted, Some(Counted::Messages));
+        let spent = active.spent.server.unwrap();
+        assert_eq!((spent.looks, spent.elapsed_ns), (80, 7_900_000_000));
+        assert!((spent.count - 79_000.0).abs() < 1.0, "{spent:?}");
+        assert_eq!(spent.processes_ns, 158_000_000_000);
+        // With ksoftirqd's hundredth of the time.
+        assert!((spent.each_us().unwrap() - 2_001.0).abs() < 0.1);
+        // Half of two cores' time, but for the looks.
+        assert!((spent.machine_each_us().unwrap() - 49.9).abs() < 0.1);
+        assert_eq!(active.spent.client, None);
+    }
+
+    #[test]
+    fn a_short_ramp_is_counted_between_the_looks_around_it() {
+        let progress = [
+            line(10, "ramp", 0, 0),
+            line(60, "hold", 500, 0),
+            line(900, "done", 500, 0),
+        ];
+        let server = vec![
+            moment(-90, &[(7, 5)]),
+            moment(5, &[(7, 5)]),
+            moment(105, &[(7, 25)]),
+        ];
+        let ramp = &of_server(&progress, server)[0];
+        assert_eq!(ramp.counted, Some(Counted::Connections));
+        let spent = ramp.spent.server.unwrap();
+        assert_eq!((spent.looks, spent.count), (2, 500.0));
+        assert_eq!(spent.processes_ns, 20_000_000);
+    }
+
+    #[test]
+    fn processes_that_come_and_go_are_counted_and_those_that_went_are_told() {
+        let progress = [line(0, "ramp", 0, 0), line(100, "hold", 5, 0)];
+        let server = vec![
+            moment(-10, &[(1, 100), (2, 50)]),
+            moment(50, &[(1, 110), (2, 70), (3, 9)]),
+            moment(110, &[(1, 120)]),
+        ];
+        let spent = of_server(&progress, server)[0].spent.server.unwrap();
+        assert_eq!(spent.processes_ns, (20 + 20 + 9) * 1_000_000);
+        assert_eq!(spent.gone, 2);
+    }
+
+    #[test]
+    fn without_looks_or_samples_there_is_nothing_and_no_panic() {
+        assert_eq!(phases(&[], &Ends::default()), []);
+        let progress = [line(0, "ramp", 0, 0), line(100, "hold", 5, 0)];
+        let phases = of_server(&progress, Vec::new());
+        assert_eq!(phases[0].spent.server, None);
+        assert!(kept(&[], &phases, "hold", &progress).is_none());
+        let one = of_server(&progress, vec![moment(50, &[])]);
+        assert_eq!(one[0].spent.server, None);
+    }
 }

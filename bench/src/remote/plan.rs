@@ -1,6 +1,7 @@
 //! The flags of `throng-bench remote`, and what they make of a run. The client checks its own.
 
 use std::ffi::OsString;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -31,9 +32,9 @@ pub struct RemoteArgs {
         help_heading = "What is measured"
     )]
     client: Vec<String>,
-    /// Between two looks at both hosts
-    #[arg(long, value_name = "TIME", default_value = "100ms", value_parser = humantime::parse_duration, help_heading = "How it is measured")]
-    interval: Duration,
+    /// Between two looks at both hosts [default: 100ms, longer in a run of more than a quarter of an hour]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, help_heading = "How it is measured")]
+    interval: Option<Duration>,
 
     /// Where to write the report as JSON: all that is printed and more
     #[arg(
@@ -113,14 +114,10 @@ impl RemoteArgs {
             "--agent HOST:PORT is missing; start one on the server's host: throng-bench agent --listen ADDRESS:PORT \
              --port PORT_OF_THE_SERVER",
         )?;
-        let interval_ms = millis(self.interval);
-        if !(50..=10_000).contains(&interval_ms) {
-            return Err("--interval must be between 50ms and 10s".to_owned());
-        }
         let words = std::iter::once("throng-client").chain(self.client.iter().map(String::as_str));
         let parsed = Config::parse(words.map(OsString::from));
         let (config, _) = parsed.map_err(|error| error.to_string().trim_end().to_owned())?;
-        let plan = Plan {
+        let mut plan = Plan {
             agent,
             targets: config.targets.iter().map(ToString::to_string).collect(),
             client: self.client.clone(),
@@ -132,32 +129,39 @@ impl RemoteArgs {
             },
             quiet_ms: millis(config.quiet_for),
             hold_ms: millis(config.hold),
-            interval_ms,
+            interval_ms: 0,
             cores: config.cores,
             nofile_hard: raise_nofile()
                 .or_else(|_| Nofile::read())
                 .map_err(|error| error.to_string())?
                 .hard,
         };
-        plan.check()
+        plan.interval_ms = plan.interval_of(self.interval)?;
+        Ok(plan)
     }
 }
 
 impl Plan {
-    /// Looks at each end that a report may have: half a kilobyte each.
-    const MOST_LOOKS: u64 = 100_000;
+    /// Looks at each end that a report has at most, as long as it takes no longer than estimated.
+    const MOST_LOOKS: u64 = 10_000;
 
-    fn check(self) -> Result<Self, String> {
-        let looks = millis(self.estimate()) / self.interval_ms;
-        if looks > Self::MOST_LOOKS {
-            let least = flag_ms((millis(self.estimate()) / Self::MOST_LOOKS).next_multiple_of(100));
+    /// `asked`, where that is neither too dear nor too seldom for this run.
+    fn interval_of(&self, asked: Option<Duration>) -> Result<u64, String> {
+        const ALLOWED_MS: RangeInclusive<u64> = 50..=300_000;
+        const USUAL_MS: u64 = 100;
+        let least_ms = millis(self.estimate()).div_ceil(Self::MOST_LOOKS);
+        let interval_ms = asked.map_or(least_ms.max(USUAL_MS), millis);
+        if !ALLOWED_MS.contains(&interval_ms) {
+            return Err("--interval must be between 50ms and 5m".to_owned());
+        }
+        if interval_ms < least_ms {
             return Err(format!(
-                "--interval {}: that makes {looks} looks, and {} are kept at most; use --interval {least}",
-                flag_ms(self.interval_ms),
+                "--interval {}: a report has {} looks at most, and this run would make more; use --interval {least_ms}ms",
+                flag_ms(interval_ms),
                 Self::MOST_LOOKS
             ));
         }
-        Ok(self)
+        Ok(interval_ms)
     }
 
     /// About how long it takes; slow ramps apart.
@@ -207,6 +211,9 @@ mod tests {
         let plan = parsed("--agent a:1 127.0.0.1:7000 --protocol echo").unwrap();
         assert_eq!(plan.heartbeat_ms, 0);
         assert_eq!(plan.resting(), ("hold", 10_000));
+        assert_eq!(plan.interval_ms, 100);
+        let long = parsed("--agent a:1 127.0.0.1:7000 --hold 1h").unwrap();
+        assert_eq!(long.interval_ms, 361);
     }
 
     #[test]
@@ -217,7 +224,10 @@ mod tests {
             ("--agent a:1 127.0.0.1:7000 --json x", "--json"),
             ("--agent a:1 127.0.0.1:7000 --samples=-", "--samples"),
             ("--agent a:1 --interval 1ms 127.0.0.1:7000", "--interval"),
-            ("--agent a:1 127.0.0.1:7000 --hold 30days", "--interval 26s"),
+            (
+                "--agent a:1 --interval 100ms 127.0.0.1:7000 --hold 1h",
+                "use --interval 361ms",
+            ),
             ("--agent a:1 127.0.0.1:7000 -n 5 --active 9", "--active 9"),
             ("--agent a:1 127.0.0.1", "HOST:PORT"),
             ("--agent a:1", "TARGET"),

@@ -77,7 +77,7 @@ pub fn results(report: &Report, paint: Paint) -> String {
     if report.about.partial {
         parts.push(paint.red("Partial: the run ended early."));
     }
-    format!("\n{}\n", parts.join("\n\n"))
+    format!("{}\n", parts.join("\n\n"))
 }
 
 const HOW_CPU_COUNTS: &str = "\
@@ -170,11 +170,16 @@ fn memory(report: &Report) -> Option<Table> {
 type OfProcesses = (&'static str, fn(&Kept) -> Option<f64>);
 
 const OF_PROCESSES: [OfProcesses; 3] = [
-    ("RSS of the processes", |kept| Some(kept.rss_bytes)),
-    ("PSS of the processes", |kept| kept.pss_bytes),
-    ("open files of the processes, number", |kept| {
-        kept.open_files
+    ("RSS above empty (the client's: all of it)", |kept| {
+        Some(kept.rss_bytes)
     }),
+    ("PSS above empty (the client's: all of it)", |kept| {
+        kept.pss_bytes
+    }),
+    (
+        "open files above empty (the client's: all), number",
+        |kept| kept.open_files,
+    ),
 ];
 
 fn exact(value: f64) -> String {
@@ -186,17 +191,22 @@ fn clocks(report: &Report) -> String {
     let Some(clock) = &report.clock else {
         return "The clock of the server's host is not known: it was not asked in time.".to_owned();
     };
-    let seconds = clock.end.offset_ns as f64 / 1e9;
+    let way = |is_behind| if is_behind { "behind" } else { "ahead" };
+    let offset_ns = clock.end.offset_ns;
+    let differs = match offset_ns.unsigned_abs() <= clock.uncertainty_ns {
+        true => "is the client's".to_owned(),
+        false => {
+            let seconds = (offset_ns as f64 / 1e9).abs();
+            format!("is {seconds:.6} s {}", way(offset_ns < 0))
+        }
+    };
     let day = report.day_clock_ahead_us.map(|us| {
-        let (by, way) = (
-            micros(us.abs() as f64),
-            if us < 0 { "behind" } else { "ahead" },
-        );
-        format!(" Its clock of day is {by} {way}.")
+        let by = micros(us.abs() as f64);
+        format!(" Its clock of day is {by} {}.", way(us < 0))
     });
     format!(
-        "Clocks: that of the server's host (CLOCK_MONOTONIC) differs by {seconds:.6} s, known to ±{} from {} exchanges; it \
-         gains {:.1} ppm.{}",
+        "Clocks: that of the server's host (CLOCK_MONOTONIC) {differs}, known to ±{} from {} exchanges, and gains {:.1} \
+         ppm.{}",
         micros(clock.uncertainty_ns as f64 / 1e3),
         count(clock.exchanges as u64),
         clock.drift_ppm,
