@@ -18,6 +18,7 @@
 //! | [`climb`] | the command `hold`: connections brought up, held, exercised and closed |
 //! | [`canary`] | the command `canary`: does the rest of the network suffer meanwhile? |
 //! | [`memory`], [`bare`], [`footprint`] | the command `memory`: what a connection takes of the kernel, beside a bare socket |
+//! | [`remote`] | two hosts: the commands `agent` and `remote`, and one clock for both |
 //! | [`runner`], [`servers`], [`load`], [`crowd`] | the processes: started, pinned, followed, ended; none is left behind |
 //! | [`sample`], [`series`] | what is read from the host and the processes, around a run and all through it |
 //! | [`netns`] | network namespaces joined by veth pairs, for one run |
@@ -54,6 +55,7 @@ pub mod lock;
 pub mod memory;
 pub mod netns;
 pub mod peer;
+pub mod remote;
 pub mod report;
 pub mod result;
 pub mod rounds;

@@ -314,12 +314,7 @@ mod tests {
             storm.is_due(&Progress {
                 t_ms,
                 phase: phase.to_owned(),
-                established: 0,
-                failed: 0,
-                lost: 0,
-                messages: 0,
-                heartbeats: 0,
-                cycles: 0,
+                ..Progress::default()
             })
         };
         assert!(!due("active", 900));

@@ -16,6 +16,7 @@ pub mod markdown;
 pub mod memory;
 pub mod page;
 pub mod recorded;
+pub mod remote;
 mod reported;
 pub mod rounds;
 pub mod selfcheck;

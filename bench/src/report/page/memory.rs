@@ -106,7 +106,7 @@ fn of_kernel(kept: &Kept) -> Option<f64> {
 
 fn ink(subject: Subject) -> Ink {
     match subject {
-        Subject::Bare => Ink::Bare,
+        Subject::Bare | Subject::Pair => Ink::Bare,
         Subject::Engine(engine) => Ink::of(engine),
     }
 }
