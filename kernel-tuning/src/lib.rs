@@ -11,6 +11,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod addresses;
 mod cgroup;
 mod counters;
 mod environment;
