@@ -14,7 +14,7 @@ use procfs::{Current, CurrentSI};
 use serde::{Deserialize, Serialize};
 
 pub use crate::cgroup::CgroupMemory;
-pub use crate::counters::{NetCounters, meaning};
+pub use crate::counters::{Counter, Kind, NetCounters, counter, counters, meaning};
 pub use crate::environment::{Environment, environment};
 pub use crate::footprint::Footprint;
 pub use crate::interface::{LOOPBACK, Route, interface_addresses, interface_statistics, route};
