@@ -4,6 +4,10 @@
 //! |---|---|
 //! | [`host`] | reading `/proc` and `/sys`: memory, sockets, counters, sysctls, the environment of a result |
 //! | [`process`] | one process: its open-file limit, CPUs, memory and CPU time |
+//! | [`profile`] | the settings that matter, from `profiles/*.conf` |
+//! | [`setting`] | one setting: what it should be for a demand, and what that makes of its value |
+//! | [`formula`] | the arithmetic of the profiles |
+//! | [`cli`] | the command `throng-tune` |
 //! | [`limit`] | from an errno and what the host said at that moment to a named limit and the command that raises it |
 //!
 //! It knows nothing of connections, rings or engines. Nothing here changes a host-wide setting; the only things
@@ -13,12 +17,16 @@
 
 pub mod addresses;
 mod cgroup;
+pub mod cli;
 mod counters;
 mod environment;
 mod evidence;
 mod footprint;
+pub mod formula;
 pub mod host;
 mod interface;
 pub mod limit;
 pub mod process;
+pub mod profile;
+pub mod setting;
 mod table;

@@ -1,0 +1,109 @@
+//! The command line of `throng-tune`. Each command has a file of its own in `cli/`, with its arguments and a `run` from
+//! them to an [`Outcome`]; here they are named, and outcomes become exit codes.
+
+mod diff;
+mod goal;
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+const EXAMPLES: &str = "\
+Examples:
+  throng-tune diff --connections 1000000              what would be changed for a million, and why
+
+Exit codes: 0 done, 1 failed, 2 bad usage; 10 something is not as wanted, 11 something is wrong.";
+
+/// The limits of this host: what they should be for so many connections, and what is in the way.
+#[derive(Debug, Parser)]
+#[command(name = "throng-tune", version, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show what `apply` would change
+    #[command(after_help = diff::EXAMPLES)]
+    Diff(diff::Args),
+}
+
+impl Command {
+    fn run(&self) -> anyhow::Result<Outcome> {
+        match self {
+            Self::Diff(args) => diff::run(args),
+        }
+    }
+}
+
+/// How a command that did its work ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Outcome {
+    /// There is nothing to say against it.
+    Done,
+    /// Something is not as it should be.
+    Warned,
+    /// Something is wrong.
+    #[expect(dead_code, reason = "the verdict of checks")]
+    Failed,
+}
+
+impl From<Outcome> for ExitCode {
+    fn from(outcome: Outcome) -> Self {
+        Self::from(match outcome {
+            Outcome::Done => 0,
+            Outcome::Warned => 10,
+            Outcome::Failed => 11,
+        })
+    }
+}
+
+/// What was asked for cannot be; said before anything was begun.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct UsageError(String);
+
+const FAILED: u8 = 1;
+const BAD_USAGE: u8 = 2;
+
+/// Runs a command. `args` begins with the program's name.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // `--help` and `--version` come this way too, with exit code 0. Nobody to tell when this fails.
+            let _ = error.print();
+            return ExitCode::from(error.exit_code() as u8);
+        }
+    };
+    cli.command.run().map_or_else(fail, ExitCode::from)
+}
+
+fn fail(error: anyhow::Error) -> ExitCode {
+    // Nobody to tell when this fails.
+    let _ = writeln!(io::stderr(), "error: {error:#}");
+    ExitCode::from(match error.is::<UsageError>() {
+        true => BAD_USAGE,
+        false => FAILED,
+    })
+}
+
+/// Prints what a command has to say; a reader that has gone away is no failure.
+fn say(text: impl std::fmt::Display) {
+    let _ = write!(io::stdout(), "{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}
