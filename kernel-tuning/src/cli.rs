@@ -1,8 +1,10 @@
 //! The command line of `throng-tune`. Each command has a file of its own in `cli/`, with its arguments and a `run` from
 //! them to an [`Outcome`]; here they are named, and outcomes become exit codes.
 
+mod check;
 mod diff;
 mod goal;
+mod paint;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -12,6 +14,7 @@ use clap::{Parser, Subcommand};
 
 const EXAMPLES: &str = "\
 Examples:
+  throng-tune check --connections 1000000             what is in the way of a million
   throng-tune diff --connections 1000000              what would be changed for a million, and why
 
 Exit codes: 0 done, 1 failed, 2 bad usage; 10 something is not as wanted, 11 something is wrong.";
@@ -26,6 +29,10 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Say what of this host is in the way, and what changes that
+    #[command(after_help = check::EXAMPLES)]
+    Check(check::Args),
+
     /// Show what `apply` would change
     #[command(after_help = diff::EXAMPLES)]
     Diff(diff::Args),
@@ -34,6 +41,7 @@ enum Command {
 impl Command {
     fn run(&self) -> anyhow::Result<Outcome> {
         match self {
+            Self::Check(args) => check::run(args),
             Self::Diff(args) => diff::run(args),
         }
     }
@@ -47,7 +55,6 @@ enum Outcome {
     /// Something is not as it should be.
     Warned,
     /// Something is wrong.
-    #[expect(dead_code, reason = "the verdict of checks")]
     Failed,
 }
 

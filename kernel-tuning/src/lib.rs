@@ -7,6 +7,8 @@
 //! | [`profile`] | the settings that matter, from `profiles/*.conf` |
 //! | [`setting`] | one setting: what it should be for a demand, and what that makes of its value |
 //! | [`formula`] | the arithmetic of the profiles |
+//! | [`check`] | the doctor: what is in the way, and what changes that |
+//! | [`addresses`] | further source addresses; with what applies settings, all that changes the host |
 //! | [`cli`] | the command `throng-tune` |
 //! | [`limit`] | from an errno and what the host said at that moment to a named limit and the command that raises it |
 //!
@@ -17,6 +19,7 @@
 
 pub mod addresses;
 mod cgroup;
+pub mod check;
 pub mod cli;
 mod counters;
 mod environment;
