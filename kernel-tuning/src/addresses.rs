@@ -88,37 +88,22 @@ pub enum AddressError {
     },
 }
 
+impl Owned {
+    /// The interface of an address.
+    pub fn interface(&self) -> Option<&str> {
+        match self {
+            Self::AnyIp { .. } => None,
+            Self::Address { interface, .. } => Some(interface),
+        }
+    }
+}
+
 /// What of `specs` is to be added: on `interface`, or as local networks.
 ///
 /// # Errors
 /// Where that is too much, takes the host's way to another network, or the interface is not there.
 pub fn plan(specs: &[Spec], interface: Option<&str>) -> Result<Vec<Owned>, AddressError> {
-    let mut all = Vec::new();
-    for spec in specs {
-        let owned: Vec<Owned> = match interface {
-            Some(interface) => {
-                index_of(interface)?;
-                let addresses = spec.as_addresses().map_err(AddressError::Refused)?;
-                addresses
-                    .into_iter()
-                    .map(|network| Owned::Address {
-                        network,
-                        interface: interface.to_owned(),
-                    })
-                    .collect()
-            }
-            None => {
-                let networks = spec.as_networks().map_err(AddressError::Refused)?;
-                networks
-                    .into_iter()
-                    .map(|network| Owned::AnyIp { network })
-                    .collect()
-            }
-        };
-        all.extend(owned);
-    }
-    all.sort();
-    all.dedup();
+    let all = named(specs, interface)?;
     if all.len() > MOST_ADDRESSES {
         return Err(AddressError::Refused(format!(
             "{} addresses are too many: {MOST_ADDRESSES} are the most of one command",
@@ -126,6 +111,33 @@ pub fn plan(specs: &[Spec], interface: Option<&str>) -> Result<Vec<Owned>, Addre
         )));
     }
     all.iter().try_for_each(takes_no_others_way)?;
+    Ok(all)
+}
+
+/// What `specs` stand for, on `interface` or as local networks.
+///
+/// # Errors
+/// Where that is too much, or the interface is not there.
+pub fn named(specs: &[Spec], interface: Option<&str>) -> Result<Vec<Owned>, AddressError> {
+    let mut all = Vec::new();
+    for spec in specs {
+        match interface {
+            Some(interface) => {
+                index_of(interface)?;
+                let addresses = spec.as_addresses().map_err(AddressError::Refused)?;
+                all.extend(addresses.into_iter().map(|network| Owned::Address {
+                    network,
+                    interface: interface.to_owned(),
+                }));
+            }
+            None => {
+                let networks = spec.as_networks().map_err(AddressError::Refused)?;
+                all.extend(networks.into_iter().map(|network| Owned::AnyIp { network }));
+            }
+        }
+    }
+    all.sort();
+    all.dedup();
     Ok(all)
 }
 

@@ -1,10 +1,13 @@
 //! The command line of `throng-tune`. Each command has a file of its own in `cli/`, with its arguments and a `run` from
 //! them to an [`Outcome`]; here they are named, and outcomes become exit codes.
 
+mod addresses;
 mod check;
 mod diff;
+mod explain;
 mod goal;
 mod paint;
+mod watch;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -15,6 +18,8 @@ use clap::{Parser, Subcommand};
 const EXAMPLES: &str = "\
 Examples:
   throng-tune check --connections 1000000             what is in the way of a million
+  throng-tune explain tcp_mem                         what a setting or counter means
+  throng-tune watch                                   the kernel's counters as they move
   throng-tune diff --connections 1000000              what would be changed for a million, and why
 
 Exit codes: 0 done, 1 failed, 2 bad usage; 10 something is not as wanted, 11 something is wrong.";
@@ -32,7 +37,15 @@ enum Command {
     /// Say what of this host is in the way, and what changes that
     #[command(after_help = check::EXAMPLES)]
     Check(check::Args),
-
+    /// Say what a setting or counter means
+    #[command(after_help = explain::EXAMPLES)]
+    Explain(explain::Args),
+    /// Show the kernel's counters as they move
+    #[command(after_help = watch::EXAMPLES)]
+    Watch(watch::Args),
+    /// Give this host more source addresses, and take them back
+    #[command(after_help = addresses::EXAMPLES)]
+    Addresses(addresses::Args),
     /// Show what `apply` would change
     #[command(after_help = diff::EXAMPLES)]
     Diff(diff::Args),
@@ -42,6 +55,9 @@ impl Command {
     fn run(&self) -> anyhow::Result<Outcome> {
         match self {
             Self::Check(args) => check::run(args),
+            Self::Explain(args) => explain::run(args),
+            Self::Watch(args) => watch::run(args),
+            Self::Addresses(args) => addresses::run(args),
             Self::Diff(args) => diff::run(args),
         }
     }

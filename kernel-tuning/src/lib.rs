@@ -8,6 +8,8 @@
 //! | [`setting`] | one setting: what it should be for a demand, and what that makes of its value |
 //! | [`formula`] | the arithmetic of the profiles |
 //! | [`check`] | the doctor: what is in the way, and what changes that |
+//! | [`explain`] | what a setting or counter means |
+//! | [`watch`] | the counters as they move |
 //! | [`addresses`] | further source addresses; with what applies settings, all that changes the host |
 //! | [`cli`] | the command `throng-tune` |
 //! | [`limit`] | from an errno and what the host said at that moment to a named limit and the command that raises it |
@@ -24,6 +26,7 @@ pub mod cli;
 mod counters;
 mod environment;
 mod evidence;
+pub mod explain;
 mod footprint;
 pub mod formula;
 pub mod host;
@@ -33,3 +36,4 @@ pub mod process;
 pub mod profile;
 pub mod setting;
 mod table;
+pub mod watch;

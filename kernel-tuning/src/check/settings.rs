@@ -22,6 +22,7 @@ fn finding(setting: &Setting, readings: &Readings, demand: &Demand) -> Finding {
         Ok(now) => now,
         Err(why) => return about.unknown(why),
     };
+    let shown = if now.is_empty() { "empty" } else { now };
     let is_writable = matches!(
         readings.sysctls.get(name),
         Some(Sysctl::Value {
@@ -33,14 +34,14 @@ fn finding(setting: &Setting, readings: &Readings, demand: &Demand) -> Finding {
     let is_idle = name.starts_with("net.netfilter.nf_conntrack")
         && readings.number("net.netfilter.nf_conntrack_count") == Ok(0);
     match (wanted.is_met(now), wanted.adjusted(now)) {
-        (Ok(true), _) => about.pass(now),
-        (Ok(false), _) if is_idle => about.pass(format!("{now}, and nothing is tracked")),
-        (Ok(false), Ok(value)) if is_writable => about.warn(now, Fix::sysctl(name, value)),
+        (Ok(true), _) => about.pass(shown),
+        (Ok(false), _) if is_idle => about.pass(format!("{shown}, and nothing is tracked")),
+        (Ok(false), Ok(value)) if is_writable => about.warn(shown, Fix::sysctl(name, value)),
         (Ok(false), Ok(value)) => {
             let there = "on the host itself, as it cannot be written here: ";
             let fix = Fix::sysctl(name, value);
             about.warn(
-                now,
+                shown,
                 Fix::new(
                     format!("{there}{}", fix.now),
                     format!("{there}{}", fix.keep),

@@ -22,6 +22,7 @@ impl Host {
             "MemTotal: 16777216 kB\nMemFree: 15000000 kB\nMemAvailable: 15000000 kB\nBuffers: 0 kB\nCached: 0 kB\n\
              SwapCached: 0 kB\nActive: 0 kB\nInactive: 0 kB\nSwapTotal: 0 kB\nSwapFree: 0 kB\nDirty: 0 kB\nWriteback: 0 kB\n\
              Slab: 2000 kB\nSReclaimable: 1000 kB\nSUnreclaim: 1000 kB\nPageTables: 100 kB\nCommitted_AS: 0 kB\n\
+             Mapped: 0 kB\n\
              VmallocTotal: 0 kB\nVmallocUsed: 0 kB\nVmallocChunk: 0 kB\n",
         );
         host.file(
