@@ -1,8 +1,13 @@
 //! The command line of `throng-tune`. Each command has a file of its own in `cli/`, with its arguments and a `run` from
 //! them to an [`Outcome`]; here they are named, and outcomes become exit codes.
 
+mod apply;
 mod diff;
 mod goal;
+mod place;
+mod revert;
+mod show;
+mod status;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -13,6 +18,9 @@ use clap::{Parser, Subcommand};
 const EXAMPLES: &str = "\
 Examples:
   throng-tune diff --connections 1000000              what would be changed for a million, and why
+  sudo throng-tune apply --connections 1000000        change it
+  throng-tune status                                  what is changed at the moment
+  sudo throng-tune revert                             take it back
 
 Exit codes: 0 done, 1 failed, 2 bad usage; 10 something is not as wanted, 11 something is wrong.";
 
@@ -29,12 +37,24 @@ enum Command {
     /// Show what `apply` would change
     #[command(after_help = diff::EXAMPLES)]
     Diff(diff::Args),
+    /// Change what is not as wanted
+    #[command(after_help = apply::EXAMPLES)]
+    Apply(apply::Args),
+    /// Give what `apply` changed its original value again
+    #[command(after_help = revert::EXAMPLES)]
+    Revert(revert::Args),
+    /// Show what is changed at the moment
+    #[command(after_help = status::EXAMPLES)]
+    Status(status::Args),
 }
 
 impl Command {
     fn run(&self) -> anyhow::Result<Outcome> {
         match self {
             Self::Diff(args) => diff::run(args),
+            Self::Apply(args) => apply::run(args),
+            Self::Revert(args) => revert::run(args),
+            Self::Status(args) => status::run(args),
         }
     }
 }
