@@ -20,6 +20,7 @@
 
 #![forbid(unsafe_code)]
 
+mod annotate;
 pub mod apply;
 mod cgroup;
 pub mod cli;

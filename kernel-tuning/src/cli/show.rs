@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::persist::lines;
+use crate::annotate::lines;
 use crate::plan::{Step, Todo};
 use crate::setting::{Demand, Role};
 
