@@ -2,11 +2,16 @@
 //! them to an [`Outcome`]; here they are named, and outcomes become exit codes.
 
 mod addresses;
+mod apply;
 mod check;
 mod diff;
 mod explain;
 mod goal;
 mod paint;
+mod place;
+mod revert;
+mod show;
+mod status;
 mod watch;
 
 use std::ffi::OsString;
@@ -21,6 +26,9 @@ Examples:
   throng-tune explain tcp_mem                         what a setting or counter means
   throng-tune watch                                   the kernel's counters as they move
   throng-tune diff --connections 1000000              what would be changed for a million, and why
+  sudo throng-tune apply --connections 1000000        change it
+  throng-tune status                                  what is changed at the moment
+  sudo throng-tune revert                             take it back
 
 Exit codes: 0 done, 1 failed, 2 bad usage; 10 something is not as wanted, 11 something is wrong.";
 
@@ -49,6 +57,15 @@ enum Command {
     /// Show what `apply` would change
     #[command(after_help = diff::EXAMPLES)]
     Diff(diff::Args),
+    /// Change what is not as wanted
+    #[command(after_help = apply::EXAMPLES)]
+    Apply(apply::Args),
+    /// Give what `apply` changed its original value again
+    #[command(after_help = revert::EXAMPLES)]
+    Revert(revert::Args),
+    /// Show what is changed at the moment
+    #[command(after_help = status::EXAMPLES)]
+    Status(status::Args),
 }
 
 impl Command {
@@ -59,6 +76,9 @@ impl Command {
             Self::Watch(args) => watch::run(args),
             Self::Addresses(args) => addresses::run(args),
             Self::Diff(args) => diff::run(args),
+            Self::Apply(args) => apply::run(args),
+            Self::Revert(args) => revert::run(args),
+            Self::Status(args) => status::run(args),
         }
     }
 }

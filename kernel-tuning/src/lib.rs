@@ -10,16 +10,23 @@
 //! | [`check`] | the doctor: what is in the way, and what changes that |
 //! | [`explain`] | what a setting or counter means |
 //! | [`watch`] | the counters as they move |
-//! | [`addresses`] | further source addresses; with what applies settings, all that changes the host |
+//! | [`addresses`] | further source addresses, and taking them back |
+//! | [`tree`] | where settings are, on this host or in a tree like it |
+//! | [`plan`] | what would have to change for a demand |
+//! | [`apply`] | changing it and taking it back: the only writer to `/proc/sys` |
+//! | [`state`] | what was changed and what it was before, on the disk |
+//! | [`persist`] | the same values at every start of the host |
 //! | [`cli`] | the command `throng-tune` |
 //! | [`limit`] | from an errno and what the host said at that moment to a named limit and the command that raises it |
 //!
-//! It knows nothing of connections, rings or engines. Nothing here changes a host-wide setting; the only things
-//! written are properties of the calling process (its soft open-file limit, CPU mask and OOM score).
+//! It knows nothing of connections, rings or engines. A setting of the host is changed by [`apply`] alone, its addresses
+//! and local routes by [`addresses`]; the only other things written are properties of the calling process (its soft open-file limit, CPU mask and OOM score).
 
 #![forbid(unsafe_code)]
 
 pub mod addresses;
+mod annotate;
+pub mod apply;
 mod cgroup;
 pub mod check;
 pub mod cli;
@@ -32,8 +39,12 @@ pub mod formula;
 pub mod host;
 mod interface;
 pub mod limit;
+pub mod persist;
+pub mod plan;
 pub mod process;
 pub mod profile;
 pub mod setting;
+pub mod state;
 mod table;
+pub mod tree;
 pub mod watch;

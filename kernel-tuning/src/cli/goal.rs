@@ -2,16 +2,19 @@
 
 use std::ops::RangeInclusive;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use crate::host::Memory;
 use crate::setting::{Demand, Role};
+
+/// Many settings are numbers of 31 bits.
+const MAX_CONNECTIONS: u64 = 1_000_000_000;
 
 /// The flags that become a [`Demand`].
 #[derive(Debug, Clone, Args)]
 pub(super) struct Goal {
     /// Connections to be held at one time
-    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..), help_heading = "What for")]
+    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..=MAX_CONNECTIONS), help_heading = "What for")]
     pub connections: u64,
 
     /// Which end of them is on this host
@@ -45,6 +48,24 @@ impl Goal {
             page_bytes: procfs::page_size(),
             listen_ports,
         })
+    }
+
+    /// The flags that say the same, each after a space.
+    pub fn flags(&self) -> String {
+        let role = self.role.to_possible_value();
+        let role = role.as_ref().map_or("both", |role| role.get_name());
+        let mut flags = format!(" --connections {} --role {role}", self.connections);
+        for ports in &self.ports {
+            let (first, last) = (ports.start(), ports.end());
+            flags += &match first == last {
+                true => format!(" --port {first}"),
+                false => format!(" --port {first}-{last}"),
+            };
+        }
+        if let Some(mib) = self.ram_mib {
+            flags += &format!(" --ram-mib {mib}");
+        }
+        flags
     }
 }
 
