@@ -3,6 +3,7 @@
 
 mod apply;
 mod diff;
+mod export;
 mod goal;
 mod place;
 mod revert;
@@ -21,6 +22,7 @@ Examples:
   sudo throng-tune apply --connections 1000000        change it
   throng-tune status                                  what is changed at the moment
   sudo throng-tune revert                             take it back
+  throng-tune export sysctl --connections 1000000     as a file for /etc/sysctl.d
 
 Exit codes: 0 done, 1 failed, 2 bad usage; 10 something is not as wanted, 11 something is wrong.";
 
@@ -46,6 +48,9 @@ enum Command {
     /// Show what is changed at the moment
     #[command(after_help = status::EXAMPLES)]
     Status(status::Args),
+    /// Print files that say the same: sysctl.d, limits.d, systemd, seccomp
+    #[command(after_help = export::EXAMPLES)]
+    Export(export::Args),
 }
 
 impl Command {
@@ -55,6 +60,7 @@ impl Command {
             Self::Apply(args) => apply::run(args),
             Self::Revert(args) => revert::run(args),
             Self::Status(args) => status::run(args),
+            Self::Export(args) => export::run(args),
         }
     }
 }

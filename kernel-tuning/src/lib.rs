@@ -12,6 +12,7 @@
 //! | [`apply`] | changing it and taking it back: the only writer to `/proc/sys` |
 //! | [`state`] | what was changed and what it was before, on the disk |
 //! | [`persist`] | the same values at every start of the host |
+//! | [`export`], [`seccomp`] | the same as files for other tools |
 //! | [`cli`] | the command `throng-tune` |
 //! | [`limit`] | from an errno and what the host said at that moment to a named limit and the command that raises it |
 //!
@@ -27,6 +28,7 @@ pub mod cli;
 mod counters;
 mod environment;
 mod evidence;
+pub mod export;
 mod footprint;
 pub mod formula;
 pub mod host;
@@ -36,6 +38,7 @@ pub mod persist;
 pub mod plan;
 pub mod process;
 pub mod profile;
+pub mod seccomp;
 pub mod setting;
 pub mod state;
 mod table;
