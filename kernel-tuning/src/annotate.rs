@@ -28,16 +28,30 @@ pub(crate) fn comment(text: &str) -> String {
 
 /// The words of `text` in lines of at most `width` characters, as far as single words allow.
 pub(crate) fn lines(text: &str, width: usize) -> Vec<String> {
-    let mut lines = vec![String::new()];
+    let mut lines: Vec<String> = Vec::new();
     for word in text.split_whitespace() {
-        let last = lines.len() - 1;
-        if lines[last].is_empty() {
-            lines[last].push_str(word);
-        } else if lines[last].chars().count() + 1 + word.chars().count() <= width {
-            lines[last] += &format!(" {word}");
-        } else {
-            lines.push(word.to_owned());
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
         }
     }
     lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_kept_whole_and_in_order() {
+        assert_eq!(lines("", 5), Vec::<String>::new());
+        assert_eq!(
+            lines("a bc  def\nverylong g", 4),
+            ["a bc", "def", "verylong", "g"]
+        );
+        assert_eq!(comment("a b"), "# a b\n");
+    }
 }

@@ -6,6 +6,7 @@ mod apply;
 mod check;
 mod diff;
 mod explain;
+mod export;
 mod goal;
 mod paint;
 mod place;
@@ -29,6 +30,7 @@ Examples:
   sudo throng-tune apply --connections 1000000        change it
   throng-tune status                                  what is changed at the moment
   sudo throng-tune revert                             take it back
+  throng-tune export sysctl --connections 1000000     as a file for /etc/sysctl.d
 
 Exit codes: 0 done, 1 failed, 2 bad usage; 10 something is not as wanted, 11 something is wrong.";
 
@@ -66,6 +68,9 @@ enum Command {
     /// Show what is changed at the moment
     #[command(after_help = status::EXAMPLES)]
     Status(status::Args),
+    /// Print files that say the same: sysctl.d, limits.d, systemd, seccomp
+    #[command(after_help = export::EXAMPLES)]
+    Export(export::Args),
 }
 
 impl Command {
@@ -79,6 +84,7 @@ impl Command {
             Self::Apply(args) => apply::run(args),
             Self::Revert(args) => revert::run(args),
             Self::Status(args) => status::run(args),
+            Self::Export(args) => export::run(args),
         }
     }
 }

@@ -2,12 +2,12 @@
 //! host has.
 //!
 //! Pure. Whole numbers that saturate: a result is never less for a larger demand because it overflowed. Grammar, with
-//! the usual precedence:
+//! the usual precedence (`pow2` is the next power of two, as the kernel sizes its hashes):
 //!
 //! ```text
 //! sum     = product (("+" | "-") product)*
 //! product = atom (("*" | "/") atom)*
-//! atom    = number | variable | "(" sum ")" | ("min" | "max") "(" sum ("," sum)* ")"
+//! atom    = number | variable | "(" sum ")" | ("min" | "max") "(" sum ("," sum)* ")" | "pow2" "(" sum ")"
 //! ```
 
 use std::fmt;
@@ -63,6 +63,7 @@ enum Tree {
     Both(Operator, Box<[Tree; 2]>),
     Least(Vec<Tree>),
     Most(Vec<Tree>),
+    PowerOfTwo(Box<Tree>),
 }
 
 impl Tree {
@@ -77,6 +78,10 @@ impl Tree {
             }
             Self::Least(trees) => Vec::into_iter(each(trees)).min().unwrap_or(0),
             Self::Most(trees) => Vec::into_iter(each(trees)).max().unwrap_or(0),
+            Self::PowerOfTwo(tree) => tree
+                .value(demand)
+                .checked_next_power_of_two()
+                .unwrap_or(u64::MAX),
         }
     }
 }
@@ -198,6 +203,11 @@ impl Parser {
             Some(Token::Number(number)) => Ok(Tree::Number(number)),
             Some(Token::Name(name)) if name == "min" => self.list().map(Tree::Least),
             Some(Token::Name(name)) if name == "max" => self.list().map(Tree::Most),
+            Some(Token::Name(name)) if name == "pow2" => {
+                self.expect('(')?;
+                let inner = self.sum()?;
+                self.expect(')').map(|()| Tree::PowerOfTwo(Box::new(inner)))
+            }
             Some(Token::Name(name)) => Variable::named(&name).map(Tree::Variable),
             Some(Token::Sign('(')) => {
                 let inner = self.sum()?;
@@ -251,6 +261,7 @@ mod tests {
         assert_eq!(value("max(1, min(7, connections), 3)"), 7);
         assert_eq!(value("ram_pages * 4096 - ram_bytes"), 0);
         assert_eq!(value(" connections+1 "), 1_000_001);
+        assert_eq!(value("pow2(1000) + pow2(1024)"), 2048);
     }
 
     #[test]
@@ -258,6 +269,7 @@ mod tests {
         assert_eq!(value("1 - 2"), 0);
         assert_eq!(value("ram_bytes * ram_bytes"), u64::MAX);
         assert_eq!(value("1 / 0"), u64::MAX);
+        assert_eq!(value("pow2(1 / 0)"), u64::MAX);
     }
 
     #[test]

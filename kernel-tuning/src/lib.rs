@@ -16,11 +16,13 @@
 //! | [`apply`] | changing it and taking it back: the only writer to `/proc/sys` |
 //! | [`state`] | what was changed and what it was before, on the disk |
 //! | [`persist`] | the same values at every start of the host |
+//! | [`export`], [`seccomp`] | the same as files for other tools |
 //! | [`cli`] | the command `throng-tune` |
 //! | [`limit`] | from an errno and what the host said at that moment to a named limit and the command that raises it |
 //!
 //! It knows nothing of connections, rings or engines. A setting of the host is changed by [`apply`] alone, its addresses
-//! and local routes by [`addresses`]; the only other things written are properties of the calling process (its soft open-file limit, CPU mask and OOM score).
+//! and local routes by [`addresses`]; the only other things written are properties of the calling process (its soft
+//! open-file limit, CPU mask and OOM score).
 
 #![forbid(unsafe_code)]
 
@@ -34,6 +36,7 @@ mod counters;
 mod environment;
 mod evidence;
 pub mod explain;
+pub mod export;
 mod footprint;
 pub mod formula;
 pub mod host;
@@ -43,6 +46,7 @@ pub mod persist;
 pub mod plan;
 pub mod process;
 pub mod profile;
+pub mod seccomp;
 pub mod setting;
 pub mod state;
 mod table;

@@ -83,15 +83,18 @@ fn spread_of(nic: &Nic, cpus: Option<u64>) -> Finding {
         return about.unknown(format!("/sys/class/net/{name}/queues does not tell"));
     }
     let steered = format!(
-        "{} of {} queues steered (RPS)",
+        "{} of {} steered (RPS)",
         nic.rx_queues_with_rps, nic.rx_queues
     );
     let now = match nic.irq_cpus {
         Some(on) => format!(
-            "{} queues for {cpus} CPUs, interrupts on {on} of them, {steered}",
+            "receive queues: {} for {cpus} CPUs, interrupts on {on} of them, {steered}",
             nic.rx_queues
         ),
-        None => format!("{} queues for {cpus} CPUs, {steered}", nic.rx_queues),
+        None => format!(
+            "receive queues: {} for {cpus} CPUs, {steered}",
+            nic.rx_queues
+        ),
     };
     let reached = nic.irq_cpus.unwrap_or(cpus).min(nic.rx_queues);
     let is_spread = reached >= cpus || nic.rx_queues_with_rps == nic.rx_queues;

@@ -131,9 +131,9 @@ impl Readings {
         match self.sysctls.get(name) {
             Some(Sysctl::Value { text, .. }) => Ok(text),
             Some(Sysctl::Refused(why)) => Err(why.clone()),
-            Some(Sysctl::Missing) | None => Err(format!(
-                "{name} is not there: an older kernel, a module that is not loaded, or a network namespace that does not own it"
-            )),
+            Some(Sysctl::Missing) | None => Err(
+                "not here (an older kernel, a module that is not loaded, or a namespace that does not own it)".to_owned(),
+            ),
         }
     }
 
@@ -188,22 +188,16 @@ fn count_of_list(list: &str) -> Option<u64> {
 }
 
 fn nics(root: &Path) -> Vec<Nic> {
-    let entries = fs::read_dir(root.join("sys/class/net"))
-        .into_iter()
-        .flatten()
-        .flatten();
-    let mut nics: Vec<Nic> = entries
-        .filter(|entry| entry.path().join("device").exists())
-        .map(|entry| {
-            nic(
-                root,
-                &entry.path(),
-                entry.file_name().to_string_lossy().into_owned(),
-            )
-        })
-        .collect();
-    nics.sort_by(|one, other| one.name.cmp(&other.name));
-    nics
+    // A /sys that was mounted in another network namespace has that one's interfaces.
+    let here = fs::read_to_string(root.join("proc/self/net/dev")).unwrap_or_default();
+    let names = here
+        .lines()
+        .filter_map(|row| Some(row.split_once(':')?.0.trim()));
+    names
+        .map(|name| (name, root.join("sys/class/net").join(name)))
+        .filter(|(_, path)| path.join("device").exists())
+        .map(|(name, path)| nic(root, &path, name.to_owned()))
+        .collect()
 }
 
 fn nic(root: &Path, path: &Path, name: String) -> Nic {

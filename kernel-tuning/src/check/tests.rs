@@ -336,11 +336,22 @@ fn a_hash_that_a_namespace_shares_counts_as_its_own() {
 #[test]
 fn packets_of_a_nic_are_to_reach_every_cpu() {
     let host = Host::usual();
+    host.file(
+        "proc/self/net/dev",
+        "Inter-| Receive\n face |bytes\n    lo: 1 2\n  eth0: 3 4\n",
+    );
     let queue = |rps: &str| host.file("sys/class/net/eth0/queues/rx-0/rps_cpus", rps);
     host.file("sys/class/net/eth0/device/vendor", "1");
     host.file("sys/class/net/lo/queues/rx-0/rps_cpus", "0\n");
+    // Of another namespace's /sys.
+    host.file("sys/class/net/eth9/device/vendor", "1");
     queue("0\n");
     let findings = host.check(Role::Server, 1000);
+    assert!(
+        findings
+            .iter()
+            .all(|finding| !finding.name.contains("eth9"))
+    );
     assert_eq!(verdict(&findings, "packets of eth0"), Verdict::Warn);
     let fix = of(&findings, "packets of eth0").fix.clone().unwrap();
     assert!(fix.now.contains("echo f >"), "{fix:?}");

@@ -144,7 +144,7 @@ impl Report {
         {
             let _ = writeln!(
                 text,
-                "all settings at once, shown first: throng-tune diff {arguments}"
+                "all settings at once: sudo throng-tune apply {arguments} (see them first: throng-tune diff)"
             );
         }
         text
@@ -155,7 +155,7 @@ impl Report {
 fn write_finding(text: &mut String, finding: &Finding, width: usize, paint: Paint) {
     let (word, painted): (&str, fn(Paint, &str) -> String) = match finding.verdict {
         Verdict::Pass => ("pass", Paint::green),
-        Verdict::Unknown => ("????", Paint::dim),
+        Verdict::Unknown => ("?   ", Paint::dim),
         Verdict::Warn => ("warn", Paint::yellow),
         Verdict::Fail => ("FAIL", Paint::red),
     };

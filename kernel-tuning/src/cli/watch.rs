@@ -21,6 +21,9 @@ Examples:
   throng-tune watch --interval 10s --count 6        a minute, in six lines
   throng-tune watch --json                          a JSON object a line, with all that moved
 
+queued: pages of TCP data of the whole host, as net.ipv4.tcp_mem counts. sockets, orphans and time_wait: of this network
+namespace.
+
 Exit codes: 0 nothing that means trouble moved, 10 something did, 1 failed, 2 bad usage.";
 
 /// Lines after which the heading is said again.
@@ -172,7 +175,7 @@ const HEADINGS: [&str; 9] = [
     "sockets",
     "orphans",
     "time_wait",
-    "queued pages",
+    "queued",
     "opened/s",
     "accepted/s",
     "open files",
@@ -199,7 +202,7 @@ fn cells(step: &Step, elapsed: Duration) -> [String; 9] {
 }
 
 fn row(cells: &[String; 9]) -> String {
-    let cells: Vec<String> = cells.iter().map(|cell| format!("{cell:>12}")).collect();
+    let cells: Vec<String> = cells.iter().map(|cell| format!("{cell:>11}")).collect();
     format!("{}\n", cells.concat())
 }
 
