@@ -215,7 +215,7 @@ fn when_taking_back_fails_too_the_state_keeps_it() {
 fn persist_writes_a_file_for_the_next_start_and_revert_removes_it() {
     let host = Host::new();
     host.tune("apply --connections 1000000 --persist --dry-run")
-        .expect(0, &["would write", "90-throng.conf"]);
+        .expect(0, &["90-throng.conf would be written"]);
     assert!(!host.kept().exists());
     host.tune("apply --connections 1000000 --persist")
         .expect(0, &["at every start", "90-throng.conf"]);
@@ -238,6 +238,50 @@ fn persist_writes_a_file_for_the_next_start_and_revert_removes_it() {
     host.tune("status").expect(0, &["at every start"]);
     host.tune("revert").expect(0, &[]);
     assert!(!host.kept().exists());
+}
+
+#[test]
+fn where_nothing_is_changed_nothing_is_kept() {
+    let host = Host::new();
+    host.tune("apply --connections 1 --role client")
+        .expect(0, &[]);
+    host.tune("revert").expect(0, &[]);
+    for (name, value) in [
+        ("net.ipv4.ip_local_port_range", "1024 65535"),
+        ("net.ipv4.tcp_tw_reuse", "1"),
+    ] {
+        fs::write(host.sysctl(name), value).unwrap();
+    }
+    host.tune("apply --connections 1 --role client --persist")
+        .expect(0, &["nothing was changed"]);
+    assert!(!host.kept().exists() && !host.state().exists());
+}
+
+#[test]
+fn programs_are_told_what_people_are() {
+    let host = Host::new();
+    let told = json(
+        &host
+            .tune("apply --connections 1000000 --json")
+            .expect(0, &[]),
+    );
+    let changes = told["state"]["changes"].as_array().unwrap();
+    let steps = told["steps"].as_array().unwrap();
+    let changed = steps.iter().filter(|step| step["todo"] == "change").count();
+    assert_eq!(changes.len(), changed);
+    let told = json(&host.tune("status --json").expect(0, &[]));
+    assert_eq!(told["settings"].as_array().unwrap().len(), changed);
+    assert_eq!(told["settings"][0]["is"], "as_applied");
+    let told = json(&host.tune("revert --json").expect(0, &[]));
+    assert_eq!(told.as_array().unwrap().len(), changed);
+    assert_eq!(
+        json(&host.tune("revert --json").expect(0, &[])),
+        Value::Array(Vec::new())
+    );
+    assert_eq!(
+        json(&host.tune("status --json").expect(0, &[])),
+        Value::Null
+    );
 }
 
 #[test]
