@@ -208,8 +208,45 @@ fn field(text: &str) -> Result<Field, String> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
-    use crate::setting::wanted;
+    use crate::setting::{Wanted, wanted};
+
+    proptest! {
+        #[test]
+        fn any_text_is_parsed_or_refused(lines in proptest::collection::vec(
+            prop_oneof![
+                "\\PC{0,30}",
+                "# ?[a-z]{0,8}: ?\\PC{0,20}",
+                "# wanted: (at least|at most|exactly)? ?[0-9a-z,; ]{0,12}",
+                "-?[a-z.]{1,12} ?= ?[0-9 ]{0,12}",
+                proptest::sample::select(GOOD.lines().map(str::to_owned).collect::<Vec<_>>()),
+            ],
+            0..14,
+        )) {
+            if let Ok(settings) = parse(&lines.join("\n"), Role::Both) {
+                for setting in settings {
+                    prop_assert!(!setting.name.starts_with('-'));
+                    let _ = wanted(&setting, &reference()).adjusted(&setting.reference);
+                }
+            }
+        }
+
+        #[test]
+        fn what_is_written_is_read(low in 0_u64..1000, more in 0_u64..1000, comment in "[a-z][a-z ,;=]{0,40}") {
+            let high = low + more;
+            let text = GOOD
+                .replace("at least 2, at most connections", &format!("at least {low}, at most {high}"))
+                .replace("# reason: this", &format!("# reason: {comment}"));
+            let setting = parse(&text, Role::Both).unwrap().remove(0);
+            let Wanted::Numbers(ranges) = wanted(&setting, &reference()) else {
+                panic!("no numbers");
+            };
+            prop_assert_eq!(&ranges[0], &(low..=high));
+            prop_assert_eq!(setting.reason, format!("{} and that", comment.trim()));
+        }
+    }
 
     const GOOD: &str = "## Head.\n\n# reason: this\n#   and that\n# unit: pages\n# scope: host\n\
         # wanted: at least 2, at most connections; any; exactly 1\n# source: here\n-net.x = 2 2 1\n";

@@ -8,6 +8,7 @@ use std::fs::{self, File, Permissions};
 use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use common::{Ended, Host, in_namespace, skip};
@@ -102,29 +103,21 @@ fn a_crash_in_between_is_taken_back_or_finished() {
     fs::remove_file(&blocked).unwrap();
     nix::unistd::mkfifo(&blocked, Mode::from_bits_truncate(0o644)).unwrap();
     let mut child = host.command("apply --connections 1000000").spawn().unwrap();
-    // It is read twice: before and after the lock is had.
-    for _ in 0..2 {
-        File::options()
-            .write(true)
-            .open(&blocked)
-            .unwrap()
-            .write_all(b"65536\n")
-            .unwrap();
-        // A second writer, before the reader has seen the end of the first, would be read as the same file.
-        std::thread::sleep(Duration::from_millis(200));
+    // It is read twice: before and after the lock is had. Opening waits for the reader.
+    let lock = host.root().join("var/lib/throng/tune.json.lock");
+    for is_between in [|_: &Path| true, |lock: &Path| lock.exists()] {
+        assert!(eventually(|| is_between(&lock)));
+        let pipe = File::options().write(true).open(&blocked);
+        pipe.unwrap().write_all(b"65536\n").unwrap();
     }
-    let deadline = Instant::now() + Duration::from_secs(20);
     // The setting before it is changed, and this one is not.
-    let is_there = || {
+    let came_so_far = eventually(|| {
         let text = fs::read_to_string(host.sysctl("net.ipv4.tcp_max_orphans")).unwrap();
         text.trim() == "838860"
-    };
-    while !is_there() && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    });
     child.kill().unwrap();
     child.wait().unwrap();
-    assert!(is_there(), "it did not come so far");
+    assert!(came_so_far);
     fs::remove_file(&blocked).unwrap();
     fs::write(&blocked, "65536\n").unwrap();
     let half = host.values();
@@ -150,6 +143,40 @@ fn a_crash_in_between_is_taken_back_or_finished() {
     host.tune("revert")
         .expect(0, &["tcp_max_tw_buckets: was 65536 already"]);
     assert_eq!(host.values(), before);
+}
+
+/// Whether `is` becomes true within a generous time.
+fn eventually(mut is: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !is() {
+        if Instant::now() > deadline {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    true
+}
+
+#[test]
+fn wherever_an_apply_was_cut_off_the_originals_come_back() {
+    let host = Host::new();
+    let before = host.values();
+    host.tune("apply --connections 200000").expect(0, &[]);
+    let first = host.values();
+    host.tune("apply --connections 1000000").expect(0, &[]);
+    let second = host.values();
+    // What the second apply left on the disk before it wrote the first setting.
+    let state = fs::read_to_string(host.state()).unwrap();
+    let state = state.replace("\"is_complete\": true", "\"is_complete\": false");
+    for cut in 0..=second.len() {
+        for (name, value) in second[..cut].iter().chain(&first[cut..]) {
+            fs::write(host.sysctl(name), value).unwrap();
+        }
+        fs::write(host.state(), &state).unwrap();
+        host.tune("revert").expect(0, &[]);
+        assert_eq!(host.values(), before, "cut off after {cut}");
+        assert!(!host.state().exists());
+    }
 }
 
 #[test]
@@ -215,7 +242,7 @@ fn when_taking_back_fails_too_the_state_keeps_it() {
 fn persist_writes_a_file_for_the_next_start_and_revert_removes_it() {
     let host = Host::new();
     host.tune("apply --connections 1000000 --persist --dry-run")
-        .expect(0, &["would write", "90-throng.conf"]);
+        .expect(0, &["90-throng.conf would be written"]);
     assert!(!host.kept().exists());
     host.tune("apply --connections 1000000 --persist")
         .expect(0, &["at every start", "90-throng.conf"]);
@@ -238,6 +265,50 @@ fn persist_writes_a_file_for_the_next_start_and_revert_removes_it() {
     host.tune("status").expect(0, &["at every start"]);
     host.tune("revert").expect(0, &[]);
     assert!(!host.kept().exists());
+}
+
+#[test]
+fn where_nothing_is_changed_nothing_is_kept() {
+    let host = Host::new();
+    host.tune("apply --connections 1 --role client")
+        .expect(0, &[]);
+    host.tune("revert").expect(0, &[]);
+    for (name, value) in [
+        ("net.ipv4.ip_local_port_range", "1024 65535"),
+        ("net.ipv4.tcp_tw_reuse", "1"),
+    ] {
+        fs::write(host.sysctl(name), value).unwrap();
+    }
+    host.tune("apply --connections 1 --role client --persist")
+        .expect(0, &["nothing was changed"]);
+    assert!(!host.kept().exists() && !host.state().exists());
+}
+
+#[test]
+fn programs_are_told_what_people_are() {
+    let host = Host::new();
+    let told = json(
+        &host
+            .tune("apply --connections 1000000 --json")
+            .expect(0, &[]),
+    );
+    let changes = told["state"]["changes"].as_array().unwrap();
+    let steps = told["steps"].as_array().unwrap();
+    let changed = steps.iter().filter(|step| step["todo"] == "change").count();
+    assert_eq!(changes.len(), changed);
+    let told = json(&host.tune("status --json").expect(0, &[]));
+    assert_eq!(told["settings"].as_array().unwrap().len(), changed);
+    assert_eq!(told["settings"][0]["is"], "as_applied");
+    let told = json(&host.tune("revert --json").expect(0, &[]));
+    assert_eq!(told.as_array().unwrap().len(), changed);
+    assert_eq!(
+        json(&host.tune("revert --json").expect(0, &[])),
+        Value::Array(Vec::new())
+    );
+    assert_eq!(
+        json(&host.tune("status --json").expect(0, &[])),
+        Value::Null
+    );
 }
 
 #[test]
@@ -366,6 +437,11 @@ fn an_ordinary_user_sees_everything_and_is_told_the_command() {
         .expect(1, &["only root may write it", command]);
     assert_eq!(host.values(), before);
     assert!(!host.state().exists());
+    host.tune("apply --role client").expect(0, &[]);
+    let after = host.values();
+    as_nobody("status").expect(0, &["settings changed"]);
+    as_nobody("revert").expect(1, &["run this as root"]);
+    assert_eq!(host.values(), after);
 }
 
 #[test]

@@ -1,14 +1,15 @@
 //! `throng-tune apply`: changes what is not as wanted, and keeps what it was.
 
 use anyhow::bail;
+use serde::Serialize;
 
 use super::goal::Goal;
 use super::place::Place;
 use super::{Outcome, say, show};
 use crate::apply::apply;
 use crate::persist;
-use crate::plan::{Todo, plan};
-use crate::state::StateFile;
+use crate::plan::{Step, Todo, plan};
+use crate::state::{self, State, StateFile};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -37,38 +38,23 @@ pub(super) struct Args {
     /// Write /etc/sysctl.d/90-throng.conf too, which gives the settings these values at every start
     #[arg(long, help_heading = "How")]
     persist: bool,
+
+    /// Print what was done as JSON
+    #[arg(long, help_heading = "Output")]
+    json: bool,
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
     let (demand, tree) = (args.goal.demand()?, args.place.tree());
     let steps = plan(&tree, &demand);
-    let is_change = |todo: &Todo| matches!(todo, Todo::Change { .. });
-    let is_left = |todo: &Todo| {
-        matches!(
-            todo,
-            Todo::Forbidden { .. }
-                | Todo::Unknown {
-                    is_needed: true,
-                    ..
-                }
-        )
-    };
-    let changes = show::count(&steps, is_change);
+    if args.dry_run {
+        return args.tell(&steps, "to change", None);
+    }
     let forbidden = steps.iter().find_map(|step| match step.todo {
         Todo::Forbidden { why, .. } => Some(why),
         _ => None,
     });
-    if args.dry_run {
-        say(show::plan(&steps, &demand));
-        if args.persist {
-            say(format_args!(
-                "\nwould write {}\n",
-                tree.path(persist::PATH).display()
-            ));
-        }
-        say("\nnothing was changed\n");
-        return Ok(Outcome::Done);
-    }
+    let changes = show::count(&steps, is_change);
     if let (0, Some(why)) = (changes, forbidden) {
         let (goal, place) = (args.goal.flags(), args.place.flags());
         let persist = if args.persist { " --persist" } else { "" };
@@ -76,29 +62,67 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
             "nothing can be changed: {why}; as root of the host: sudo throng-tune apply{goal}{place}{persist}"
         );
     }
-    if changes > 0 || args.persist {
-        let file = StateFile::lock(&args.place.state())?;
-        // Again, as another may have held the lock until now.
-        let steps = plan(&tree, &demand);
-        let state = apply(&tree, &file, &steps, args.persist)?;
-        say(show::plan(&steps, &demand).replace("\nto change\n", "\nchanged\n"));
-        say(format_args!("\noriginals: {}\n", file.path().display()));
-        if args.persist {
-            say(format_args!(
-                "at every start: {} settings of {}\n",
-                state.changes.len(),
-                tree.path(persist::PATH).display()
-            ));
-        }
-        say(format_args!(
-            "take it back: sudo throng-tune revert{}\n",
-            args.place.flags()
-        ));
-    } else {
-        say(show::plan(&steps, &demand));
+    let path = args.place.state();
+    if changes == 0 && (!args.persist || state::read(&path)?.is_none()) {
+        return args.tell(&steps, "changed", None);
     }
-    Ok(match show::count(&steps, is_left) {
-        0 => Outcome::Done,
-        _ => Outcome::Warned,
-    })
+    let file = StateFile::lock(&path)?;
+    // Again, as another may have held the lock until now.
+    let steps = plan(&tree, &demand);
+    let state = apply(&tree, &file, &steps, args.persist)?;
+    args.tell(&steps, "changed", Some(&state))
+}
+
+fn is_change(todo: &Todo) -> bool {
+    matches!(todo, Todo::Change { .. })
+}
+
+/// What was done, for programs.
+#[derive(Debug, Serialize)]
+struct Told<'a> {
+    steps: &'a [Step],
+    /// Nothing where nothing was changed.
+    state: Option<&'a State>,
+}
+
+impl Args {
+    /// Says what was done, which is `title`, and how it ended.
+    fn tell(&self, steps: &[Step], title: &str, state: Option<&State>) -> anyhow::Result<Outcome> {
+        if self.json {
+            say(serde_json::to_string_pretty(&Told { steps, state })? + "\n");
+        } else {
+            say(show::plan(steps, &self.goal.demand()?, title) + &self.closing(state));
+        }
+        let is_left = |todo: &Todo| match todo {
+            Todo::Forbidden { .. } => true,
+            Todo::Unknown { is_needed, .. } => *is_needed,
+            Todo::Keep { .. } | Todo::Change { .. } => false,
+        };
+        Ok(match self.dry_run || show::count(steps, is_left) == 0 {
+            true => Outcome::Done,
+            false => Outcome::Warned,
+        })
+    }
+
+    fn closing(&self, state: Option<&State>) -> String {
+        let kept = self.place.tree().path(persist::PATH);
+        let kept = kept.display();
+        match state {
+            None if self.dry_run && self.persist => {
+                format!("\nnothing was changed; {kept} would be written\n")
+            }
+            None => "\nnothing was changed\n".into(),
+            Some(state) => {
+                let mut text = format!("\noriginals: {}\n", self.place.state().display());
+                if self.persist {
+                    let count = state.changes.len();
+                    text += &format!("at every start: {count} settings by {kept}\n");
+                }
+                text + &format!(
+                    "take it back: sudo throng-tune revert{}\n",
+                    self.place.flags()
+                )
+            }
+        }
+    }
 }

@@ -33,7 +33,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
     if args.json {
         say(serde_json::to_string_pretty(&steps)? + "\n");
     } else {
-        say(show::plan(&steps, &demand));
+        say(show::plan(&steps, &demand, "to change"));
         if changes > 0 {
             let (goal, place) = (args.goal.flags(), args.place.flags());
             say(format_args!(

@@ -6,8 +6,8 @@ use crate::annotate::lines;
 use crate::plan::{Step, Todo};
 use crate::setting::{Demand, Role};
 
-/// What is wanted for whom, and each setting that is not so.
-pub(super) fn plan(steps: &[Step], demand: &Demand) -> String {
+/// What is wanted for whom, and each setting that is not so; `changes` is the title of those that are changed.
+pub(super) fn plan(steps: &[Step], demand: &Demand, changes: &str) -> String {
     let kept = count(steps, |todo| matches!(todo, Todo::Keep { .. }));
     let mut text = format!(
         "{} connections, {}, {:.1} GiB of memory: {kept} of {} settings are as wanted\n",
@@ -21,7 +21,7 @@ pub(super) fn plan(steps: &[Step], demand: &Demand) -> String {
         steps.len(),
     );
     let groups = [
-        ("to change", to_change as fn(&Todo) -> Option<String>),
+        (changes, to_change as fn(&Todo) -> Option<String>),
         ("cannot be changed from here", forbidden),
         ("could not be told", unknown),
     ];

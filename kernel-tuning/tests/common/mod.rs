@@ -15,8 +15,8 @@ use kernel_tuning::profile;
 use kernel_tuning::setting::{Role, Scope};
 use tempfile::TempDir;
 
-/// Set where a test runs again in its namespace.
-const INSIDE: &str = "THRONG_TUNE_INSIDE";
+/// Where a test runs again in its namespace: which one it is not to be.
+const OUTSIDE: &str = "THRONG_TUNE_OUTSIDE";
 
 /// A tree with every setting of the profiles at the kernel's default, and `throng-tune` for it.
 pub struct Host {
@@ -160,7 +160,13 @@ pub fn skip(test: &str, why: &str) {
 /// True in namespaces made for `test`, of the network and with `also` of another kind (`m` for mounts). Elsewhere it runs
 /// the test again in them, checks that it passes, and gives false; where none can be made, it says so.
 pub fn in_namespace(test: &str, also: &str) -> bool {
-    if std::env::var_os(INSIDE).is_some() {
+    let here = fs::read_link("/proc/self/ns/net").unwrap();
+    if let Some(outside) = std::env::var_os(OUTSIDE) {
+        assert_ne!(
+            here.as_os_str(),
+            outside,
+            "this would change settings of the host"
+        );
         return true;
     }
     // As root, the kernel's own; else in a user namespace, where one may be made.
@@ -184,7 +190,7 @@ pub fn in_namespace(test: &str, also: &str) -> bool {
         .arg(flags)
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", test, "--nocapture"])
-        .env(INSIDE, "1")
+        .env(OUTSIDE, here)
         .stdin(Stdio::null());
     let ended = Ended::of(again.output().unwrap());
     for line in ended
