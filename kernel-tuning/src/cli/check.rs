@@ -159,10 +159,14 @@ fn write_finding(text: &mut String, finding: &Finding, width: usize, paint: Pain
         Verdict::Warn => ("warn", Paint::yellow),
         Verdict::Fail => ("FAIL", Paint::red),
     };
+    let wanted = match &finding.fix {
+        None => paint.dim(&format!(" (wanted: {})", finding.wanted)),
+        Some(_) => String::new(),
+    };
     // Writing to a String does not fail.
     let _ = writeln!(
         text,
-        "  {}  {:width$}  {}",
+        "  {}  {:width$}  {}{wanted}",
         painted(paint, word),
         finding.name,
         finding.now
