@@ -7,6 +7,7 @@ use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use kernel_tuning::setting::Role;
 use nix::sys::signal::{SigSet, Signal};
 use tracing::level_filters::LevelFilter;
 use tracing::warn;
@@ -61,6 +62,10 @@ fn run(resolved: &mut Resolved) -> anyhow::Result<()> {
             "this kernel does not release the sockets of closed direct descriptors (fixed in Linux 6.13): \
              a file descriptor per connection is used, and RLIMIT_NOFILE bounds them"
         );
+    }
+    let brief = |connections| kernel_tuning::check::brief(Role::Server, connections);
+    if let Some(line) = resolved.config.max_connections.and_then(brief) {
+        warn!("{line}");
     }
     // Before any thread exists, so that all of them inherit the mask and only the waiting one gets the signals.
     let mut signals = SigSet::empty();
