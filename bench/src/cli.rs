@@ -21,7 +21,7 @@ use crate::bare;
 use crate::bare::client::BareClientArgs;
 use crate::bare::server::BareArgs;
 use crate::canary;
-use crate::canary::plan::CanaryArgs;
+use crate::canary::flags::CanaryArgs;
 use crate::churn::{self, ChurnArgs};
 use crate::climb::climb;
 use crate::clock::millis;

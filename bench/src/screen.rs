@@ -97,25 +97,24 @@ impl Screen {
 
     /// Says what is being done now, on a terminal.
     pub fn doing(&self, what: String) {
-        self.now.unset_length();
-        self.show(what);
+        self.show(what, None);
     }
 
     /// Says which phase begins: on a terminal with a bar, where it is `expected` to take so long, elsewhere as a line.
     pub fn phase(&self, what: String, expected: Option<Duration>) {
-        let Some(expected) = expected else {
-            return self.doing(what);
-        };
-        if self.now.is_hidden() {
+        if let Some(expected) = expected.filter(|_| self.now.is_hidden()) {
             self.line(&format!("  {what}, {:.1} s", expected.as_secs_f64()));
         }
-        self.now.set_length(millis(expected));
-        self.show(what);
+        self.show(what, expected);
     }
 
-    fn show(&self, what: String) {
-        self.now.set_message(what);
+    fn show(&self, what: String, expected: Option<Duration>) {
         self.now.reset_elapsed();
+        self.now.set_message(what);
+        match expected {
+            Some(expected) => self.now.set_length(millis(expected)),
+            None => self.now.unset_length(),
+        }
         self.now.enable_steady_tick(Duration::from_millis(250));
     }
 

@@ -97,8 +97,8 @@ fn levels_are_told_apart_and_heartbeats_are_awaited_only_once_they_have_begun() 
     if !has_engine("uring", "levels_are_told_apart") {
         return;
     }
-    let server = Server::start(&["--heartbeat", "100ms", "--heartbeat-at-signal"]);
-    let args = "--connections 600 --steps 50,200,600 --step-hold 300ms --idle-for 700ms --hold 1s --heartbeat 100ms";
+    let server = Server::start(&["--heartbeat", "1s", "--heartbeat-at-signal"]);
+    let args = "--connections 600 --steps 50,200,600 --step-hold 300ms --idle-for 700ms --hold 2s --heartbeat 1s";
     let Client { command, samples } = Client::new(&server, args);
     let running = spawn(command);
     eventually("600 are held", BOUND, || {

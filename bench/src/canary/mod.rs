@@ -3,15 +3,17 @@
 //!
 //! | room | owns |
 //! |---|---|
-//! | [`plan`] | the flags, and what they make of a run |
+//! | [`flags`], [`plan`] | the flags, and what they make of a run |
 //! | [`path`] | loopback, or namespaces joined by veth |
 //! | [`ends`] | the counters at the server's end, by phase |
 //! | [`result`] | what was found |
 //!
-//! The client probes and judges; this starts both ends across the path, has the server broadcast when the client's storm
-//! begins, and keeps what both ends counted. Invariant: what was measured is returned, however a count ends.
+//! The client probes and judges; this starts both ends across the path, has the server begin its heartbeats when the client's
+//! idle part is over and broadcast when its storm begins, and keeps what both ends counted and what was sampled meanwhile.
+//! Invariant: what was measured is returned, however a count ends.
 
 pub mod ends;
+pub mod flags;
 pub mod path;
 pub mod plan;
 pub mod result;

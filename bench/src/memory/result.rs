@@ -171,8 +171,10 @@ impl fmt::Display for Whose {
 pub struct Side {
     /// Whose it is.
     pub whose: Whose,
-    /// All that is accounted for (see [`Growth::kernel`]).
+    /// All that is accounted for (see [`Growth::kernel`]) but page tables, which are known by process.
     pub kernel: Spread,
+    /// Page tables of the process (VmPTE), above empty of a server, of the client all of them.
+    pub page_tables: Option<Spread>,
     /// Objects in use of all slab caches; `None` where they cannot be read.
     pub slab_in_use: Option<Spread>,
     /// Those of each cache, the median over the rounds.
@@ -225,18 +227,24 @@ impl MemoryReport {
     }
 
     fn side(&self, whose: Whose) -> Option<Side> {
-        let kernel = self.side_by(whose, |kept| Some(kept.growth.kernel()));
-        let own = |of: fn(&Kept) -> Option<f64>, subject| self.figure(subject, of);
+        let of_kernel = |kept: &Kept| Some(kept.growth.kernel() - kept.growth.page_tables);
+        // What is known by process: of whose run, and at which end of it.
+        type Own = fn(&Kept) -> Option<f64>;
+        let own = |server: Own, client: Own| match whose {
+            Whose::Bare => self.figure(Subject::Pair, server),
+            Whose::Client => self.figure(Subject::Bare, client),
+            Whose::Server(engine) => self.figure(Subject::Engine(engine), server),
+        };
         Some(Side {
             whose,
-            kernel: kernel?,
+            kernel: self.side_by(whose, of_kernel)?,
+            page_tables: own(
+                |kept| kept.server_page_tables,
+                |kept| kept.client_page_tables,
+            ),
             slab_in_use: self.side_by(whose, |kept| kept.growth.slab_in_use),
             caches: self.side_caches(whose),
-            pss: match whose {
-                Whose::Bare => own(|kept| kept.server_pss, Subject::Pair),
-                Whose::Client => own(|kept| kept.client_pss, Subject::Bare),
-                Whose::Server(engine) => own(|kept| kept.server_pss, Subject::Engine(engine)),
-            },
+            pss: own(|kept| kept.server_pss, |kept| kept.client_pss),
         })
     }
 
@@ -249,6 +257,8 @@ impl MemoryReport {
         let names: BTreeSet<&String> = known?
             .into_iter()
             .flat_map(|caches| caches.keys())
+            // A monitor's, and of no side.
+            .filter(|name| *name != "proc_inode_cache")
             .collect();
         let of_side = names.into_iter().filter_map(|name| {
             let side = self.side_by(whose, |kept| {

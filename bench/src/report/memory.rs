@@ -27,7 +27,8 @@ One side: slab is of the whole host, and nothing in it shows to which end an obj
 which do nothing but keep their connections, are alike but for the port that the client binds (128 to 256 bytes a connection,
 which are in both halves evenly): one bare side is half of what they take. Throng's client is what it takes together with
 the bare server, less one bare side; an engine's server is what it takes together with that client, less that client. Each of the
-same round.";
+same round. Page tables and the processes' own memory are read of each process: of a server above what it takes empty, of a
+client all.";
 
 /// What will be measured, and where.
 pub fn plan(plan: &MemoryPlan, about: &About, paint: Paint) -> String {
@@ -261,8 +262,12 @@ pub(crate) fn sides(report: &MemoryReport) -> Table {
         table.row(name, report.sides.iter().map(|side| shown(of(side))));
     };
     row("slab objects in use", |side| side.slab_in_use);
-    row("kernel, all that is accounted for", |side| {
-        Some(side.kernel)
+    row(
+        "kernel, all that is accounted for but page tables",
+        |side| Some(side.kernel),
+    );
+    row("page tables of the process (VmPTE)", |side| {
+        side.page_tables
     });
     row("the process (PSS; of a server above empty)", |side| {
         side.pss

@@ -7,10 +7,12 @@ use crate::series::{Sample, Series};
 /// What there was at the end of each phase, and the most that was queued in it; none without a sample.
 pub fn by_phase(series: &Series) -> Option<Table> {
     let first = series.samples.first()?;
-    let title = format!(
-        "at the end of each phase, of {}",
-        of_many(series.samples.len() as u64, "sample")
-    );
+    let samples = of_many(series.samples.len() as u64, "sample");
+    let unread = match series.unread {
+        0 => String::new(),
+        unread => format!(", {} more unreadable", count(unread)),
+    };
+    let title = format!("at the end of each phase, of {samples}{unread}");
     let headings = [
         "connections",
         "TCP sockets",
