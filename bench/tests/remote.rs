@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use bench::netns::{CLIENT_SOURCE, Joined, SERVER_ADDRESS, SERVER_DEVICE};
 use bench::remote::result::Report;
+use bench::report::remote::results;
+use bench::screen::Paint;
 use common::{Server, bench, eventually, finish, has_engine, run, skip, spawn, text, throng, wait};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -100,7 +102,7 @@ struct Asked {
 
 /// `throng-bench remote` against `target`, with what happens `meanwhile`.
 fn ask(agent: SocketAddr, target: SocketAddr, flags: &[&str], meanwhile: impl FnOnce()) -> Asked {
-    ask_by(|command| spawn(command), agent, target, flags, meanwhile)
+    ask_by(spawn, agent, target, flags, meanwhile)
 }
 
 fn ask_by(
@@ -205,8 +207,14 @@ fn is_whole(asked: &Asked, server: &Server) {
         .collect();
     assert!(times[0] < 0 && times.is_sorted(), "{times:?}");
     // What was written is the report, whole.
-    let parsed: Report = serde_json::from_value(report.clone()).unwrap();
+    let mut parsed: Report = serde_json::from_value(report.clone()).unwrap();
     assert_eq!(&serde_json::to_value(&parsed).unwrap(), report);
+    // On two machines the same would be said of each end.
+    parsed.is_one_host = false;
+    parsed.conclude();
+    let apart = results(&parsed, Paint::plain());
+    assert!(apart.contains("server's end   client's end"), "{apart}");
+    assert!(!apart.contains("on one machine"), "{apart}");
 }
 
 /// The clock there is known to be `ahead_ns`.
