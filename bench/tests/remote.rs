@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::cell::Cell;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -378,6 +379,44 @@ fn when_the_server_dies_that_is_told() {
         let failures = asked.report["failures"].to_string() + &asked.report["client"].to_string();
         assert!(failures.contains(words), "no {words}: {}", asked.said);
     }
+}
+
+#[test]
+fn an_interrupted_run_keeps_what_was_seen_and_the_agent_serves_on() {
+    if !has_ring("an_interrupted_run_keeps_what_was_seen_and_the_agent_serves_on") {
+        return;
+    }
+    let server = Server::start(&["--heartbeat", "200ms"]);
+    let agent = Agent::beside(&server);
+    let flags = ["-n", "300", "--heartbeat", "200ms", "--hold", "60s"];
+    let pid = Cell::new(0);
+    let start = |command| {
+        let child = spawn(command);
+        pid.set(child.id() as i32);
+        child
+    };
+    let asked = ask_by(start, agent.address, server.address, &flags, || {
+        eventually("300 are held", BOUND, || {
+            common::established(server.address.port()) >= 300
+        });
+        kill(Pid::from_raw(pid.get()), Signal::SIGINT).unwrap();
+    });
+    let Asked {
+        output,
+        said,
+        report,
+    } = asked;
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert_eq!(report["partial"], true, "{said}");
+    assert!(
+        said.contains("interrupted") && !said.contains("lost the agent"),
+        "{said}"
+    );
+    assert_eq!(report["client"]["ended"], "interrupted", "{said}");
+    assert!(report["clock"].is_object(), "{said}");
+    eventually("the next is served", Duration::from_secs(10), || {
+        agent.ask(HELLO).1.contains("\"answer\":\"hello\"")
+    });
 }
 
 fn refused(output: &Output, words: &[&str]) {
