@@ -210,12 +210,14 @@ fn is_whole(asked: &Asked, server: &Server) {
     // What was written is the report, whole.
     let mut parsed: Report = serde_json::from_value(report.clone()).unwrap();
     assert_eq!(&serde_json::to_value(&parsed).unwrap(), report);
-    // On two machines the same would be said of each end.
+    // On two machines the same would be said of each end; and of a clock that is hardly known, that it is.
     parsed.is_one_host = false;
+    parsed.clock.as_mut().unwrap().uncertainty_ns = 1_000_000_000;
     parsed.conclude();
     let apart = results(&parsed, Paint::plain());
     assert!(apart.contains("server's end   client's end"), "{apart}");
     assert!(!apart.contains("on one machine"), "{apart}");
+    assert!(apart.contains("is known to ±1.00 s only"), "{apart}");
 }
 
 /// The clock there is known to be `ahead_ns`.
