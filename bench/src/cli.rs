@@ -139,9 +139,9 @@ Exit codes: 0 it ended when told to, 2 it could not begin.";
 
 const REMOTE_EXAMPLES: &str = "\
 Examples:
-  throng-bench remote --agent 10.0.0.2:7070 10.0.0.2:7000 --connections 20000 --hold 30s
-  throng-bench remote --agent 10.0.0.2:7070 10.0.0.2:7000 -n 20000 --quiet-for 20s --active 500 --hold 20s
-  throng-bench remote --agent 10.0.0.2:7070 10.0.0.2:7000 -n 200000 --source 10.0.1.1-10.0.1.4 --message-rate 5000 --active 500
+  throng-bench remote --agent 10.0.0.2:7070 10.0.0.2:7000 --source 10.0.0.1 --connections 20000 --hold 30s
+  throng-bench remote --agent 10.0.0.2:7070 10.0.0.2:7000 --source eth1 -n 20000 --quiet-for 20s --active 500 --hold 20s
+  throng-bench remote --agent 10.0.0.2:7070 10.0.0.2:7000 --source 10.0.0.5-10.0.0.9 -n 200000 --active 500 --message-rate 5000
 
 All that follows TARGET is for the client: see throng-client --help. Memory is looked at closely while connections rest: in \
 the time of --quiet-for, or of --hold where there is none.

@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::cell::Cell;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -12,6 +13,8 @@ use std::time::Duration;
 
 use bench::netns::{CLIENT_SOURCE, Joined, SERVER_ADDRESS, SERVER_DEVICE};
 use bench::remote::result::Report;
+use bench::report::remote::results;
+use bench::screen::Paint;
 use common::{Server, bench, eventually, finish, has_engine, run, skip, spawn, text, throng, wait};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -205,8 +208,16 @@ fn is_whole(asked: &Asked, server: &Server) {
         .collect();
     assert!(times[0] < 0 && times.is_sorted(), "{times:?}");
     // What was written is the report, whole.
-    let parsed: Report = serde_json::from_value(report.clone()).unwrap();
+    let mut parsed: Report = serde_json::from_value(report.clone()).unwrap();
     assert_eq!(&serde_json::to_value(&parsed).unwrap(), report);
+    // On two machines the same would be said of each end; and of a clock that is hardly known, that it is.
+    parsed.is_one_host = false;
+    parsed.clock.as_mut().unwrap().uncertainty_ns = 1_000_000_000;
+    parsed.conclude();
+    let apart = results(&parsed, Paint::plain());
+    assert!(apart.contains("server's end   client's end"), "{apart}");
+    assert!(!apart.contains("on one machine"), "{apart}");
+    assert!(apart.contains("is known to ±1.00 s only"), "{apart}");
 }
 
 /// The clock there is known to be `ahead_ns`.
@@ -370,6 +381,44 @@ fn when_the_server_dies_that_is_told() {
         let failures = asked.report["failures"].to_string() + &asked.report["client"].to_string();
         assert!(failures.contains(words), "no {words}: {}", asked.said);
     }
+}
+
+#[test]
+fn an_interrupted_run_keeps_what_was_seen_and_the_agent_serves_on() {
+    if !has_ring("an_interrupted_run_keeps_what_was_seen_and_the_agent_serves_on") {
+        return;
+    }
+    let server = Server::start(&["--heartbeat", "200ms"]);
+    let agent = Agent::beside(&server);
+    let flags = ["-n", "300", "--heartbeat", "200ms", "--hold", "60s"];
+    let pid = Cell::new(0);
+    let start = |command| {
+        let child = spawn(command);
+        pid.set(child.id() as i32);
+        child
+    };
+    let asked = ask_by(start, agent.address, server.address, &flags, || {
+        eventually("300 are held", BOUND, || {
+            common::established(server.address.port()) >= 300
+        });
+        kill(Pid::from_raw(pid.get()), Signal::SIGINT).unwrap();
+    });
+    let Asked {
+        output,
+        said,
+        report,
+    } = asked;
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert_eq!(report["partial"], true, "{said}");
+    assert!(
+        said.contains("interrupted") && !said.contains("lost the agent"),
+        "{said}"
+    );
+    assert_eq!(report["client"]["ended"], "interrupted", "{said}");
+    assert!(report["clock"].is_object(), "{said}");
+    eventually("the next is served", Duration::from_secs(10), || {
+        agent.ask(HELLO).1.contains("\"answer\":\"hello\"")
+    });
 }
 
 fn refused(output: &Output, words: &[&str]) {

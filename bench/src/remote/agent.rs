@@ -25,17 +25,18 @@ use crate::stop::{Stop, TICK};
 #[command(group = ArgGroup::new("whom").required(true))]
 pub struct AgentArgs {
     /// Where the bench of the other host reaches it; port 0: one of the kernel's choice
-    #[arg(long, value_name = "ADDRESS:PORT")]
+    #[arg(long, value_name = "ADDRESS:PORT", help_heading = "Process")]
     listen: SocketAddr,
+    /// End when standard input closes
+    #[arg(long, help_heading = "Process")]
+    until_stdin_closes: bool,
+
     /// Watch the processes that listen on this port, and their children
-    #[arg(long, group = "whom", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, group = "whom", value_parser = clap::value_parser!(u16).range(1..), help_heading = "What is watched")]
     port: Option<u16>,
     /// Watch this process, and its children
-    #[arg(long, group = "whom")]
+    #[arg(long, group = "whom", help_heading = "What is watched")]
     pid: Option<u32>,
-    /// End when standard input closes
-    #[arg(long)]
-    until_stdin_closes: bool,
 }
 
 /// A bench may wait for another run on its host before it begins. One whose host has gone is found out by TCP keepalive.

@@ -158,10 +158,11 @@ pub(crate) fn memory(report: &Report) -> Option<Table> {
         let cells = [server, client].map(|kept| figure(kept.as_ref().and_then(of), exact));
         if report.is_one_host {
             let [server, client] = cells;
-            table.row(&format!("{name}, server"), [server]);
-            table.row(&format!("{name}, client"), [client]);
+            table.row(&format!("{name} of the server, above empty"), [server]);
+            table.row(&format!("{name} of the client, all"), [client]);
         } else {
-            table.row(name, cells);
+            let row = format!("{name}: the server's above empty, the client's all");
+            table.row(&row, cells);
         }
     }
     Some(table)
@@ -171,16 +172,9 @@ pub(crate) fn memory(report: &Report) -> Option<Table> {
 type OfProcesses = (&'static str, fn(&Kept) -> Option<f64>);
 
 const OF_PROCESSES: [OfProcesses; 3] = [
-    ("RSS above empty (the client's: all of it)", |kept| {
-        Some(kept.rss_bytes)
-    }),
-    ("PSS above empty (the client's: all of it)", |kept| {
-        kept.pss_bytes
-    }),
-    (
-        "open files above empty (the client's: all), number",
-        |kept| kept.open_files,
-    ),
+    ("RSS", |kept| Some(kept.rss_bytes)),
+    ("PSS", |kept| kept.pss_bytes),
+    ("open files", |kept| kept.open_files),
 ];
 
 fn exact(value: f64) -> String {
