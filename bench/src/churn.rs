@@ -26,7 +26,8 @@ use crate::scenario::{Engine, NEWCOMER_SOURCE, Placement, Protocol};
 use crate::screen::Screen;
 use crate::stats::Spread;
 use crate::usage::{PeerArgs, RoundsArgs, this_host, within};
-use crate::warning::{Warning, of_rounds};
+use crate::warning::Warning;
+use crate::warning::rules::of_rounds;
 
 /// The flags of `throng-bench churn`.
 #[derive(Debug, Args)]
@@ -262,9 +263,17 @@ impl Report {
     /// Draws `summary` and `warnings` from the rest.
     pub fn conclude(&mut self) {
         self.summary = summarise(&self.plan, &self.measured);
+        let case = |row: &Row| {
+            (
+                format!("{} at a time", self.plan.churn),
+                row.figures,
+                row.cpu_of_epoll,
+            )
+        };
         self.warnings = of_rounds(
             &self.about,
             self.measured.iter().map(|measured| &measured.exchanged),
+            &self.summary.iter().map(case).collect::<Vec<_>>(),
         );
     }
 }

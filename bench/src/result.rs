@@ -14,7 +14,7 @@ use crate::run::About;
 use crate::sample::HostSample;
 use crate::scenario::{Cut, EchoCase, EchoPlan, Engine, Plan};
 use crate::stats::Spread;
-use crate::warning::Warning;
+use crate::warning::{Warning, rules};
 
 /// Everything one run found.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -40,7 +40,7 @@ impl Report {
     /// Draws `echo_summary` and `warnings` from the rest.
     pub fn conclude(&mut self) {
         self.echo_summary = summarise(&self.plan, &self.echo);
-        self.warnings = Warning::all(self);
+        self.warnings = rules::of_compare(self);
     }
 
     /// Whether softirq work left to `ksoftirqd` is in every CPU time of this report.
@@ -247,6 +247,11 @@ impl Echo {
     pub fn server_cpu_us_per_message(&self) -> f64 {
         self.cpu.server_ns() as f64 / 1_000.0 / self.messages.max(1) as f64
     }
+
+    /// The whole machine's CPU time for a message, in microseconds.
+    pub fn machine_cpu_us_per_message(&self) -> f64 {
+        self.machine.busy_ns as f64 / 1_000.0 / self.messages.max(1) as f64
+    }
 }
 
 /// What the rounds say of one case.
@@ -279,6 +284,8 @@ pub struct EngineEcho {
     pub per_second: Spread,
     /// The server side's CPU time for a message, in microseconds.
     pub cpu_us_per_message: Spread,
+    /// The whole machine's CPU time for a message, in microseconds: both sides, and what nobody's account has.
+    pub machine_cpu_us_per_message: Spread,
     /// Cores the server side kept busy.
     pub server_cores: Spread,
     /// Cores the client side kept busy.
@@ -326,6 +333,7 @@ fn summarise_one(plan: &Plan, case: EchoCase, echoes: &[Echo]) -> EchoSummary {
             engine: *engine,
             per_second: spread(Echo::per_second)?,
             cpu_us_per_message: spread(Echo::server_cpu_us_per_message)?,
+            machine_cpu_us_per_message: spread(Echo::machine_cpu_us_per_message)?,
             server_cores: spread(|echo| echo.cpu.server_cores())?,
             client_cores: spread(|echo| echo.cpu.client_cores())?,
         })

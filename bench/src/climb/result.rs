@@ -10,7 +10,8 @@ use crate::climb::plan::{ClimbPlan, Room};
 use crate::footprint::Growth;
 use crate::guard::{Extremes, Limit};
 use crate::run::About;
-use crate::warning::{Warning, others_of};
+use crate::warning::Warning;
+use crate::warning::rules::others_of;
 
 /// Everything one run found.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

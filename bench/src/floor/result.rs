@@ -9,7 +9,8 @@ use crate::floor::Plan;
 use crate::run::About;
 use crate::scenario::Engine;
 use crate::stats::Spread;
-use crate::warning::{Warning, of_rounds};
+use crate::warning::Warning;
+use crate::warning::rules::of_rounds;
 
 /// One thing that is measured in every round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,9 +62,17 @@ impl Report {
     /// Draws `summary` and `warnings` from the rest.
     pub fn conclude(&mut self) {
         self.summary = summarise(&self.measured);
+        let case = |row: &Row| {
+            (
+                format!("{} active beside {} idle", row.case.active, row.case.idle),
+                row.figures,
+                row.of_floor,
+            )
+        };
         self.warnings = of_rounds(
             &self.about,
             self.measured.iter().map(|measured| &measured.exchanged),
+            &self.summary.iter().map(case).collect::<Vec<_>>(),
         );
     }
 }

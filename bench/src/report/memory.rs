@@ -11,7 +11,7 @@ use crate::report::text::{engines, section};
 use crate::run::About;
 use crate::screen::Paint;
 use crate::stats::Spread;
-use crate::warning::others_of;
+use crate::warning::rules::others_of;
 
 /// How the figures by cache are to be read.
 const HOW_CACHES_COUNT: &str = "\

@@ -97,6 +97,12 @@ pub fn echo_table(report: &Report) -> Table {
             *cpu_ratio,
         );
         row(
+            "whole machine's CPU a message, µs",
+            |figures| figures.machine_cpu_us_per_message,
+            &|value| format!("{value:.2}"),
+            None,
+        );
+        row(
             "server busy, of a core",
             |figures| figures.server_cores,
             &percent,

@@ -79,7 +79,7 @@ fn cpu(summary: &EchoSummary) -> Option<Verdict> {
 fn rate(report: &Report, summary: &EchoSummary) -> Option<Verdict> {
     let ratios = summary.rate_ratio?;
     let bounded = report.warnings.iter().any(
-        |warning| matches!(warning, Warning::ClientBusier { case, .. } if *case == summary.case),
+        |warning| matches!(warning, Warning::ClientBusier { case, .. } if *case == summary.case.to_string()),
     );
     let doubt = if bounded {
         ", bounded by the client"

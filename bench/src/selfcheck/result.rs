@@ -10,7 +10,8 @@ use crate::rounds::pair_ratios;
 use crate::run::About;
 use crate::selfcheck::Plan;
 use crate::stats::{Interval, Spread};
-use crate::warning::{Warning, of_rounds};
+use crate::warning::Warning;
+use crate::warning::rules::of_rounds;
 
 /// The share of the runs that must say what is true of the same engine. A sound method with intervals of 95 % says it
 /// in 9 of 10 runs or more nine times out of ten or so ([`chance`]), not always.
@@ -228,6 +229,7 @@ impl Report {
         self.warnings = of_rounds(
             &self.about,
             self.measured.iter().map(|measured| &measured.exchanged),
+            &[],
         );
     }
 }

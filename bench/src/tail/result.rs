@@ -9,7 +9,8 @@ use crate::run::About;
 use crate::scenario::Engine;
 use crate::stats::Spread;
 use crate::tail::Plan;
-use crate::warning::{Warning, of_rounds};
+use crate::warning::Warning;
+use crate::warning::rules::of_rounds;
 
 /// One thing that is measured in every round.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -85,7 +86,7 @@ impl Report {
     pub fn conclude(&mut self) {
         self.summary = summarise(&self.measured);
         let all = self.closed_loop.iter().chain(&self.measured);
-        self.warnings = of_rounds(&self.about, all.map(|measured| &measured.exchanged));
+        self.warnings = of_rounds(&self.about, all.map(|measured| &measured.exchanged), &[]);
     }
 
     /// What each engine reached in closed loop, in the order of the plan.
