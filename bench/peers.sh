@@ -1,6 +1,6 @@
 #!/bin/sh
 # Measures the echo servers of others (bench/peers/) beside the engines, those whose tools are here; the others are
-# skipped, with a line each. Arguments go to `throng-bench compare`.
+# skipped, with a line each. Arguments go to `throng-bench compare`, of which only the echo rounds are run.
 set -eu
 cd "$(dirname "$0")/.."
 

@@ -49,6 +49,8 @@ Examples:
   throng-bench compare --connections 20000 --hold 5s  a smaller hold
   throng-bench compare --connections 0 --rounds 15    only the echo rounds, more of them
   throng-bench compare --rounds 0 --engines uring     only the hold, of one engine
+  throng-bench compare --connections 0 --peer go='./go-echo {port}'
+                                                      another server in the same rounds, see bench/peers
   throng-bench hold --connections 1000000             how many this machine holds, and what stops it
   throng-bench canary                                 does a ping, does a new connect, suffer meanwhile
   throng-bench selfcheck                              is the method sound on this machine

@@ -31,7 +31,7 @@ pub struct Servers {
     processes: Vec<Child>,
     address: SocketAddr,
     canary: Option<SocketAddr>,
-    /// What they are is a guard's, who does nothing of it himself.
+    /// The one process is a peer's guard; what the peer uses is what the guard's descendants do.
     is_peer: bool,
     /// A peer that failed a measurement is measured no more.
     is_out: bool,

@@ -240,7 +240,8 @@ impl Peer {
             return Ok(());
         }
         let is_gone = nobody_is_left(GONE_WITHIN, || {
-            // Gone or not, what descends from this process is looked up again.
+            // Both, for one that is being forked now is not found yet, and one may have left the group. It fails when
+            // nobody is there.
             let _ = killpg(self.first, Signal::SIGKILL);
             for pid in descendants(std::process::id()) {
                 send(pid, Signal::SIGKILL);

@@ -211,13 +211,13 @@ const HOLD_ROWS: &[HoldRow] = &[
     ),
     (
         "heartbeats received",
-        |hold| hold.client_figure("/heartbeats/received"),
+        |hold| heartbeats(hold, "/heartbeats/received"),
         rounded,
         false,
     ),
     (
         "heartbeats late p99, at the client",
-        |hold| hold.client_figure("/heartbeats/lateness_us/p99"),
+        |hold| heartbeats(hold, "/heartbeats/lateness_us/p99"),
         micros,
         false,
     ),
@@ -237,6 +237,14 @@ const HOLD_ROWS: &[HoldRow] = &[
 
 fn seconds(value: f64) -> String {
     format!("{value:.2} s")
+}
+
+/// A peer has none, which is not the same as none that came.
+fn heartbeats(hold: &Hold, pointer: &str) -> Option<f64> {
+    match hold.engine {
+        Engine::Peer(_) => None,
+        Engine::Uring | Engine::Epoll | Engine::TokioUring => hold.client_figure(pointer),
+    }
 }
 
 /// ListenDrops has ListenOverflows in it.

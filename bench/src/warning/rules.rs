@@ -312,6 +312,32 @@ mod tests {
     }
 
     #[test]
+    fn connections_that_a_peer_was_not_asked_for_are_told_once_for_each_count() {
+        let mut report = quiet();
+        let peer = Engine::try_from("go".to_owned()).unwrap();
+        report.plan.engines.push(peer);
+        report.plan.nofile_hard = 2_000;
+        report.conclude();
+        let told = report.warnings.iter().filter_map(|warning| match warning {
+            Warning::PeerFiles {
+                engine,
+                connections,
+                carries,
+            } => Some((*engine, *connections, *carries)),
+            _ => None,
+        });
+        let hold = report.plan.hold.as_ref().unwrap().connections;
+        assert_eq!(
+            told.collect::<Vec<_>>(),
+            [(peer, 10_000, 1_936), (peer, hold, 1_936)]
+        );
+        report.plan.nofile_hard = 1 << 20;
+        report.conclude();
+        let has = |warning: &Warning| matches!(warning, Warning::PeerFiles { .. });
+        assert!(!report.warnings.iter().any(has));
+    }
+
+    #[test]
     fn softirq_work_is_not_other_work_and_makes_a_side_busier() {
         let mut report = quiet();
         for echo in &mut report.echo {
