@@ -17,7 +17,9 @@ use hold::{HOLD_EXAMPLES, HoldArgs};
 use memory::{MEMORY_EXAMPLES, MemoryArgs};
 use render::{REPORT_EXAMPLES, ReportArgs};
 
-use crate::bare::{self, BareArgs};
+use crate::bare;
+use crate::bare::client::BareClientArgs;
+use crate::bare::server::BareArgs;
 use crate::canary;
 use crate::canary::plan::CanaryArgs;
 use crate::churn::{self, ChurnArgs};
@@ -28,6 +30,9 @@ use crate::floor::{self, FloorArgs};
 use crate::heartbeat::{self, HeartbeatArgs};
 use crate::memory::memory as measure_memory;
 use crate::peer::guard::{self, GuardArgs};
+use crate::remote;
+use crate::remote::agent::{self, AgentArgs};
+use crate::remote::plan::RemoteArgs;
 use crate::report::html::html;
 use crate::report::{Reported, json, recorded};
 use crate::run::About;
@@ -108,14 +113,40 @@ const CANARY_EXAMPLES: &str = "\
 Examples:
   throng-bench canary                                 100,000 connections, over veth where that can be made
   throng-bench canary --connections 100000,200000 --path veth
+  throng-bench canary --connections 1000000 --steps 1000,10000,100000 --fit --engines uring,epoll --path loopback,veth
   unshare -r throng-bench canary --path veth          as an ordinary user, where user namespaces are allowed
   throng-bench canary --connections 20000 --hold 10s --storm 5 --storm-over 1s
 
 Over veth, server and client run in network namespaces made for the run and gone with it, and a third is the neighbour;
-nothing of this host's network is touched. Pings need CAP_NET_RAW or net.ipv4.ping_group_range; what cannot be measured is said.
+nothing of this host's network is touched. Of --path loopback,veth what cannot be made is left out, and
+said. Pings need CAP_NET_RAW or net.ipv4.ping_group_range; what cannot be measured is said.
 
 Exit codes: 0 all was measured, whatever it says; 1 something failed, was lost or interrupted; 2 bad usage, or the path
 asked for cannot be made.";
+
+const AGENT_EXAMPLES: &str = "\
+Examples:
+  throng-bench agent --listen 10.0.0.2:7070 --port 7000   beside the server on port 7000, whichever it is
+  throng-bench agent --listen 10.0.0.2:7070 --pid 4711    beside this process and its children
+
+It reads and tells, to one bench at a time: memory, CPU time, sockets, network counters and settings of this host, and CPU \
+time, memory, threads and open files of the processes. It runs nothing and changes nothing. There is no authentication: \
+bind it to an address that only your own hosts reach. It ends with Ctrl-C or SIGTERM.
+
+Run it as the server's user or as root: only they may read PSS and find a process by its port, and only root the slab caches.
+
+Exit codes: 0 it ended when told to, 2 it could not begin.";
+
+const REMOTE_EXAMPLES: &str = "\
+Examples:
+  throng-bench remote --agent 10.0.0.2:7070 10.0.0.2:7000 --connections 20000 --hold 30s
+  throng-bench remote --agent 10.0.0.2:7070 10.0.0.2:7000 -n 20000 --quiet-for 20s --active 500 --hold 20s
+  throng-bench remote --agent 10.0.0.2:7070 10.0.0.2:7000 -n 200000 --source 10.0.1.1-10.0.1.4 --message-rate 5000 --active 500
+
+All that follows TARGET is for the client: see throng-client --help. Memory is looked at closely while connections rest: in \
+the time of --quiet-for, or of --hold where there is none.
+
+Exit codes: 0 all was measured, 1 something failed, was lost or interrupted, 2 bad usage, or no agent answers.";
 
 /// Compares io_uring with epoll on this machine: 100,000 held connections, then echo rounds.
 #[derive(Debug, Parser)]
@@ -159,6 +190,12 @@ enum Command {
     /// Is the method sound on this machine: does it find the same engine to be the same?
     #[command(after_help = SELFCHECK_EXAMPLES)]
     Selfcheck(SelfcheckArgs),
+    /// Sit beside a server on its host, and tell the bench of another host what is seen of it
+    #[command(after_help = AGENT_EXAMPLES)]
+    Agent(AgentArgs),
+    /// Load a server on another host, watch both hosts, and join what was seen on one clock
+    #[command(after_help = REMOTE_EXAMPLES)]
+    Remote(RemoteArgs),
     /// Show a report that was written before, as a page or as Markdown
     #[command(after_help = REPORT_EXAMPLES)]
     Report(ReportArgs),
@@ -177,6 +214,9 @@ enum Command {
     /// Accept and keep connections, and do nothing else
     #[command(hide = true)]
     Bare(BareArgs),
+    /// Connect and keep connections, and do nothing else
+    #[command(hide = true)]
+    BareClient(BareClientArgs),
     /// Run the server, as throng-server does
     #[command(disable_help_flag = true)]
     Server(Forwarded),
@@ -317,7 +357,10 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::PeerGuard(args) => guard::run(&args)
             .map(|()| true)
             .map_err(|reason| (reason, 1)),
-        Command::Bare(bare) => bare::run(&bare)
+        Command::Bare(bare) => bare::server::run(&bare)
+            .map(|()| true)
+            .map_err(|reason| (reason, 1)),
+        Command::BareClient(bare) => bare::client::run(&bare)
             .map(|()| true)
             .map_err(|reason| (reason, 1)),
         Command::Report(again) => render::run(&again),
@@ -329,6 +372,13 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Hold(args) => measure(&args.report, args.plan(), words, climb).map(went_well),
         Command::Canary(args) => {
             measure(&args.report, args.plan(), words, canary::run).map(went_well)
+        }
+        Command::Agent(agent) => agent::run(&agent).map(|()| true).map_err(bad_usage),
+        Command::Remote(args) => {
+            let plan = args
+                .plan()
+                .and_then(|plan| Ok((remote::greet(&plan)?, plan)));
+            measure(&args.report, plan, words, remote::run).map(went_well)
         }
         Command::Memory(args) => {
             measure(&args.report, args.plan(), words, measure_memory).map(went_well)

@@ -5,12 +5,14 @@
 
 use std::time::{Duration, Instant};
 
+use kernel_tuning::process::{ProcessError, ProcessMemory};
+
 use crate::guard::{Guard, Limit};
 use crate::load::{Progress, Stage, start_client};
 use crate::report::format::of_many;
 use crate::result::Failure;
 use crate::runner::{Child, Ended, Next};
-use crate::servers::Servers;
+use crate::servers::{Servers, sum};
 use crate::stop::{Cause, TICK};
 
 /// Why a run does not go on.
@@ -82,8 +84,22 @@ impl Crowd {
         servers: &Servers,
         args: Vec<String>,
     ) -> Result<(), Failure> {
+        self.start_as("client", stage, servers, args)
+    }
+
+    /// As [`Crowd::start`], with a client of another role that takes the same flags and writes the same lines.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn start_as(
+        &mut self,
+        role: &'static str,
+        stage: &Stage,
+        servers: &Servers,
+        args: Vec<String>,
+    ) -> Result<(), Failure> {
         self.members.push(Member {
-            child: start_client(stage, "client", servers, args)?,
+            child: start_client(stage, role, servers, args)?,
             last: None,
             ramp_began_ms: None,
             hold_began_ms: None,
@@ -117,6 +133,14 @@ impl Crowd {
     pub fn rss_bytes(&self) -> Option<u64> {
         let usages = self.members.iter().map(|member| member.child.usage());
         usages.map(|usage| Some(usage.ok()?.rss_bytes)).sum()
+    }
+
+    /// Memory of all clients together.
+    ///
+    /// # Errors
+    /// When one has ended.
+    pub fn memory(&self) -> Result<ProcessMemory, ProcessError> {
+        sum(self.members.iter().map(|member| member.child.memory()))
     }
 
     /// Listens to all of them until `is_done` (true), or until that time (false).

@@ -18,8 +18,9 @@
 //! | [`climb`] | the command `hold`: connections brought up, held, exercised and closed |
 //! | [`canary`] | the command `canary`: does the rest of the network suffer meanwhile? |
 //! | [`memory`], [`bare`], [`footprint`] | the command `memory`: what a connection takes of the kernel, beside a bare socket |
+//! | [`remote`] | two hosts: the commands `agent` and `remote`, and one clock for both |
 //! | [`runner`], [`servers`], [`load`], [`crowd`] | the processes: started, pinned, followed, ended; none is left behind |
-//! | [`sample`] | what is read from the host and the processes |
+//! | [`sample`], [`series`] | what is read from the host and the processes, around a run and all through it |
 //! | [`netns`] | network namespaces joined by veth pairs, for one run |
 //! | [`stop`], [`lock`], [`guard`] | the bounds of a run: Ctrl-C, the clock, one heavy run for each machine, memory and files |
 //! | [`result`], [`stats`], [`warning`] | plain data, the figures drawn from it, and the doubts about them |
@@ -54,6 +55,7 @@ pub mod lock;
 pub mod memory;
 pub mod netns;
 pub mod peer;
+pub mod remote;
 pub mod report;
 pub mod result;
 pub mod rounds;
@@ -64,6 +66,7 @@ pub mod scenario;
 pub mod scenarios;
 pub mod screen;
 pub mod selfcheck;
+pub mod series;
 pub mod servers;
 pub mod stats;
 pub mod stop;

@@ -76,7 +76,7 @@ impl SoftirqThreads {
 }
 
 /// A line of the client's `--samples`. Counts are cumulative.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
     /// Since the client started.
     pub t_ms: u64,
@@ -90,12 +90,12 @@ pub struct Progress {
     pub lost: u64,
     /// Messages that came back.
     pub messages: u64,
+    /// Heartbeats heard.
+    #[serde(default)]
+    pub heartbeats: u64,
     /// Connections that came, exchanged a message and went.
     #[serde(default)]
     pub cycles: u64,
-    /// Heartbeats received.
-    #[serde(default)]
-    pub heartbeats: u64,
 }
 
 /// How a client ended.
@@ -165,56 +165,86 @@ pub fn drive_role(
     time_limit: Duration,
     mut on_progress: impl FnMut(&Progress, &Child, &Servers),
 ) -> Result<Driven, Failure> {
-    /// How long a client may take to write its summary after its last line, or after its server died.
-    const PATIENCE: Duration = Duration::from_secs(10);
     let client = start_client(stage, role, servers, args)?;
-    let (until, mut memory_looked_at) = (Instant::now() + time_limit, Instant::now());
-    let stopped_by = loop {
-        match client.next_line(TICK) {
-            Next::Line(line) => {
-                if let Ok(progress) = serde_json::from_str::<Progress>(&line) {
-                    on_progress(&progress, &client, servers);
-                }
-            }
-            Next::Closed => break None,
-            Next::Nothing => {}
+    let driven = follow(stage, client, during, time_limit, |progress, client| {
+        if let Some(progress) = progress {
+            on_progress(progress, client, servers);
         }
+        (!servers.are_running()).then(|| Halt {
+            cause: "a server died in the middle".to_owned(),
+            patience: LAST_WORDS_WITHIN,
+        })
+    });
+    Ok(driven)
+}
+
+/// How long a client may take to write its summary after its last line, or after its server died.
+pub const LAST_WORDS_WITHIN: Duration = Duration::from_secs(10);
+
+/// Why a client is to end before it is done.
+#[derive(Debug)]
+pub struct Halt {
+    /// What to tell the user.
+    pub cause: String,
+    /// How long it may take to find out by itself, and say what it saw, before it is asked to end.
+    pub patience: Duration,
+}
+
+/// Follows a client to its end, for `time_limit` at most: `on_tick` gets each progress line as it comes, is called
+/// without one at least every [`TICK`], and may ask for an early end.
+pub fn follow(
+    stage: &Stage,
+    client: Child,
+    during: &str,
+    time_limit: Duration,
+    mut on_tick: impl FnMut(Option<&Progress>, &Child) -> Option<Halt>,
+) -> Driven {
+    let (until, mut memory_looked_at) = (Instant::now() + time_limit, Instant::now());
+    let at_once = |cause| Halt {
+        cause,
+        patience: Duration::ZERO,
+    };
+    let halted = loop {
+        let next = client.next_line(TICK);
+        let progress = match &next {
+            Next::Line(line) => serde_json::from_str::<Progress>(line).ok(),
+            Next::Closed => break None,
+            Next::Nothing => None,
+        };
+        let halt = on_tick(progress.as_ref(), &client);
         if let Some(cause) = stage.stop.cause() {
-            break Some(cause.to_string());
+            break Some(at_once(cause.to_string()));
         }
         if Instant::now() >= until {
-            break Some(format!(
+            break Some(at_once(format!(
                 "the client was not done after {} s: is a process stopped, or the machine overloaded?",
                 time_limit.as_secs()
-            ));
+            )));
         }
-        if !servers.are_running() {
-            break Some("a server died in the middle".to_owned());
+        if halt.is_some() {
+            break halt;
         }
         if memory_looked_at.elapsed() > Duration::from_millis(500) {
             memory_looked_at = Instant::now();
             if let Some(cause) = memory_is_short() {
-                break Some(cause);
+                break Some(at_once(cause));
             }
         }
     };
-    let server_died = !servers.are_running();
-    let patience = if stopped_by.is_none() || server_died {
-        PATIENCE
-    } else {
-        Duration::ZERO
-    };
-    let ended = client.end(patience, PATIENCE);
+    let patience = halted
+        .as_ref()
+        .map_or(LAST_WORDS_WITHIN, |halt| halt.patience);
+    let ended = client.end(patience, LAST_WORDS_WITHIN);
     let summary = ended.summary.clone();
-    let failure = match stopped_by {
-        Some(cause) => Some(Failure {
+    let failure = match halted {
+        Some(halt) => Some(Failure {
             during: during.to_owned(),
-            cause,
+            cause: halt.cause,
             stderr_tail: ended.stderr_tail,
         }),
         None => (!ended.is_success()).then(|| ended.failure(during)),
     };
-    Ok(Driven { summary, failure })
+    Driven { summary, failure }
 }
 
 /// The CPU time of both sides at one moment.

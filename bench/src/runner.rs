@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use kernel_tuning::process::{ProcessError, Usage};
+use kernel_tuning::process::{ProcessError, ProcessMemory, Usage};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -201,6 +201,14 @@ impl Child {
     /// When it has ended.
     pub fn usage(&self) -> Result<Usage, ProcessError> {
         Usage::of(self.process.id())
+    }
+
+    /// Its memory now.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn memory(&self) -> Result<ProcessMemory, ProcessError> {
+        ProcessMemory::of(self.process.id())
     }
 
     /// The next line of its stdout, waiting for it at most for `patience`.

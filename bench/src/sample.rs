@@ -79,8 +79,12 @@ pub fn usable_bytes(memory: &Memory) -> u64 {
 
 /// Why the run has to give its memory back, if it has to.
 pub fn memory_is_short() -> Option<String> {
-    let memory = Memory::read().ok()?;
-    is_short(&memory).then(|| {
+    short_of(&Memory::read().ok()?)
+}
+
+/// The same of a host with this `memory`.
+pub fn short_of(memory: &Memory) -> Option<String> {
+    is_short(memory).then(|| {
         format!(
             "less than {AVAILABLE_SHARE} % of the memory is available ({} MiB), so the run gave its own back; use \
              fewer --connections, or end what else uses memory",

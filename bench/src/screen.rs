@@ -1,13 +1,16 @@
-//! What the user sees while a run goes on: plain lines on stdout, and on a terminal what is being done now.
+//! What the user sees while a run goes on: plain lines on stdout, and on a terminal what is being done now, with a bar where
+//! it is known how long that takes.
 //!
 //! A line that cannot be written (a closed pipe) is let go: the report's file is the record of a run, and losing the
 //! reader must not lose the measurement.
 
-use std::io::{IsTerminal, Write, stdout};
+use std::fmt::Write;
+use std::io::{IsTerminal, Write as _, stdout};
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 
+use crate::clock::millis;
 use crate::result::Failure;
 
 /// Colours, or none.
@@ -71,7 +74,12 @@ impl Screen {
     /// A screen on stdout; the moving line is on stderr, and only where that is a terminal.
     pub fn new() -> Self {
         let now = ProgressBar::new_spinner();
-        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} {elapsed:.dim}") {
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} {course}") {
+            let style = style.with_key("course", |state: &ProgressState, out: &mut dyn Write| {
+                // A bar's length is in milliseconds.
+                let expected = state.len().map(Duration::from_millis);
+                let _ = out.write_str(&course(state.elapsed(), expected));
+            });
             now.set_style(style);
         }
         Self {
@@ -89,6 +97,23 @@ impl Screen {
 
     /// Says what is being done now, on a terminal.
     pub fn doing(&self, what: String) {
+        self.now.unset_length();
+        self.show(what);
+    }
+
+    /// Says which phase begins: on a terminal with a bar, where it is `expected` to take so long, elsewhere as a line.
+    pub fn phase(&self, what: String, expected: Option<Duration>) {
+        let Some(expected) = expected else {
+            return self.doing(what);
+        };
+        if self.now.is_hidden() {
+            self.line(&format!("  {what}, {:.1} s", expected.as_secs_f64()));
+        }
+        self.now.set_length(millis(expected));
+        self.show(what);
+    }
+
+    fn show(&self, what: String) {
         self.now.set_message(what);
         self.now.reset_elapsed();
         self.now.enable_steady_tick(Duration::from_millis(250));
@@ -117,5 +142,38 @@ impl Screen {
 impl Default for Screen {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+/// The time that is over; a bar of it where it is known how long it takes.
+fn course(elapsed: Duration, expected: Option<Duration>) -> String {
+    const CELLS: usize = 20;
+    let elapsed = elapsed.as_secs_f64();
+    let Some(expected) = expected.map(|expected| expected.as_secs_f64()) else {
+        return format!("{elapsed:.0} s");
+    };
+    let done = ((elapsed / expected.max(1e-3)).min(1.0) * CELLS as f64) as usize;
+    format!(
+        "[{}{}] {elapsed:.0} of {expected:.0} s",
+        "#".repeat(done),
+        "-".repeat(CELLS - done)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bar_fills_up_and_stays_full_when_it_takes_longer() {
+        let seconds = Duration::from_secs;
+        let course_of = |elapsed| course(seconds(elapsed), Some(seconds(40)));
+        assert_eq!(course_of(0), format!("[{}] 0 of 40 s", "-".repeat(20)));
+        assert_eq!(
+            course_of(10),
+            format!("[#####{}] 10 of 40 s", "-".repeat(15))
+        );
+        assert_eq!(course_of(50), format!("[{}] 50 of 40 s", "#".repeat(20)));
+        assert_eq!(course(seconds(7), None), "7 s");
     }
 }

@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use kernel_tuning::process::{ProcessError, Usage};
+use kernel_tuning::process::{ProcessError, ProcessMemory, Usage};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -172,6 +172,17 @@ impl Servers {
         processes.for_each(|process| process.signal(Signal::SIGUSR1));
     }
 
+    /// Has all of them begin with the heartbeats that wait for it (`--heartbeat-at-signal`).
+    pub fn begin_heartbeats(&self) {
+        let processes = self.processes.iter();
+        processes.for_each(|process| process.signal(Signal::SIGUSR2));
+    }
+
+    /// Their ids.
+    pub fn pids(&self) -> Vec<u32> {
+        self.processes.iter().map(Child::id).collect()
+    }
+
     /// How many processes there are.
     pub fn count(&self) -> usize {
         self.processes.len()
@@ -206,6 +217,14 @@ impl Servers {
         self.is_out = self.is_peer;
     }
 
+    /// The memory of all of them together.
+    ///
+    /// # Errors
+    /// When one has ended.
+    pub fn memory(&self) -> Result<ProcessMemory, ProcessError> {
+        sum(self.processes.iter().map(Child::memory))
+    }
+
     /// Whether all of them run, and none is out.
     pub fn are_running(&mut self) -> bool {
         !self.is_out && !self.processes.iter_mut().any(Child::has_ended)
@@ -223,6 +242,17 @@ impl Servers {
         }
         (summaries, failures)
     }
+}
+
+/// Of several processes together.
+pub fn sum(
+    mut each: impl Iterator<Item = Result<ProcessMemory, ProcessError>>,
+) -> Result<ProcessMemory, ProcessError> {
+    let none = ProcessMemory {
+        pss_bytes: Some(0),
+        ..ProcessMemory::default()
+    };
+    each.try_fold(none, |sum, memory| Ok(sum.plus(memory?)))
 }
 
 fn arguments(

@@ -3,7 +3,7 @@
 //! Invariant: every wait of this crate is bounded, and asks here at least every [`TICK`].
 
 use std::fmt;
-use std::io;
+use std::io::{self, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -56,6 +56,16 @@ impl Stop {
             interrupted,
             until: Instant::now() + time_limit,
         })
+    }
+
+    /// From now on the end of standard input ends the run too, as a signal does.
+    pub fn on_stdin_end(&self) {
+        let interrupted = Arc::clone(&self.interrupted);
+        std::thread::spawn(move || {
+            let mut ignored = [0; 64];
+            while matches!(io::stdin().read(&mut ignored), Ok(1..)) {}
+            interrupted.store(true, Ordering::Relaxed);
+        });
     }
 
     /// Why the run has to end now, if it has to.

@@ -281,6 +281,7 @@ fn an_interrupted_hold_closes_what_it_opened() {
     assert!(children.iter().all(|pid| !common::is_running(*pid)));
     let json: Value = serde_json::from_slice(&std::fs::read(report.path()).unwrap()).unwrap();
     assert!(json["close"].is_object());
+    assert_eq!(json["partial"], true);
 }
 
 #[test]
@@ -293,7 +294,7 @@ fn memory_is_measured_beside_a_bare_socket() {
     let (code, said, report) = bench("memory", &flags);
     assert_eq!(code, Some(0), "{said}");
     let kept = report["kept"].as_array().unwrap();
-    assert_eq!(kept.len(), 4);
+    assert_eq!(kept.len(), 5);
     for kept in kept {
         assert!(
             kept["growth"]["slab_pages"].as_f64().unwrap() > 2_000.0,
@@ -303,13 +304,29 @@ fn memory_is_measured_beside_a_bare_socket() {
             kept["growth"]["caches"].is_object(),
             slab_by_cache().is_ok()
         );
+        for what in [
+            "server_pss",
+            "server_page_tables",
+            "client_pss",
+            "client_page_tables",
+        ] {
+            assert!(kept[what].is_number(), "no {what} in {kept}");
+        }
     }
+    let sides = report["sides"].as_array().unwrap();
+    assert_eq!(sides.len(), 5);
+    // A socket, its inode and its file, whatever else this machine does.
+    let bare = &sides[0]["kernel"]["median"];
+    assert!(bare.as_f64().unwrap() > 1_000.0, "{bare}");
     for word in [
         "bare",
         "uring",
         "epoll",
         "tokio-uring",
         "above the bare socket",
+        "one bare side",
+        "uring server",
+        "One side: slab is of the whole host",
     ] {
         assert!(said.contains(word), "no {word} in {said}");
     }

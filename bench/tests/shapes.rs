@@ -8,6 +8,7 @@ use std::process::Output;
 use std::time::Duration;
 
 use common::{BOUND, Server, eventually, finish, has_engine, run, spawn, text, throng};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 /// `throng-bench client` with `args`, a JSON summary on stdout and samples to a file.
@@ -92,6 +93,51 @@ fn closed(said: &str, how: &str) -> u64 {
 const HEARTBEAT: &[&str] = &["--heartbeat", "50ms"];
 
 #[test]
+fn levels_are_told_apart_and_heartbeats_are_awaited_only_once_they_have_begun() {
+    if !has_engine("uring", "levels_are_told_apart") {
+        return;
+    }
+    let server = Server::start(&["--heartbeat", "100ms", "--heartbeat-at-signal"]);
+    let args = "--connections 600 --steps 50,200,600 --step-hold 300ms --idle-for 700ms --hold 1s --heartbeat 100ms";
+    let Client { command, samples } = Client::new(&server, args);
+    let running = spawn(command);
+    eventually("600 are held", BOUND, || {
+        common::established(server.address.port()) == 600
+    });
+    // No phase of it is that long.
+    std::thread::sleep(Duration::from_millis(500));
+    server.signal(Signal::SIGUSR2);
+    let ran = Ran::new(finish(running, BOUND), &samples);
+    assert!(ran.output.status.success(), "{}", text(&ran.output));
+    let levels: Vec<u64> = ran.summary["steps"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|step| count(step, "established"))
+        .collect();
+    assert_eq!(levels, [50, 200, 600]);
+    for (phase, level) in [
+        ("step-1", 50),
+        ("step-2", 200),
+        ("idle", 600),
+        ("hold", 600),
+    ] {
+        let course = ran.course(phase);
+        assert!(
+            course.iter().all(|[.., there]| *there == level),
+            "{phase}: {course:?}"
+        );
+        assert!(!course.is_empty(), "{phase}");
+    }
+    let heartbeats = &ran.summary["heartbeats"];
+    assert!(count(heartbeats, "received") >= 600, "{heartbeats}");
+    assert_eq!(
+        (count(heartbeats, "missing"), count(heartbeats, "late")),
+        (0, 0)
+    );
+}
+
+#[test]
 fn steps_are_held_one_after_the_other() {
     if !has_engine("uring", "steps_are_held_one_after_the_other") {
         return;
@@ -109,6 +155,18 @@ fn steps_are_held_one_after_the_other() {
     for step in &steps[..2] {
         assert!(step["held_seconds"].as_f64().unwrap() >= 0.5, "{step}");
     }
+    let held_seconds: f64 = steps
+        .iter()
+        .map(|step| step["held_seconds"].as_f64().unwrap())
+        .sum();
+    let ramp_seconds = ran.summary["ramp_seconds"].as_f64().unwrap();
+    let (from, to) = (&steps[0]["began_seconds"], &steps[2]["began_seconds"]);
+    let until_last = to.as_f64().unwrap() - from.as_f64().unwrap();
+    let up_seconds = steps[2]["up_seconds"].as_f64().unwrap();
+    assert!(
+        ramp_seconds <= until_last + up_seconds - held_seconds + 0.1,
+        "{ramp_seconds}"
+    );
     let ramp = ran.course("ramp");
     assert!(
         ramp.iter().all(|[_, asked, there]| there <= asked),

@@ -15,7 +15,7 @@ use serde::{Serialize, Serializer};
 
 use crate::backoff::Backoff;
 use crate::canary;
-use crate::shape::{Rise, Shape};
+use crate::shape::{MOST_LEVELS, Rise, Shape};
 use crate::source::{HostPorts, Plan, Source};
 
 /// What is said on the connections.
@@ -76,6 +76,9 @@ pub struct Config {
     pub churn: u64,
     /// Their cycles per second over all workers, begun by a schedule; none: each begins when the one before is complete.
     pub churn_rate: Option<f64>,
+    /// How long all connections are held before the server's heartbeat begins.
+    #[serde(rename = "idle_for_seconds", serialize_with = "seconds")]
+    pub idle_for: Duration,
     /// How long all connections are held before anything is exchanged.
     #[serde(rename = "quiet_for_seconds", serialize_with = "seconds")]
     pub quiet_for: Duration,
@@ -144,6 +147,7 @@ Examples:
   throng-client 127.0.0.1:7000 --connections 100000 --churn 200 --churn-rate 500 --hold 30s
   throng-client 127.0.0.1:7000 --connections 10000 --rate 2000 --hold 1m --hlog run.hlog
   throng-client 127.0.0.1:7000 --connections 100000 --steps 10 --step-hold 5s --ramp-down 20s --close fin
+  throng-client 127.0.0.1:7000 --connections 100000 --steps 1000,10000,100000 --canary
   throng-client 127.0.0.1:7000 --connections 100000 --ramp 30s --reconnect 100ms..30s --hold 10m
   throng-client 10.0.0.1:7000 --connections 300000 --source 10.0.0.5-10.0.0.9 --source eth1
   throng-client 127.0.0.1:7000 127.0.0.1:7001 --connections 500000 --rate 20000 --samples -
@@ -218,9 +222,9 @@ struct Flags {
     /// Start all connects evenly over this time [default: as fast as --rate and --concurrency allow]
     #[arg(long, value_name = "DURATION", conflicts_with = "steps", value_parser = humantime::parse_duration, help_heading = "Shape")]
     ramp: Option<Duration>,
-    /// Bring the connections up in so many equal parts, each when the one before is up and was held
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(2..=MAX_STEPS), help_heading = "Shape")]
-    steps: Option<u64>,
+    /// Bring the connections up in so many equal parts, or to these levels, each when the one before is up and was held
+    #[arg(long, value_name = "N|N,N", help_heading = "Shape")]
+    steps: Option<Steps>,
     /// How long each part but the last is held before the next
     #[arg(long, default_value = "10s", value_name = "DURATION", requires = "steps", value_parser = humantime::parse_duration, help_heading = "Shape")]
     step_hold: Duration,
@@ -271,6 +275,9 @@ struct Flags {
     /// Cycles per second over all churning connections, begun by a schedule [default: as fast as they complete]
     #[arg(long, value_name = "PER_SECOND", requires = "churn", value_parser = parse_churn_rate, allow_negative_numbers = true, help_heading = "While held")]
     churn_rate: Option<f64>,
+    /// How long to hold all connections before the server's heartbeat begins (throng-server --heartbeat-at-signal)
+    #[arg(long, default_value = "0s", hide_default_value = true, value_name = "DURATION", value_parser = humantime::parse_duration, help_heading = "While held")]
+    idle_for: Duration,
     /// How long to hold all connections before the first message or close; --hold begins then
     #[arg(long, default_value = "0s", hide_default_value = true, value_name = "DURATION", requires = "exchange", value_parser = humantime::parse_duration, help_heading = "While held")]
     quiet_for: Duration,
@@ -313,6 +320,59 @@ struct Flags {
     sample_interval: Duration,
 }
 
+/// The value of `--steps`.
+#[derive(Clone, Debug)]
+enum Steps {
+    Parts(u64),
+    Levels(Vec<u64>),
+}
+
+impl std::str::FromStr for Steps {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Steps, String> {
+        let number = |word: &str| {
+            word.parse::<u64>().map_err(|_| {
+                format!("{word:?} is no number: give how many parts, or levels such as 1000,10000")
+            })
+        };
+        match text.contains(',') {
+            false => Ok(Steps::Parts(number(text)?)),
+            true => text
+                .split(',')
+                .map(number)
+                .collect::<Result<_, _>>()
+                .map(Steps::Levels),
+        }
+    }
+}
+
+impl Steps {
+    /// How `connections` come up by them, each held for `hold` but the last.
+    fn rise(self, connections: u64, hold: Duration) -> Result<Rise, String> {
+        match self {
+            Steps::Parts(steps) if !(2..=MAX_STEPS).contains(&steps) => {
+                Err(format!("--steps {steps}: in 2 to {MAX_STEPS} parts"))
+            }
+            Steps::Parts(steps) if steps > connections => Err(format!(
+                "--steps {steps}: {connections} connections cannot be brought up in more parts than they are; raise \
+                 --connections or lower --steps"
+            )),
+            Steps::Parts(steps) => Ok(Rise::Steps { steps, hold }),
+            Steps::Levels(levels) => {
+                let rises =
+                    levels.first() > Some(&0) && levels.windows(2).all(|two| two[0] < two[1]);
+                if !rises || levels.len() > MOST_LEVELS || levels.last() != Some(&connections) {
+                    return Err(format!(
+                        "--steps: give at most {MOST_LEVELS} levels that rise from above 0 to --connections {connections}"
+                    ));
+                }
+                Ok(Rise::Levels { levels, hold })
+            }
+        }
+    }
+}
+
 const MAX_CONNECTIONS: u64 = 100_000_000;
 const MAX_STEPS: u64 = 10_000;
 const MAX_MESSAGE_BYTES: i64 = SendArena::SPAN_BYTES as i64;
@@ -342,6 +402,7 @@ impl Flags {
         )?;
         within("--hold", self.hold, Duration::ZERO, MAX_HOLD)?;
         within("--quiet-for", self.quiet_for, Duration::ZERO, MAX_HOLD)?;
+        within("--idle-for", self.idle_for, Duration::ZERO, MAX_HOLD)?;
         within(
             "--sample-interval",
             self.sample_interval,
@@ -362,6 +423,9 @@ impl Flags {
                 Duration::from_millis(10),
                 MAX_HEARTBEAT,
             )?;
+        }
+        if heartbeat.is_zero() && !self.idle_for.is_zero() {
+            return Err("--idle-for: no heartbeat begins after it; hold without one by --hold, or give a --heartbeat".into());
         }
         if self.active > self.connections {
             return Err(format!(
@@ -412,6 +476,7 @@ impl Flags {
             message_rate: self.message_rate,
             churn: self.churn,
             churn_rate: self.churn_rate,
+            idle_for: self.idle_for,
             quiet_for: self.quiet_for,
             storm: self.storm,
             message_bytes: self.message_bytes,
@@ -431,19 +496,9 @@ impl Flags {
             within(flag, time.unwrap_or(least), least, MAX_HOLD)?;
         }
         within("--step-hold", self.step_hold, Duration::ZERO, MAX_HOLD)?;
-        if let Some(steps) = self.steps.filter(|steps| *steps > self.connections) {
-            return Err(format!(
-                "--steps {steps}: {} connections cannot be brought up in more parts than they are; raise --connections \
-                 or lower --steps",
-                self.connections
-            ));
-        }
-        let rise = match (self.ramp, self.steps) {
+        let rise = match (self.ramp, self.steps.clone()) {
             (Some(over), _) => Rise::Linear { over },
-            (None, Some(steps)) => Rise::Steps {
-                steps,
-                hold: self.step_hold,
-            },
+            (None, Some(steps)) => steps.rise(self.connections, self.step_hold)?,
             (None, None) => Rise::AtOnce,
         };
         Ok(Shape {
@@ -606,6 +661,12 @@ mod tests {
             hold: seconds(3),
         };
         assert_eq!(steps.shape.rise, rise);
+        let levels = shape("--connections 100 --steps 1,10,100 --step-hold 3s --idle-for 2s");
+        let rise = Rise::Levels {
+            levels: vec![1, 10, 100],
+            hold: seconds(3),
+        };
+        assert_eq!((levels.shape.rise, levels.idle_for), (rise, seconds(2)));
         assert_eq!(steps.reconnect.unwrap().max, seconds(30));
         assert_eq!(steps.churn_rate, Some(7.5));
         let json = serde_json::to_value(&steps).unwrap();
@@ -677,6 +738,16 @@ mod tests {
             ("127.0.0.1:7000 --ramp 5s --rate 100", "--rate"),
             ("127.0.0.1:7000 --ramp 5s --steps 2", "--steps"),
             ("127.0.0.1:7000 --steps 1", "--steps"),
+            ("127.0.0.1:7000 --steps 10,x", "\"x\""),
+            (
+                "127.0.0.1:7000 --connections 10 --steps 5,5,10",
+                "levels that rise",
+            ),
+            (
+                "127.0.0.1:7000 --connections 10 --steps 5,9",
+                "to --connections 10",
+            ),
+            ("127.0.0.1:7000 --heartbeat 0s --idle-for 1s", "--idle-for"),
             (
                 "127.0.0.1:7000 --steps 11 --connections 10",
                 "lower --steps",

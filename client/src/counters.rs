@@ -11,13 +11,17 @@ use std::time::{Duration, Instant};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use crate::shape::Leg;
+use crate::shape::{Leg, step_name};
 
 /// What the workers are to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
     /// Establish connections.
     Ramp,
+    /// Hold what a step has brought up, before the next; the first step is 1.
+    Step(u8),
+    /// Hold them, before the server's heartbeat begins.
+    Idle,
     /// Hold them, before anything is exchanged.
     Quiet,
     /// Hold them.
@@ -42,9 +46,16 @@ impl Phase {
         matches!(self, Phase::Hold | Phase::Active)
     }
 
+    /// Whether all are up, and not yet to end.
+    pub(crate) fn is_held(self) -> bool {
+        self.is_exchanging() || matches!(self, Phase::Quiet | Phase::Storm)
+    }
+
     pub(crate) fn name(self) -> &'static str {
         match self {
             Phase::Ramp => "ramp",
+            Phase::Step(step) => step_name(step),
+            Phase::Idle => "idle",
             Phase::Quiet => "quiet",
             Phase::Hold => "hold",
             Phase::Active => "active",

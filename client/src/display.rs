@@ -13,6 +13,7 @@ use crate::config::Config;
 use crate::counters::{Counts, Phase};
 use crate::phases::HostCounters;
 use crate::rates::{PerSecond, Rates};
+use crate::shape::Rise;
 use crate::summary::{OpenLoop, Percentiles, Summary};
 
 /// Rates are over this long at least.
@@ -22,6 +23,8 @@ const STEPS: u64 = 1000;
 
 /// How much there is of each phase.
 pub(crate) struct Lengths {
+    step_hold: Duration,
+    idle_for: Duration,
     quiet_for: Duration,
     hold: Duration,
     storm: Duration,
@@ -42,6 +45,11 @@ pub(crate) enum Length {
 impl Lengths {
     pub(crate) fn new(config: &Config) -> Lengths {
         Lengths {
+            step_hold: match config.shape.rise {
+                Rise::Levels { hold, .. } => hold,
+                _ => Duration::ZERO,
+            },
+            idle_for: config.idle_for,
             quiet_for: config.quiet_for,
             hold: config.hold,
             storm: config.storm.unwrap_or_default(),
@@ -56,6 +64,8 @@ impl Lengths {
                 let ended = counts.established + counts.failed;
                 Length::Share((ended as f64 / self.wanted as f64).min(1.0))
             }
+            Phase::Step(_) => Length::Time(self.step_hold),
+            Phase::Idle => Length::Time(self.idle_for),
             Phase::Quiet => Length::Time(self.quiet_for),
             Phase::Hold | Phase::Active => Length::Time(self.hold),
             Phase::Storm => Length::Time(self.storm),

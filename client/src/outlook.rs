@@ -93,7 +93,11 @@ impl fmt::Display for Outlook {
             HumanCount(self.tightest.connections),
         )?;
         match self.tightest.connections < self.wanted {
-            true => f.write_str(": fewer than asked for"),
+            true => write!(
+                f,
+                ": fewer than asked for, see throng-tune check --connections {}",
+                self.wanted
+            ),
             false => Ok(()),
         }
     }
@@ -134,7 +138,7 @@ mod tests {
         assert_eq!(many.tightest.connections, 50_000);
         let text = many.to_string();
         assert!(
-            text.ends_with("(fs.file-max), 50,000: fewer than asked for")
+            text.contains("(fs.file-max), 50,000: fewer than asked for, see throng-tune check")
                 && text.contains("; 17 addresses are used for 100,000;"),
             "{text}"
         );

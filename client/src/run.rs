@@ -20,7 +20,7 @@ use crate::hlog::IntervalLog;
 use crate::interrupts::{Interrupts, TICK};
 use crate::phases::Watch;
 use crate::samples::Samples;
-use crate::shape::Leg;
+use crate::shape::{Leg, Rise};
 use crate::source::Plan;
 use crate::summary::{Course, Ended, Report, Step, Storm, Summary};
 use crate::tally::Tally;
@@ -226,6 +226,10 @@ impl Conductor<'_, '_> {
         let mut ended = self.ramp()?;
         let (mut hold_from, mut hold) = (Duration::ZERO, Duration::ZERO);
         let mut at_hold_end = Counts::default();
+        if ended.is_none() && !self.config.idle_for.is_zero() {
+            self.enter(Phase::Idle, None)?;
+            ended = self.until(self.now() + self.config.idle_for, |_| false)?;
+        }
         if ended.is_none() && !self.config.quiet_for.is_zero() {
             self.enter(Phase::Quiet, None)?;
             ended = self.until(self.now() + self.config.quiet_for, |_| false)?;
@@ -270,11 +274,16 @@ impl Conductor<'_, '_> {
 
     /// Leg by leg, until each connection is established or has failed.
     fn ramp(&mut self) -> anyhow::Result<Option<Ended>> {
-        let legs = self.config.shape.rise(self.config.connections);
-        for leg in &legs {
+        let shape = &self.config.shape;
+        let legs = shape.rise(self.config.connections);
+        let has_stages = matches!(shape.rise, Rise::Levels { .. });
+        for (step, leg) in (1..).zip(&legs) {
             let mut ended = self.carry_out(Phase::Ramp, *leg, Duration::MAX)?;
             let (began, up) = (self.shared.order().began, self.now());
             if ended.is_none() && !leg.rest.is_zero() {
+                if has_stages {
+                    self.enter(Phase::Step(step), None)?;
+                }
                 ended = self.until(up + leg.rest, |_| false)?;
             }
             let counts = self.shared.counts();
@@ -488,6 +497,8 @@ impl Conductor<'_, '_> {
 fn stage_of(phase: Phase) -> Option<Stage> {
     match phase {
         Phase::Ramp => Some(Stage::Ramp),
+        Phase::Step(step) => Some(Stage::Step(step)),
+        Phase::Idle => Some(Stage::Idle),
         Phase::Quiet | Phase::Hold => Some(Stage::Hold),
         Phase::Active => Some(Stage::Active),
         Phase::Storm => Some(Stage::Storm),
@@ -523,7 +534,8 @@ fn recover(
             false
         })?;
     }
-    canaries.finish(held)
+    let levels: Vec<u64> = summary.steps.iter().map(|step| step.established).collect();
+    canaries.finish(held, &levels)
 }
 
 /// VmHWM of /proc/self/status, proc_pid_status(5).

@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::config::seconds;
 
 /// The course of the number of connections.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Shape {
     /// How all of them are brought up.
     #[serde(flatten)]
@@ -22,7 +22,7 @@ pub struct Shape {
 }
 
 /// How connections are brought up.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case", tag = "ramp")]
 pub enum Rise {
     /// As fast as the rate and the concurrency allow.
@@ -41,6 +41,26 @@ pub enum Rise {
         #[serde(rename = "step_hold_seconds", serialize_with = "seconds")]
         hold: Duration,
     },
+    /// To level after level, each as fast as the rate and the concurrency allow.
+    Levels {
+        /// Connections at the end of each; the last has all of them.
+        levels: Vec<u64>,
+        /// How long each but the last is held before the next.
+        #[serde(rename = "step_hold_seconds", serialize_with = "seconds")]
+        hold: Duration,
+    },
+}
+
+/// To so many levels at most: what is held at each but the last is a stage of its own to the canaries.
+pub const MOST_LEVELS: usize = 9;
+
+/// The name of what is held at the end of `step`, the first of which is 1.
+pub(crate) fn step_name(step: u8) -> &'static str {
+    const NAMES: [&str; MOST_LEVELS - 1] = [
+        "step-1", "step-2", "step-3", "step-4", "step-5", "step-6", "step-7", "step-8",
+    ];
+    let index = usize::from(step).saturating_sub(1);
+    NAMES[index.min(NAMES.len() - 1)]
 }
 
 /// From one number of connections to another.
@@ -65,17 +85,31 @@ impl Shape {
             over,
             rest,
         };
-        match self.rise {
+        match &self.rise {
             Rise::AtOnce => vec![leg(0, connections, Duration::ZERO, Duration::ZERO)],
-            Rise::Linear { over } => vec![leg(0, connections, over, Duration::ZERO)],
+            Rise::Linear { over } => vec![leg(0, connections, *over, Duration::ZERO)],
             Rise::Steps { steps, hold } => {
                 let end = |step: u64| {
-                    (u128::from(connections) * u128::from(step) / u128::from(steps)) as u64
+                    (u128::from(connections) * u128::from(step) / u128::from(*steps)) as u64
                 };
-                (1..=steps)
+                (1..=*steps)
                     .map(|step| {
-                        let rest = if step < steps { hold } else { Duration::ZERO };
+                        let rest = if step < *steps { *hold } else { Duration::ZERO };
                         leg(end(step - 1), end(step), Duration::ZERO, rest)
+                    })
+                    .collect()
+            }
+            Rise::Levels { levels, hold } => {
+                let begins = std::iter::once(&0).chain(levels);
+                begins
+                    .zip(levels)
+                    .map(|(from, to)| {
+                        let rest = if *to < connections {
+                            *hold
+                        } else {
+                            Duration::ZERO
+                        };
+                        leg(*from, *to, Duration::ZERO, rest)
                     })
                     .collect()
             }
@@ -217,6 +251,32 @@ mod tests {
                 prop_assert!(least <= level && (of_worker == 0 || share(least - 1, number, workers) < of_worker));
             }
         }
+    }
+
+    #[test]
+    fn levels_are_held_but_the_last() {
+        let hold = Duration::from_secs(5);
+        let rise = Rise::Levels {
+            levels: vec![10, 100, 1_000],
+            hold,
+        };
+        let shape = Shape {
+            rise,
+            fall: Duration::ZERO,
+        };
+        let legs: Vec<_> = shape
+            .rise(1_000)
+            .iter()
+            .map(|leg| (leg.from, leg.to, leg.rest))
+            .collect();
+        assert_eq!(
+            legs,
+            [(0, 10, hold), (10, 100, hold), (100, 1_000, Duration::ZERO)]
+        );
+        assert_eq!(
+            (step_name(1), step_name(8), step_name(200)),
+            ("step-1", "step-8", "step-8")
+        );
     }
 
     #[test]

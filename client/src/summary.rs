@@ -451,7 +451,7 @@ pub struct Summary {
     pub unended: u64,
     /// Source ports that were in use and replaced by others.
     pub ports_in_use: u64,
-    /// From the first connect to the last that was established.
+    /// From the first connect to the last that was established, without the time that steps were held.
     pub ramp_seconds: f64,
     /// Connections established by that time.
     pub connects_per_second: f64,
@@ -508,10 +508,14 @@ impl Summary {
         course: &Course,
     ) -> Summary {
         let whole = Whole::new(measured);
-        let ramp = match (report.first_connect, report.last_established) {
+        let whole_ramp = match (report.first_connect, report.last_established) {
             (Some(first), Some(last)) => last.saturating_sub(first),
             _ => Duration::ZERO,
         };
+        // The last step is held as all connections are, or was cut short.
+        let before_last = course.steps.iter().rev().skip(1);
+        let rests = before_last.map(|step| step.held_seconds).sum();
+        let ramp = whole_ramp.saturating_sub(Duration::from_secs_f64(rests));
         let targets: Vec<String> = config.targets.iter().map(ToString::to_string).collect();
         let counts = course.counts;
         Summary {

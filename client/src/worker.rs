@@ -119,6 +119,8 @@ struct Worker<'a> {
     report: Report,
     /// Failures and losses whose causes are told.
     told: u64,
+    /// The server's heartbeat has begun.
+    awaits_heartbeats: bool,
 }
 
 impl<'a> Worker<'a> {
@@ -203,6 +205,7 @@ impl<'a> Worker<'a> {
             counts: Counts::default(),
             report: Report::default(),
             told: 0,
+            awaits_heartbeats: config.idle_for.is_zero(),
         })
     }
 
@@ -224,7 +227,7 @@ impl<'a> Worker<'a> {
             self.follow(self.shared.order());
             match self.order.phase {
                 counters::Phase::Ramp => self.connect_more()?,
-                counters::Phase::Quiet => {}
+                counters::Phase::Step(_) | counters::Phase::Idle | counters::Phase::Quiet => {}
                 counters::Phase::Hold | counters::Phase::Active => {
                     self.send_messages()?;
                     self.begin_due_cycles()?;
@@ -283,6 +286,9 @@ impl<'a> Worker<'a> {
         }
         let was_exchanging = self.is_exchanging();
         let is_new_phase = order.phase != self.order.phase;
+        if self.order.phase == counters::Phase::Idle && order.phase.is_held() {
+            self.begin_heartbeats();
+        }
         self.order = order;
         if was_exchanging && !self.is_exchanging() {
             self.end_messages();
@@ -393,7 +399,8 @@ impl<'a> Worker<'a> {
         let conn = &self.conns[c as usize];
         let silence_ms = (self.now.as_millis() as u32).wrapping_sub(conn.last_heartbeat_ms);
         let patience_ms = 2 * self.config.heartbeat.as_millis() as u32;
-        self.report.heartbeats_missing += u64::from(patience_ms > 0 && silence_ms > patience_ms);
+        let is_silent = patience_ms > 0 && silence_ms > patience_ms;
+        self.report.heartbeats_missing += u64::from(self.awaits_heartbeats && is_silent);
         // A cycle that has not come to its greeting is unfinished.
         let is_cycling = conn.flags.has(Flags::CYCLING);
         self.report.greetings_missing += u64::from(!conn.verifier.is_greeted() && !is_cycling);

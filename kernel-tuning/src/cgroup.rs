@@ -3,7 +3,7 @@
 //! Reads `/proc/self/cgroup` and `/sys/fs/cgroup`. Where neither tells a limit there is none, as far as can be known.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -22,10 +22,19 @@ pub struct CgroupMemory {
 impl CgroupMemory {
     /// Reads the limit from cgroup v2 (`memory.max`) or v1 (`memory.limit_in_bytes`); `None` where there is no limit.
     pub fn read() -> Option<Self> {
-        let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
+        Self::read_below(Path::new("/"))
+    }
+
+    /// The same of a tree of files, of which `root` is `/`.
+    pub(crate) fn read_below(root: &Path) -> Option<Self> {
+        let groups = fs::read_to_string(root.join("proc/self/cgroup")).ok()?;
         groups
             .lines()
             .filter_map(memory_group)
+            .map(|group| MemoryGroup {
+                root: root.join(group.root),
+                ..group
+            })
             .flat_map(Self::along)
             .min_by_key(Self::room_bytes)
     }
@@ -69,6 +78,7 @@ fn sum_of(stat: &str, names: [&str; 2]) -> u64 {
 }
 
 struct MemoryGroup {
+    /// Below `/`.
     root: PathBuf,
     path: PathBuf,
     limit: &'static str,
@@ -84,7 +94,7 @@ fn memory_group(line: &str) -> Option<MemoryGroup> {
     let path = PathBuf::from(path.trim_start_matches('/'));
     if controllers.is_empty() {
         Some(MemoryGroup {
-            root: "/sys/fs/cgroup".into(),
+            root: "sys/fs/cgroup".into(),
             path,
             limit: "memory.max",
             usage: "memory.current",
@@ -92,7 +102,7 @@ fn memory_group(line: &str) -> Option<MemoryGroup> {
         })
     } else if controllers.split(',').any(|name| name == "memory") {
         Some(MemoryGroup {
-            root: "/sys/fs/cgroup/memory".into(),
+            root: "sys/fs/cgroup/memory".into(),
             path,
             limit: "memory.limit_in_bytes",
             usage: "memory.usage_in_bytes",
@@ -115,14 +125,14 @@ mod tests {
         assert_eq!(
             (v1.root.join(v1.path), v1.limit),
             (
-                "/sys/fs/cgroup/memory/app/one".into(),
+                "sys/fs/cgroup/memory/app/one".into(),
                 "memory.limit_in_bytes"
             )
         );
         let v2 = memory_group("0::/user.slice").unwrap();
         assert_eq!(
             (v2.root.join(v2.path), v2.limit),
-            ("/sys/fs/cgroup/user.slice".into(), "memory.max")
+            ("sys/fs/cgroup/user.slice".into(), "memory.max")
         );
     }
 

@@ -10,6 +10,9 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::host::{HostError, format_error, read};
+pub use known::{Counter, Kind, counter, counters, meaning};
+
+mod known;
 
 /// The calling thread's network namespace, which `/proc/net`, the process's, need not be (proc_pid_net(5)).
 pub(crate) const PROC_NET: &str = "/proc/thread-self/net";
@@ -73,7 +76,8 @@ impl NetCounters {
                 *wide == name && self.get(narrow).is_some_and(|narrow| narrow >= count)
             };
             let is_said = count > 0 && !INCLUDES.iter().any(is_said_already);
-            Some((name, count, meaning(name).filter(|_| is_said)?))
+            let known = counter(name).filter(|known| is_said && known.kind == Kind::Trouble)?;
+            Some((name, count, known.means))
         })
     }
 
@@ -96,10 +100,15 @@ impl NetCounters {
             ("SoftnetDropped", dropped),
             ("SoftnetTimeSqueeze", time_squeeze),
         ]);
-        let known = COUNTERS
-            .iter()
-            .filter_map(|(name, _)| Some(((*name).to_owned(), *found.get(name)?)));
-        Ok(Self(known.collect()))
+        let known = counters().iter().filter(|known| known.kind != Kind::Gauge);
+        let named =
+            known.filter_map(|known| Some((known.name.to_owned(), *found.get(known.name)?)));
+        let mut named: BTreeMap<String, u64> = named.collect();
+        // Other protocols have counters of the same names.
+        let icmp = paired_lines(snmp, "Icmp:").into_iter();
+        let icmp = icmp.map(|(name, value)| (format!("Icmp{name}"), value));
+        named.extend(icmp.filter(|(name, _)| counter(name).is_some()));
+        Ok(Self(named))
     }
 }
 
@@ -108,14 +117,6 @@ impl FromIterator<(String, u64)> for NetCounters {
     fn from_iter<I: IntoIterator<Item = (String, u64)>>(counters: I) -> Self {
         Self(counters.into_iter().collect())
     }
-}
-
-/// What a counter of [`NetCounters`] means, in words.
-pub fn meaning(name: &str) -> Option<&'static str> {
-    COUNTERS
-        .iter()
-        .find(|(known, _)| *known == name)
-        .map(|(_, meaning)| *meaning)
 }
 
 /// Of `/proc/net/stat`: our name, the files, and their column. There is a row for each CPU, all hexadecimal; the
@@ -134,167 +135,6 @@ const TABLE_COUNTERS: &[(&str, &[&str], &str)] = &[
         &["arp_cache", "ndisc_cache"],
         "unresolved_discards",
     ),
-];
-
-/// Sources: Documentation/networking/snmp_counter.rst, Documentation/ABI/testing/sysfs-class-net-statistics,
-/// net/core/neighbour.c, net/netfilter and net/ipv4 of the kernel. An interface's packets, bytes and multicasts are
-/// traffic, not trouble, and have no words.
-const COUNTERS: &[(&str, &str)] = &[
-    (
-        "ListenOverflows",
-        "handshakes dropped because an accept queue was full: the server accepts too slowly",
-    ),
-    (
-        "ListenDrops",
-        "handshakes dropped by a listener for any reason, full accept queues included",
-    ),
-    (
-        "TCPSynRetrans",
-        "SYN and SYN-ACK packets sent again: new connections waited a second or more",
-    ),
-    (
-        "TCPReqQFullDrop",
-        "SYNs dropped because the queue of half-open connections was full",
-    ),
-    (
-        "SyncookiesSent",
-        "SYNs answered with a cookie because the half-open queue was full",
-    ),
-    (
-        "TCPTimeouts",
-        "retransmission timers that fired: data was lost or its answer was very late",
-    ),
-    (
-        "TCPMemoryPressures",
-        "times that queued TCP data rose above the pressure mark of tcp_mem",
-    ),
-    (
-        "TCPMemoryPressuresChrono",
-        "milliseconds that queued TCP data was above the pressure mark of tcp_mem",
-    ),
-    (
-        "TCPAbortOnMemory",
-        "connections reset for lack of TCP memory or for too many orphans",
-    ),
-    (
-        "TCPTimeWaitOverflow",
-        "TIME_WAIT sockets dropped early because tcp_max_tw_buckets was reached",
-    ),
-    (
-        "TCPBacklogDrop",
-        "packets dropped because the owner held the socket's lock for too long",
-    ),
-    (
-        "TCPRcvQDrop",
-        "segments dropped because there was no memory for a receive queue",
-    ),
-    (
-        "RcvPruned",
-        "segments dropped because a socket's receive buffer was full",
-    ),
-    (
-        "IPReversePathFilter",
-        "packets dropped because their source is not reached by the interface they came by (rp_filter)",
-    ),
-    (
-        "InDiscards",
-        "incoming IP packets dropped for lack of memory or by policy",
-    ),
-    (
-        "OutDiscards",
-        "outgoing IP packets dropped for lack of memory, by a full queue or by a neighbour that cannot be had",
-    ),
-    (
-        "OutNoRoutes",
-        "outgoing IP packets dropped for want of a route",
-    ),
-    (
-        "ConntrackDrop",
-        "packets dropped because connection tracking had no room (nf_conntrack_max)",
-    ),
-    (
-        "ConntrackEarlyDrop",
-        "tracked connections forgotten early to make room for new ones (nf_conntrack_max)",
-    ),
-    (
-        "ConntrackInsertFailed",
-        "packets dropped because their connection could not be tracked, for a clash with another",
-    ),
-    (
-        "NeighbourTableFulls",
-        "packets dropped because the neighbour table was full (gc_thresh3)",
-    ),
-    (
-        "NeighbourUnresolvedDiscards",
-        "packets dropped while their neighbour's hardware address was not known",
-    ),
-    ("RetransSegs", "TCP segments sent again"),
-    (
-        "AttemptFails",
-        "connections that failed during the handshake",
-    ),
-    ("EstabResets", "established connections that were reset"),
-    (
-        "SoftnetDropped",
-        "packets dropped because a CPU's input queue (netdev_max_backlog) was full",
-    ),
-    (
-        "SoftnetTimeSqueeze",
-        "times a CPU ran out of its packet budget (netdev_budget) with packets left",
-    ),
-    ("rx_errors", "bad packets that the interface received"),
-    (
-        "rx_dropped",
-        "received packets dropped by the interface's driver or above it, unwanted protocols included",
-    ),
-    (
-        "rx_missed_errors",
-        "packets that the NIC dropped because the host did not take them in time (ring size: ethtool -g)",
-    ),
-    (
-        "rx_fifo_errors",
-        "packets lost because the NIC's receive queue overflowed",
-    ),
-    (
-        "rx_over_errors",
-        "packets lost because the NIC's receive ring overflowed",
-    ),
-    (
-        "rx_crc_errors",
-        "packets received with a wrong checksum: cable, transceiver or duplex",
-    ),
-    ("rx_frame_errors", "packets received out of alignment"),
-    (
-        "rx_length_errors",
-        "packets received of a wrong length (MTU)",
-    ),
-    (
-        "rx_nohandler",
-        "packets received by an interface that is not in use, such as a bond's spare",
-    ),
-    ("tx_errors", "packets that the interface could not send"),
-    (
-        "tx_dropped",
-        "packets dropped before they were sent, for want of resources or by the other end of a veth",
-    ),
-    (
-        "tx_fifo_errors",
-        "packets lost because the NIC's send queue ran dry or over",
-    ),
-    ("tx_aborted_errors", "sends that the medium aborted"),
-    (
-        "tx_carrier_errors",
-        "sends that failed because the link was lost",
-    ),
-    (
-        "tx_heartbeat_errors",
-        "heartbeat failures of an old half-duplex medium",
-    ),
-    (
-        "tx_window_errors",
-        "late collisions of a half-duplex medium",
-    ),
-    ("collisions", "collisions of a half-duplex medium"),
 ];
 
 /// `Prefix: names…` followed by `Prefix: values…`.

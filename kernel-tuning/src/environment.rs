@@ -106,9 +106,9 @@ fn mitigations() -> BTreeMap<String, String> {
 
 /// The last of several counts; of the rest of the command line nothing is kept, for it may name what is private.
 fn asked(command_line: &str) -> Option<String> {
-    let words = command_line.split_whitespace().rev();
+    let words = command_line.split_whitespace();
     let mut said = words.filter_map(|word| word.strip_prefix("mitigations="));
-    said.next().map(str::to_owned)
+    said.next_back().map(str::to_owned)
 }
 
 /// The one in brackets of `always [madvise] never`.

@@ -14,7 +14,7 @@ use procfs::{Current, CurrentSI};
 use serde::{Deserialize, Serialize};
 
 pub use crate::cgroup::CgroupMemory;
-pub use crate::counters::{NetCounters, meaning};
+pub use crate::counters::{Counter, Kind, NetCounters, counter, counters, meaning};
 pub use crate::environment::{Environment, environment};
 pub use crate::footprint::Footprint;
 pub use crate::interface::{LOOPBACK, Route, interface_addresses, interface_statistics, route};
@@ -74,7 +74,7 @@ impl Memory {
         Self::from_meminfo(&procfs::Meminfo::current()?)
     }
 
-    fn from_meminfo(meminfo: &procfs::Meminfo) -> Result<Self, HostError> {
+    pub(crate) fn from_meminfo(meminfo: &procfs::Meminfo) -> Result<Self, HostError> {
         let field = |value: Option<u64>, name: &str| {
             value.ok_or_else(|| format_error("/proc/meminfo", format!("no {name}")))
         };
@@ -116,7 +116,7 @@ impl Sockstat {
         Self::parse(&read("/proc/net/sockstat")?)
     }
 
-    fn parse(text: &str) -> Result<Self, HostError> {
+    pub(crate) fn parse(text: &str) -> Result<Self, HostError> {
         let path = "/proc/net/sockstat";
         let line = text.lines().find_map(|line| line.strip_prefix("TCP:"));
         let words: Vec<&str> = line

@@ -10,6 +10,7 @@ use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
 pub use crate::evidence::Evidence;
+pub(crate) use headroom::SOCKET_BYTES;
 pub use headroom::{Headroom, headrooms};
 
 mod headroom;

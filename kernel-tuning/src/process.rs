@@ -157,16 +157,62 @@ impl Usage {
             errno => refused(format!("read the CPU time of process {pid}"), errno),
         })?;
         let status = Process::new(raw).and_then(|process| process.status());
-        let status = status.map_err(|source| match source {
-            ProcError::NotFound(_) => gone(),
-            source => ProcessError::Read { pid, source },
-        })?;
+        let status = status.map_err(|source| or_gone(pid, source))?;
         // A process that ended and waits for its parent has no memory, and no such line.
         let rss_kib = status.vmrss.ok_or_else(gone)?;
         Ok(Self {
             rss_bytes: rss_kib * 1024,
             cpu_ns,
         })
+    }
+}
+
+/// Memory of a process, and of the kernel for its address space. What the kernel holds for it otherwise, such as sockets, is
+/// not in it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessMemory {
+    /// Resident memory, `VmRSS`; pages that several processes share are in each one's.
+    pub rss_bytes: u64,
+    /// The same with the share of each page that falls to this process, `Pss` of `smaps_rollup` (since Linux 4.14); `None`
+    /// where it may not be read, as that of another user's process.
+    pub pss_bytes: Option<u64>,
+    /// Its page tables, `VmPTE`.
+    pub page_tables_bytes: u64,
+}
+
+impl ProcessMemory {
+    /// Reads that of process `pid`. The kernel walks all of its mappings for this: not to be done often.
+    ///
+    /// # Errors
+    /// [`ProcessError::Gone`] when the process has ended.
+    pub fn of(pid: u32) -> Result<Self, ProcessError> {
+        let gone = || ProcessError::Gone { pid };
+        let process = i32::try_from(pid)
+            .map_err(|_| gone())
+            .and_then(|raw| Process::new(raw).map_err(|source| or_gone(pid, source)))?;
+        let status = process.status().map_err(|source| or_gone(pid, source))?;
+        let rollup = process.smaps_rollup().ok();
+        let pss_bytes = rollup.and_then(|rollup| {
+            let maps = rollup.memory_map_rollup.0;
+            maps.first()?.extension.map.get("Pss").copied()
+        });
+        Ok(Self {
+            rss_bytes: status.vmrss.ok_or_else(gone)? * 1024,
+            pss_bytes,
+            page_tables_bytes: status.vmpte.unwrap_or(0) * 1024,
+        })
+    }
+
+    /// That of two processes together.
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            rss_bytes: self.rss_bytes + other.rss_bytes,
+            pss_bytes: self
+                .pss_bytes
+                .zip(other.pss_bytes)
+                .map(|(one, other)| one + other),
+            page_tables_bytes: self.page_tables_bytes + other.page_tables_bytes,
+        }
     }
 }
 
@@ -223,6 +269,13 @@ pub fn is_bound_by_file_max() -> Result<bool, ProcessError> {
         source,
     })?;
     Ok(status.capeff >> CAP_SYS_ADMIN & 1 == 0)
+}
+
+fn or_gone(pid: u32, source: ProcError) -> ProcessError {
+    match source {
+        ProcError::NotFound(_) => ProcessError::Gone { pid },
+        source => ProcessError::Read { pid, source },
+    }
 }
 
 fn refused(what: impl Into<String>, errno: Errno) -> ProcessError {
@@ -307,6 +360,27 @@ mod tests {
         let after = Usage::of(me).unwrap();
         assert!(after.cpu_ns - before.cpu_ns > 1_000_000);
         assert_ne!(after.cpu_ns % 10_000_000, 0);
+    }
+
+    #[test]
+    fn a_process_of_ones_own_tells_its_share_of_what_it_shares() {
+        let me = ProcessMemory::of(std::process::id()).unwrap();
+        assert!(me.rss_bytes > 4_096 && me.page_tables_bytes >= 4_096);
+        // Code of libraries is shared.
+        let pss_bytes = me.pss_bytes.unwrap();
+        assert!(
+            pss_bytes > 0 && pss_bytes <= me.rss_bytes + (4 << 20),
+            "{me:?}"
+        );
+        let two = me.plus(ProcessMemory {
+            pss_bytes: None,
+            ..me
+        });
+        assert_eq!((two.rss_bytes, two.pss_bytes), (2 * me.rss_bytes, None));
+        assert!(matches!(
+            ProcessMemory::of(u32::MAX),
+            Err(ProcessError::Gone { .. })
+        ));
     }
 
     #[test]

@@ -64,6 +64,18 @@ pub fn probe() -> Result<(), Unavailable> {
     Ok(())
 }
 
+/// Makes a ring with a table of so many direct descriptors, and throws it away.
+///
+/// # Errors
+/// That of the kernel: EMFILE above RLIMIT_NOFILE or 1 << 20, ENOMEM.
+pub fn holds_table(slots: u32) -> io::Result<()> {
+    let ring: IoUring = IoUring::builder()
+        .setup_defer_taskrun()
+        .setup_single_issuer()
+        .build(4)?;
+    ring.submitter().register_files_sparse(slots)
+}
+
 /// Whether closing a direct descriptor closes its socket while a request is parked on another slot.
 ///
 /// Before Linux 6.13 one long-lived request keeps every socket alive that is closed after it (liburing #1192; kernel
@@ -132,6 +144,7 @@ fn disabled_by_sysctl() -> Option<u32> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
@@ -141,6 +154,16 @@ mod tests {
             // True on every kernel since 6.13; a false is a finding about the kernel, not an error here.
             println!("direct descriptors release their sockets: {releases}");
         }
+    }
+
+    #[test]
+    fn a_table_is_bounded_by_the_open_file_limit() {
+        if probe().is_err() {
+            return;
+        }
+        holds_table(64).unwrap();
+        let error = holds_table(u32::MAX).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EMFILE));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use kernel_tuning::setting::Role;
 use nix::sys::signal::{SigSet, Signal};
 use tracing::level_filters::LevelFilter;
 use tracing::warn;
@@ -17,7 +18,7 @@ use crate::config::{Protocol, Resolved, UsageError, resolve};
 use crate::control::Control;
 use crate::server::{Server, StartError, start};
 use crate::summary::Summary;
-use crate::worker::Event;
+use crate::worker::{Command, Event};
 
 /// Runs the server. `args` begins with the program's name.
 pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
@@ -62,11 +63,16 @@ fn run(resolved: &mut Resolved) -> anyhow::Result<()> {
              a file descriptor per connection is used, and RLIMIT_NOFILE bounds them"
         );
     }
+    let brief = |connections| kernel_tuning::check::brief(Role::Server, connections);
+    if let Some(line) = resolved.config.max_connections.and_then(brief) {
+        warn!("{line}");
+    }
     // Before any thread exists, so that all of them inherit the mask and only the waiting one gets the signals.
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGINT);
     signals.add(Signal::SIGTERM);
     signals.add(Signal::SIGUSR1);
+    signals.add(Signal::SIGUSR2);
     signals.thread_block().context("blocking signals")?;
 
     let started = Instant::now();
@@ -122,10 +128,14 @@ fn announce(resolved: &Resolved, address: &str, canary: Option<&Responder>) {
     let (protocol, heartbeat) = match (resolved.protocol, config.heartbeat) {
         (Protocol::Echo, _) => ("echo", String::new()),
         (Protocol::Line, None) => ("line", ", no heartbeat".into()),
-        (Protocol::Line, Some(every)) => (
-            "line",
-            format!(", heartbeat {}", humantime::format_duration(every)),
-        ),
+        (Protocol::Line, Some(every)) => {
+            let from = match config.heartbeat_waits {
+                true => " from SIGUSR2 on",
+                false => "",
+            };
+            let every = humantime::format_duration(every);
+            ("line", format!(", heartbeat {every}{from}"))
+        }
     };
     let canary = canary.map_or(String::new(), |c| format!(", canary {}", c.address()));
     let _ = writeln!(
@@ -151,6 +161,8 @@ fn obey_signals(
                     if let Err(error) = publisher.publish(text.clone(), over) {
                         warn!(%error, "nothing is broadcast");
                     }
+                } else if signal == Signal::SIGUSR2 {
+                    publisher.post(Command::Beat);
                 } else if stop.send(Event::Stop(signal.as_str())).is_err() {
                     return;
                 }

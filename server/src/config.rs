@@ -28,6 +28,8 @@ pub struct Config {
     pub cores: Vec<usize>,
     /// Time between heartbeats of one connection.
     pub heartbeat: Option<Duration>,
+    /// No heartbeat is said before [`crate::worker::Command::Beat`].
+    pub heartbeat_waits: bool,
     /// Connections held at one time, over all workers; more are accepted and closed.
     pub max_connections: Option<u64>,
     /// What those are told, as far as their sockets take it at once; nothing where it is empty. Cut off after
@@ -63,6 +65,7 @@ impl Config {
             engine,
             cores,
             heartbeat: None,
+            heartbeat_waits: false,
             max_connections: None,
             refusal: Vec::new(),
             reuse_port: false,
@@ -140,6 +143,9 @@ pub struct Flags {
     /// Time between the heartbeats of a connection (line only) [default: 10s; 0 = none]
     #[arg(long, value_name = "TIME", value_parser = duration, help_heading = "What it serves")]
     pub heartbeat: Option<Duration>,
+    /// Begin with the heartbeats at SIGUSR2 only, so that connections can be held without and then with them
+    #[arg(long, help_heading = "What it serves")]
+    pub heartbeat_at_signal: bool,
     /// Share the port with other processes that do the same (SO_REUSEPORT)
     #[arg(long, help_heading = "What it serves")]
     pub reuse_port: bool,
@@ -255,6 +261,11 @@ pub enum UsageError {
     /// A heartbeat for a protocol without.
     #[error("--heartbeat goes with --protocol line: echo says nothing of its own")]
     HeartbeatWithEcho,
+    /// A signal for nothing.
+    #[error(
+        "--heartbeat-at-signal: there is no heartbeat to begin with; it goes with --protocol line and --heartbeat TIME"
+    )]
+    NoHeartbeatToBegin,
     /// A time nobody can keep.
     #[error("{0} must be at least 10ms (or 0 for none)")]
     TooShort(&'static str),
@@ -352,6 +363,9 @@ pub fn resolve(args: impl Iterator<Item = OsString>) -> Result<Resolved, UsageEr
             Some(every.unwrap_or(Duration::from_secs(10))).filter(|e| !e.is_zero())
         }
     };
+    if flags.heartbeat_at_signal && heartbeat.is_none() {
+        return Err(UsageError::NoHeartbeatToBegin);
+    }
     let timeouts = Timeouts {
         idle: Some(flags.idle_timeout).filter(|t| !t.is_zero()),
         write: Some(flags.write_timeout).filter(|t| !t.is_zero()),
@@ -432,6 +446,7 @@ pub fn resolve(args: impl Iterator<Item = OsString>) -> Result<Resolved, UsageEr
         config: Config {
             descriptors,
             heartbeat,
+            heartbeat_waits: flags.heartbeat_at_signal,
             timeouts,
             max_connections: flags.max_connections,
             refusal,
@@ -470,6 +485,7 @@ mod tests {
     fn bad_usage_is_refused_with_the_reason() {
         assert!(refused("--protocol echo --heartbeat 5s").contains("--protocol line"));
         assert!(refused("--heartbeat 1ms").contains("at least 10ms"));
+        assert!(refused("--heartbeat 0 --heartbeat-at-signal").contains("--heartbeat TIME"));
         assert!(refused("--idle-timeout 1ms").contains("--idle-timeout"));
         assert!(refused("--write-timeout soon").contains("500ms"));
         assert!(refused("--cores 4096").contains("affinity mask"));

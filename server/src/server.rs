@@ -110,6 +110,7 @@ where
             backlog: config.backlog,
             session: session.clone(),
             heartbeat: config.heartbeat,
+            heartbeat_waits: config.heartbeat_waits,
             limits: config.limits,
             timeouts: config.timeouts,
             drain_timeout: config.drain_timeout,

@@ -34,6 +34,8 @@ pub struct Worker<F> {
     pub session: F,
     /// Time between two heartbeats of a connection; none without.
     pub heartbeat: Option<Duration>,
+    /// None is said before [`Command::Beat`].
+    pub heartbeat_waits: bool,
     /// Bounds on waiting bytes.
     pub limits: Limits,
     /// Bounds on a peer's silence.
@@ -58,6 +60,11 @@ impl<F> Worker<F> {
     /// Where this worker finds its commands.
     pub fn mailbox(&self) -> &Mailbox {
         self.publisher.mailbox(self.number)
+    }
+
+    /// Time between two heartbeats of a connection, where they begin with the worker.
+    pub fn heartbeat_at_start(&self) -> Option<Duration> {
+        self.heartbeat.filter(|_| !self.heartbeat_waits)
     }
 
     /// Everything is set up: connections can come.
@@ -135,6 +142,8 @@ impl Drop for Ending {
 pub enum Command {
     /// Stop accepting, drain, end.
     Stop,
+    /// Begin with the heartbeats that wait for it.
+    Beat,
     /// Give this to every session.
     Publish(Arc<Message>),
 }

@@ -27,24 +27,25 @@ use crate::canary::result::{Held, Report};
 use crate::load::{Driven, Progress, Stage, drive};
 use crate::report;
 use crate::report::Reported;
-use crate::report::format::{count, gib};
+use crate::report::format::{count, gib, join};
 use crate::result::Failure;
 use crate::run::Run;
 use crate::runner::Launcher;
 use crate::sample::settle;
-use crate::scenario::{Protocol, server_processes};
+use crate::scenario::{Engine, Protocol, server_processes};
 use crate::screen::Screen;
+use crate::series::{Sampler, Series};
 use crate::servers::Servers;
 
 /// Sockets and slab of half a million connections are gone in half of this.
 const SETTLES_WITHIN: Duration = Duration::from_secs(30);
 
-/// Runs `plan` over `way` and tells of it on `screen`.
+/// Runs `plan` over `ways` and tells of it on `screen`.
 ///
 /// # Errors
 /// When nothing could be started at all: what to tell the user.
 pub fn run(
-    (plan, way): (Plan, Way),
+    (plan, ways): (Plan, Vec<Way>),
     command_line: Vec<String>,
     screen: &Screen,
 ) -> Result<Report, String> {
@@ -56,43 +57,51 @@ pub fn run(
         command_line,
         screen,
     )?;
-    run.about.environment = way.environment();
-    run.stage.launcher = way.client()?;
-    let server = way.server()?;
+    if let Some(first) = ways.first() {
+        run.about.environment = first.environment();
+    }
     screen.line(&report::canary::plan(&plan, &run.about, screen.paint));
     let mut all = Vec::new();
-    for connections in &plan.connections {
-        if run.stage.stop.cause().is_some() {
-            break;
-        }
-        let during = format!("holding {} connections", count(*connections));
-        let needed = connections.saturating_mul(plan.engine.bytes_per_connection());
-        if needed > run.room_bytes {
-            let (needed, room) = (gib(needed), gib(run.room_bytes));
-            let cause = format!("they need about {needed}, and {room} may be used: hold fewer");
-            run.note(screen, failure(&during, cause));
-            continue;
-        }
-        let count = Count {
-            plan: &plan,
-            way: &way,
-            stage: &run.stage,
-            server: &server,
-            connections: *connections,
-            during: &during,
-        };
-        let (held, failures) = count.hold(screen);
-        if let Some(held) = held {
-            screen.line(&report::canary::held(&held, plan.path, screen.paint));
-            all.push(held);
-        }
-        for failure in failures {
-            run.note(screen, failure);
+    for way in &ways {
+        run.stage.launcher = way.client()?;
+        let server = way.server()?;
+        for (engine, wanted) in plan.cases() {
+            if run.stage.stop.cause().is_some() {
+                break;
+            }
+            let bytes_each = engine.bytes_per_connection();
+            let Some(connections) = plan.fitting(wanted, bytes_each, run.room_bytes) else {
+                let needed = gib(wanted.saturating_mul(bytes_each));
+                let room = gib(run.room_bytes);
+                let cause = format!("they need about {needed}, and {room} may be used: hold fewer");
+                let during = format!("holding {} connections", count(wanted));
+                run.note(screen, failure(&during, cause));
+                continue;
+            };
+            let (held, over) = (count(connections), way.kind().name());
+            let case = Case {
+                plan: &plan,
+                way,
+                stage: &run.stage,
+                server: &server,
+                engine,
+                connections,
+                wanted,
+                during: &format!("holding {held} connections with {engine} over {over}"),
+            };
+            let (held, failures) = case.hold(screen);
+            if let Some(held) = held {
+                screen.line(&report::canary::held(&held, screen.paint));
+                all.push(held);
+            }
+            for failure in failures {
+                run.note(screen, failure);
+            }
         }
     }
     let mut report = Report {
         about: run.end(screen),
-        path: plan.path.to_string(),
+        path: join(&plan.paths),
         plan,
         held: all,
         warnings: Vec::new(),
@@ -101,17 +110,20 @@ pub fn run(
     Ok(report)
 }
 
-/// One count of connections, and all it takes to hold them.
-struct Count<'a> {
+/// One count of connections with one engine over one path, and all it takes to hold them.
+struct Case<'a> {
     plan: &'a Plan,
     way: &'a Way,
     stage: &'a Stage,
     server: &'a Launcher,
+    engine: Engine,
     connections: u64,
+    /// By the plan.
+    wanted: u64,
     during: &'a str,
 }
 
-impl Count<'_> {
+impl Case<'_> {
     fn hold(&self, screen: &Screen) -> (Option<Held>, Vec<Failure>) {
         match self.begin(screen) {
             Ok((held, failures)) => (Some(held), failures),
@@ -123,13 +135,13 @@ impl Count<'_> {
         let Self { plan, stage, .. } = *self;
         screen.doing(format!("{}: starting", self.during));
         let settled = settle(&stage.base, SETTLES_WITHIN, &stage.stop);
-        let processes = server_processes(plan.engine, self.connections, stage.nofile_hard);
+        let processes = server_processes(self.engine, self.connections, stage.nofile_hard);
         let protocol = Protocol::Line {
             heartbeat: Duration::from_millis(plan.heartbeat_ms),
         };
         let mut servers = Servers::start_with(
             self.server,
-            plan.engine,
+            self.engine,
             protocol,
             processes,
             &stage.placement.server,
@@ -137,13 +149,17 @@ impl Count<'_> {
             &plan.server_flags(),
         )?;
         let mut held = Held {
+            path: self.way.kind(),
+            engine: self.engine,
             connections: self.connections,
+            instead_of: (self.wanted != self.connections).then_some(self.wanted),
             settled,
             processes,
             broadcasts: 0,
             client: Value::Null,
             server_counters: None,
             servers: Vec::new(),
+            series: Series::default(),
         };
         let driven = self.drive(&mut servers, &mut held, screen);
         let mut failures = Vec::new();
@@ -157,7 +173,9 @@ impl Count<'_> {
         let (summaries, of_servers) = servers.end(self.during);
         held.servers = summaries;
         failures.extend(of_servers);
-        failures.extend(self.unheard(&held));
+        if stage.stop.cause().is_none() {
+            failures.extend(self.unheard(&held));
+        }
         Ok((held, failures))
     }
 
@@ -179,8 +197,20 @@ impl Count<'_> {
         let joined = self.way.joined.as_ref();
         let mut watch = joined.map(|joined| Watch::new(&joined.server));
         let mut storm = Storm::new(plan, self.connections);
+        let inside = joined.map(|joined| joined.server.clone());
         let mut phase = "baseline".to_owned();
-        screen.doing(format!("{}: {phase}", self.during));
+        let mut legs = 0;
+        let sampler = Sampler::start(&phase, servers.pids(), inside);
+        let show = |phase: &str, leg: usize| {
+            let expected = plan.expected(phase, leg, self.connections);
+            let phase = match phase {
+                "quiet" => "hold",
+                "done" => "mass close",
+                phase => phase,
+            };
+            screen.phase(format!("{}: {phase}", self.during), expected);
+        };
+        show(&phase, 0);
         let time_limit = plan.estimate_of(self.connections) * 3 + Duration::from_secs(60);
         let driven = drive(
             stage,
@@ -188,19 +218,25 @@ impl Count<'_> {
             flags,
             self.during,
             time_limit,
-            |progress, _, servers| {
+            |progress, client, servers| {
+                sampler.note(progress, client.id());
                 if progress.phase != phase {
+                    if phase == "idle" {
+                        servers.begin_heartbeats();
+                    }
                     progress.phase.clone_into(&mut phase);
                     if let Some(watch) = &mut watch {
                         watch.enter(&phase);
                     }
-                    screen.doing(format!("{}: {phase}", self.during));
+                    show(&phase, legs);
+                    legs += usize::from(phase == "ramp");
                 }
                 if storm.is_due(progress) {
                     servers.broadcast();
                 }
             },
         );
+        held.series = sampler.finish();
         held.broadcasts = storm.done;
         held.server_counters = watch.map(Watch::finish);
         driven
@@ -278,12 +314,7 @@ mod tests {
             storm.is_due(&Progress {
                 t_ms,
                 phase: phase.to_owned(),
-                established: 0,
-                failed: 0,
-                lost: 0,
-                messages: 0,
-                cycles: 0,
-                heartbeats: 0,
+                ..Progress::default()
             })
         };
         assert!(!due("active", 900));

@@ -21,6 +21,16 @@ pub enum Kind {
     Veth,
 }
 
+impl Kind {
+    /// As `--path` takes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Loopback => "loopback",
+            Self::Veth => "veth",
+        }
+    }
+}
+
 impl fmt::Display for Kind {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(match self {
@@ -42,26 +52,38 @@ pub struct Way {
 }
 
 impl Way {
-    /// The one asked for; else veth where it can be.
+    /// Those asked for, in that order; veth where it can be, if none was, and loopback alone where it cannot.
     ///
     /// # Errors
-    /// Why the one asked for cannot be, and what would allow it.
-    pub fn find(asked: Option<Kind>) -> Result<Self, String> {
+    /// Why the only one asked for cannot be, and what would allow it.
+    pub fn find(asked: &[Kind]) -> Result<Vec<Self>, String> {
         let loopback = |why_not_veth| Self {
             joined: None,
             why_not_veth,
         };
-        if asked == Some(Kind::Loopback) {
-            return Ok(loopback(None));
+        if asked == [Kind::Loopback] {
+            return Ok(vec![loopback(None)]);
         }
-        match Joined::make() {
-            Ok(joined) => Ok(Self {
-                joined: Some(joined),
+        let joined = match Joined::make() {
+            Ok(joined) => joined,
+            Err(why) if asked == [Kind::Veth] => {
+                return Err(format!("--path veth: {why}; or use --path loopback"));
+            }
+            Err(why) => return Ok(vec![loopback(Some(why.to_string()))]),
+        };
+        let way = |kind: &Kind| match kind {
+            Kind::Loopback => loopback(None),
+            Kind::Veth => Self {
+                joined: Some(joined.clone()),
                 why_not_veth: None,
-            }),
-            Err(why) if asked.is_none() => Ok(loopback(Some(why.to_string()))),
-            Err(why) => Err(format!("--path veth: {why}; or use --path loopback")),
-        }
+            },
+        };
+        let wanted = if asked.is_empty() {
+            &[Kind::Veth]
+        } else {
+            asked
+        };
+        Ok(wanted.iter().map(way).collect())
     }
 
     /// Of which kind it is.

@@ -25,17 +25,28 @@ pub struct CanaryArgs {
         help_heading = "What is held"
     )]
     connections: Vec<u64>,
-    /// What lies in between [default: veth where it can be made, else loopback]
+    /// Where so many do not fit into memory, hold as many as the highest of --steps that does
     #[arg(long, help_heading = "What is held")]
-    path: Option<Kind>,
-    /// Engine of the server: uring, epoll or tokio-uring
+    fit: bool,
+    /// What lies in between, one after the other: loopback, veth [default: veth where it can be made, else loopback]
     #[arg(
         long,
+        value_name = "PATH,PATH",
+        value_delimiter = ',',
+        hide_possible_values = true,
+        help_heading = "What is held"
+    )]
+    path: Vec<Kind>,
+    /// Engines of the server, one after the other: uring, epoll, tokio-uring
+    #[arg(
+        long,
+        value_name = "ENGINE,ENGINE",
+        value_delimiter = ',',
         default_value = "uring",
         hide_possible_values = true,
         help_heading = "What is held"
     )]
-    engine: Engine,
+    engines: Vec<Engine>,
     /// Interval of the server's heartbeat on each connection, 0: none
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration, help_heading = "What is held")]
     heartbeat: Duration,
@@ -43,6 +54,21 @@ pub struct CanaryArgs {
     /// Probes alone, before the first connection: what all is compared with
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration, help_heading = "Phases")]
     baseline: Duration,
+    /// Levels that the connections come up to before all of them, where they are below; 0: none
+    #[arg(
+        long,
+        value_name = "N,N",
+        value_delimiter = ',',
+        default_value = "1000,10000",
+        help_heading = "Phases"
+    )]
+    steps: Vec<u64>,
+    /// How long each of them is held
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration, help_heading = "Phases")]
+    step_hold: Duration,
+    /// All connections held before the server's heartbeat begins; 0s: it begins with the server
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration, help_heading = "Phases")]
+    idle: Duration,
     /// All connections held, with heartbeats
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration, help_heading = "Phases")]
     hold: Duration,
@@ -93,19 +119,27 @@ pub struct CanaryArgs {
 pub struct Plan {
     /// Connections to hold, one count after the other.
     pub connections: Vec<u64>,
-    /// What lies in between.
-    pub path: Kind,
-    /// Why it is loopback, where that was not asked for.
+    /// Levels to which they come up before, where those are below; each is held.
+    pub steps: Vec<u64>,
+    /// How long each of them is held.
+    pub step_hold_ms: u64,
+    /// Whether a count that does not fit gives way to the highest step that does.
+    pub fit: bool,
+    /// What lies in between, one after the other.
+    pub paths: Vec<Kind>,
+    /// Why veth is not among them, where it should be.
     pub why_not_veth: Option<String>,
-    /// Engine of the server.
-    pub engine: Engine,
+    /// Engines of the server, one after the other.
+    pub engines: Vec<Engine>,
     /// Interval of the server's heartbeat on each connection; 0: none.
     pub heartbeat_ms: u64,
     /// Between two probes of a kind.
     pub interval_ms: u64,
     /// Probes alone, before the first connection.
     pub baseline_ms: u64,
-    /// All connections held.
+    /// All connections held, before the heartbeat begins; 0: it begins with the server.
+    pub idle_ms: u64,
+    /// All connections held, with heartbeats.
     pub hold_ms: u64,
     /// Of them, so many at most then exchange messages; 0: none.
     pub active: u64,
@@ -126,15 +160,28 @@ pub struct Plan {
 }
 
 impl CanaryArgs {
-    /// What the flags ask for, and the path, which is laid here.
+    /// What the flags ask for, and the paths, which are laid here.
     ///
     /// # Errors
     /// What is wrong with them, or why the path cannot be laid.
-    pub fn plan(&self) -> Result<(Plan, Way), String> {
+    pub fn plan(&self) -> Result<(Plan, Vec<Way>), String> {
         distinct("--connections", &self.connections)?;
         for connections in &self.connections {
             within("--connections", *connections, 1..=50_000_000)?;
         }
+        distinct("--engines", &self.engines)?;
+        if !self.path.is_empty() {
+            let names: Vec<&str> = self.path.iter().map(|path| path.name()).collect();
+            distinct("--path", &names)?;
+        }
+        let steps = match self.steps[..] {
+            [0] => Vec::new(),
+            _ => self.steps.clone(),
+        };
+        if steps.first() == Some(&0) || !steps.windows(2).all(|two| two[0] < two[1]) {
+            return Err("--steps must rise, from above 0".to_owned());
+        }
+        within("--steps (how many)", steps.len() as u64, 0..=MOST_STEPS)?;
         within("--message-rate", self.message_rate, 1..=10_000_000)?;
         within("--storm", self.storm, 0..=1_000)?;
         let heartbeat_ms = match self.heartbeat.is_zero() {
@@ -144,12 +191,20 @@ impl CanaryArgs {
         let (placement, nofile_hard) = this_host()?;
         let mut plan = Plan {
             connections: self.connections.clone(),
-            path: Kind::Loopback,
+            steps,
+            step_hold_ms: millis("--step-hold", self.step_hold, 100..=86_400_000)?,
+            fit: self.fit,
+            paths: Vec::new(),
             why_not_veth: None,
-            engine: self.engine,
+            engines: self.engines.clone(),
             heartbeat_ms,
             interval_ms: millis("--interval", self.interval, 1..=10_000)?,
             baseline_ms: millis("--baseline", self.baseline, 100..=600_000)?,
+            idle_ms: match heartbeat_ms {
+                // The hold has none either.
+                0 => 0,
+                _ => millis("--idle", self.idle, 0..=86_400_000)?,
+            },
             hold_ms: millis("--hold", self.hold, 1_000..=86_400_000)?,
             active: self.active,
             message_rate: self.message_rate,
@@ -161,25 +216,73 @@ impl CanaryArgs {
             nofile_hard,
         };
         // Last, for it is the first thing that is made.
-        let way = Way::find(self.path)?;
-        plan.path = way.kind();
-        plan.why_not_veth.clone_from(&way.why_not_veth);
-        Ok((plan, way))
+        let ways = Way::find(&self.path)?;
+        plan.paths = ways.iter().map(Way::kind).collect();
+        plan.why_not_veth = ways.iter().find_map(|way| way.why_not_veth.clone());
+        Ok((plan, ways))
     }
 }
 
 impl Plan {
     /// About how long it takes.
     pub fn estimate(&self) -> Duration {
-        self.connections.iter().map(|n| self.estimate_of(*n)).sum()
+        let each: Duration = self.cases().map(|(_, n)| self.estimate_of(n)).sum();
+        each * self.paths.len() as u32
+    }
+
+    /// What is held over each path, one after the other: with what, and how many.
+    pub fn cases(&self) -> impl Iterator<Item = (Engine, u64)> {
+        let counts = |engine: Engine| self.connections.iter().map(move |count| (engine, *count));
+        self.engines.iter().copied().flat_map(counts)
+    }
+
+    /// The levels that so many connections come up to; the last has all of them.
+    pub fn levels(&self, connections: u64) -> Vec<u64> {
+        let below = self.steps.iter().filter(|step| **step < connections);
+        below.copied().chain([connections]).collect()
+    }
+
+    /// As many of `connections` as fit into `room_bytes` with an engine that takes so much of each: all, or with `fit` the
+    /// highest step that does.
+    pub fn fitting(&self, connections: u64, bytes_each: u64, room_bytes: u64) -> Option<u64> {
+        let fits = |count: &u64| count.saturating_mul(bytes_each) <= room_bytes;
+        let mut levels = self.levels(connections);
+        if !self.fit {
+            levels = vec![connections];
+        }
+        levels.into_iter().rfind(fits)
+    }
+
+    /// About how long the client's `phase` takes with so many connections, `leg` of which, from 0 on, is the ramp's; none
+    /// where that is not known.
+    pub fn expected(&self, phase: &str, leg: usize, connections: u64) -> Option<Duration> {
+        let ms = match phase {
+            "baseline" => self.baseline_ms,
+            "ramp" => {
+                let levels = self.levels(connections);
+                let from = leg.checked_sub(1).and_then(|before| levels.get(before));
+                ramp_ms(levels.get(leg)? - from.unwrap_or(&0))
+            }
+            "idle" => self.idle_ms,
+            "quiet" | "hold" => self.hold_ms,
+            "active" => self.active_ms,
+            "storm" => self.storm_ms(connections),
+            "done" => close_ms(connections),
+            "recovery" => self.recovery_ms,
+            phase if phase.starts_with("step-") => self.step_hold_ms,
+            _ => return None,
+        };
+        Some(Duration::from_millis(ms))
     }
 
     /// About how long it takes with so many connections.
     pub fn estimate_of(&self, connections: u64) -> Duration {
         let active_ms = if self.active > 0 { self.active_ms } else { 0 };
-        let phases_ms = self.baseline_ms + self.hold_ms + active_ms + self.recovery_ms;
-        // Some 25,000 connects a second, and 50,000 closes; then starting, and what the kernel cleans up.
-        let changes_ms = connections / 25 + connections / 50 + 4_000;
+        let steps_ms = (self.levels(connections).len() as u64 - 1) * self.step_hold_ms;
+        let held_ms = steps_ms + self.idle_ms + self.hold_ms + active_ms;
+        let phases_ms = self.baseline_ms + held_ms + self.recovery_ms;
+        // Then starting, and what the kernel cleans up.
+        let changes_ms = ramp_ms(connections) + close_ms(connections) + 4_000;
         Duration::from_millis(phases_ms + self.storm_ms(connections) + changes_ms)
     }
 
@@ -197,7 +300,7 @@ impl Plan {
     pub fn server_flags(&self) -> Vec<String> {
         let over = flag_ms(self.storm_over_ms);
         // What a heartbeat says: the client takes any other line for a wrong one.
-        let flags = [
+        let mut flags = vec![
             "--canary-port",
             "0",
             "--broadcast",
@@ -205,7 +308,10 @@ impl Plan {
             "--broadcast-over",
             &over,
         ];
-        flags.map(str::to_owned).to_vec()
+        if self.idle_ms > 0 {
+            flags.push("--heartbeat-at-signal");
+        }
+        flags.into_iter().map(str::to_owned).collect()
     }
 
     /// Flags of the client that holds so many connections from `source`, with canaries to `canary_port`.
@@ -226,6 +332,15 @@ impl Plan {
             ("--recovery", flag_ms(self.recovery_ms)),
             ("--sample-interval", "200ms".to_owned()),
         ];
+        let levels = self.levels(connections);
+        if levels.len() > 1 {
+            let levels: Vec<String> = levels.iter().map(u64::to_string).collect();
+            flags.push(("--steps", levels.join(",")));
+            flags.push(("--step-hold", flag_ms(self.step_hold_ms)));
+        }
+        if self.idle_ms > 0 {
+            flags.push(("--idle-for", flag_ms(self.idle_ms)));
+        }
         if active > 0 {
             flags.extend([
                 ("--active", active.to_string()),
@@ -243,6 +358,19 @@ impl Plan {
             .chain(flags)
             .collect()
     }
+}
+
+/// The client's bound, without the last level.
+const MOST_STEPS: u64 = 8;
+
+/// Some 25,000 connects a second.
+fn ramp_ms(connections: u64) -> u64 {
+    connections / 25
+}
+
+/// Some 50,000 closes a second.
+fn close_ms(connections: u64) -> u64 {
+    connections / 50
 }
 
 fn millis(flag: &str, time: Duration, range: RangeInclusive<u64>) -> Result<u64, String> {
@@ -270,8 +398,8 @@ mod tests {
     fn parsed(flags: &str) -> Result<Plan, String> {
         let words = ["x", "--path", "loopback"].into_iter();
         let command = Command::try_parse_from(words.chain(flags.split_whitespace()));
-        let (plan, way) = command.map_err(|error| error.to_string())?.args.plan()?;
-        assert!(way.joined.is_none());
+        let (plan, ways) = command.map_err(|error| error.to_string())?.args.plan()?;
+        assert!(ways.iter().all(|way| way.joined.is_none()));
         Ok(plan)
     }
 
@@ -285,16 +413,60 @@ mod tests {
             "--active 1000 --message-rate 5000 --quiet-for 30s",
             "--hold 10s",
             "--storm 6s",
+            "--steps 1000,10000,100000 --step-hold 10s --idle-for 10s",
         ] {
             assert!(flags.contains(words), "{words}: {flags}");
         }
+        assert!(
+            plan.server_flags()
+                .contains(&"--heartbeat-at-signal".to_owned())
+        );
         assert!(plan.client_flags(300, "x", 1).contains(&"300".to_owned()));
-        let quiet = parsed("--active 0 --storm 0 --hold 5s").unwrap();
+        let quiet = parsed("--active 0 --storm 0 --hold 5s --steps 0 --idle 0s").unwrap();
         let flags = quiet.client_flags(100, "x", 1).join(" ");
         assert!(flags.contains("--hold 5s"), "{flags}");
-        for flag in ["--active", "--quiet-for", "--storm"] {
+        for flag in [
+            "--active",
+            "--quiet-for",
+            "--storm",
+            "--steps",
+            "--idle-for",
+        ] {
             assert!(!flags.contains(flag), "{flag}: {flags}");
         }
+        assert!(
+            !quiet
+                .server_flags()
+                .contains(&"--heartbeat-at-signal".to_owned())
+        );
+    }
+
+    #[test]
+    fn steps_below_a_count_lead_to_it_and_carry_it_where_it_does_not_fit() {
+        let plan = parsed("--connections 5000,2000000 --steps 1000,10000,100000").unwrap();
+        assert_eq!(plan.levels(5_000), [1_000, 5_000]);
+        assert_eq!(plan.levels(2_000_000).len(), 4);
+        assert_eq!(plan.fitting(5_000, 10, 50_000), Some(5_000));
+        assert_eq!(plan.fitting(2_000_000, 10, 1_500_000), None);
+        let fit = Plan { fit: true, ..plan };
+        assert_eq!(fit.fitting(2_000_000, 10, 1_500_000), Some(100_000));
+        assert_eq!(fit.fitting(2_000_000, 10, 5_000), None);
+    }
+
+    #[test]
+    fn the_estimate_is_the_sum_of_what_is_expected_of_the_phases_and_of_all_cases() {
+        let plan = parsed("").unwrap();
+        let expected = |phase: &str, leg| plan.expected(phase, leg, 100_000).unwrap();
+        let phases = [
+            "baseline", "step-1", "step-2", "idle", "quiet", "active", "storm", "done", "recovery",
+        ];
+        let ramp: Duration = (0..3).map(|leg| expected("ramp", leg)).sum();
+        let all: Duration = phases.iter().map(|phase| expected(phase, 0)).sum();
+        let apart = plan.estimate() - (all + ramp);
+        assert_eq!(apart, Duration::from_secs(4));
+        assert_eq!(plan.expected("close", 0, 100_000), None);
+        let two = parsed("--engines uring,epoll").unwrap();
+        assert_eq!(two.estimate(), plan.estimate() * 2);
     }
 
     #[test]
@@ -310,6 +482,13 @@ mod tests {
             ("--storm-over 2h", "--storm-over"),
             ("--interval 0s", "--interval"),
             ("--path wire", "--path"),
+            ("--path loopback", "--path"),
+            ("--engines epoll,epoll", "--engines"),
+            ("--steps 10,5", "--steps"),
+            ("--steps 0,5", "--steps"),
+            ("--steps 1,2,3,4,5,6,7,8,9", "--steps"),
+            ("--step-hold 1ms", "--step-hold"),
+            ("--idle 25h", "--idle"),
         ] {
             let refused = parsed(flags).unwrap_err();
             assert!(refused.contains(named), "{flags}: {refused}");

@@ -6,21 +6,24 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::canary::ends::EndCounters;
+use crate::canary::path::Kind;
 use crate::canary::plan::Plan;
 use crate::run::About;
+use crate::scenario::Engine;
+use crate::series::Series;
 use crate::warning::Warning;
 
 /// Everything one run found.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
-    /// What every report says; of the settings, those at the server's end.
+    /// What every report says; of the settings, those at the server's end of the first path.
     #[serde(flatten)]
     pub about: About,
     /// What was to be run.
     pub plan: Plan,
-    /// What the path is, in words.
+    /// What the paths are, in words.
     pub path: String,
-    /// One for each count of connections.
+    /// One for each count of connections with each engine over each path.
     pub held: Vec<Held>,
     /// Doubts about the figures.
     pub warnings: Vec<Warning>,
@@ -29,8 +32,15 @@ pub struct Report {
 /// One count of connections, from the baseline to the recovery.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Held {
+    /// Over what.
+    pub path: Kind,
+    /// With what.
+    pub engine: Engine,
     /// Connections wanted.
     pub connections: u64,
+    /// What the plan had asked for, where that did not fit into memory.
+    #[serde(default)]
+    pub instead_of: Option<u64>,
     /// Whether the host was back where it had been before.
     pub settled: bool,
     /// Server processes on one port.
@@ -43,6 +53,9 @@ pub struct Held {
     pub server_counters: Option<EndCounters>,
     /// Each server process's own summary.
     pub servers: Vec<Value>,
+    /// Memory, sockets and connections over the whole time.
+    #[serde(default)]
+    pub series: Series,
 }
 
 /// What the canaries found, as far as it is shown. A part of the client's summary.
@@ -126,6 +139,11 @@ pub struct Said {
 }
 
 impl Held {
+    /// With what, over what.
+    pub fn case(&self) -> String {
+        format!("{} over {}", self.engine, self.path.name())
+    }
+
     /// What the canaries found; none where the client did not come so far.
     pub fn found(&self) -> Option<Found> {
         serde_json::from_value(self.client.get("canaries")?.clone()).ok()
@@ -178,16 +196,44 @@ impl Found {
 }
 
 impl Report {
+    /// What was found, of each that was held; each verdict says of which it is where there are several engines or paths.
+    pub fn found(&self) -> Vec<Found> {
+        let has_one_case = self
+            .held
+            .windows(2)
+            .all(|two| two[0].case() == two[1].case());
+        let mut all = Vec::new();
+        for held in &self.held {
+            let Some(mut found) = held.found() else {
+                continue;
+            };
+            for said in found.verdicts.iter_mut().filter(|_| !has_one_case) {
+                said.when = format!("{}, {}", held.case(), said.when);
+            }
+            all.push(found);
+        }
+        all
+    }
+
     /// Draws `warnings` from the rest.
     pub fn conclude(&mut self) {
         let steal = self.about.machine.as_ref().and_then(Warning::steal);
         let shared = self.about.placement.is_shared();
-        let engine = self.plan.engine;
-        let unsettled = self.held.iter().any(|held| !held.settled);
+        let mut unsettled: Vec<Engine> = self
+            .held
+            .iter()
+            .filter(|held| !held.settled)
+            .map(|held| held.engine)
+            .collect();
+        unsettled.dedup();
         self.warnings = steal
             .into_iter()
             .chain(shared.then_some(Warning::SharedCores))
-            .chain(unsettled.then_some(Warning::NotSettled { engine }))
+            .chain(
+                unsettled
+                    .into_iter()
+                    .map(|engine| Warning::NotSettled { engine }),
+            )
             .collect();
     }
 }

@@ -37,7 +37,7 @@ pub(super) struct MemoryArgs {
         help_heading = "What is measured"
     )]
     connections: u64,
-    /// Rounds, each with the bare socket and every engine in random order
+    /// Rounds, each with two bare ends, the bare server and every engine in random order
     #[arg(
         long,
         value_name = "N",
@@ -95,13 +95,13 @@ mod tests {
     }
 
     #[test]
-    fn the_bare_socket_and_three_engines_unless_others_are_named() {
+    fn bare_ends_and_three_engines_unless_others_are_named() {
         let plan = |args: &[&str]| {
             let parsed = Memory::try_parse_from([&["memory"], args].concat()).unwrap();
             parsed.args.plan()
         };
-        assert_eq!(plan(&[]).unwrap().subjects().len(), 4);
-        assert_eq!(plan(&["--engines", "epoll"]).unwrap().subjects().len(), 2);
+        assert_eq!(plan(&[]).unwrap().subjects().len(), 5);
+        assert_eq!(plan(&["--engines", "epoll"]).unwrap().subjects().len(), 3);
         let refused = plan(&["--engines", "epoll,uring,epoll"]).unwrap_err();
         assert!(refused.contains("--engines names epoll twice"), "{refused}");
     }

@@ -152,7 +152,10 @@ fn ascend(
         let keep_free_bytes = plan.keep_free(part.total);
         guard.keep_free(keep_free_bytes);
         guard.take_extremes();
-        screen.doing(format!("connecting {}", count(part.total)));
+        screen.phase(
+            format!("connecting {}", count(part.total)),
+            Some(ClimbPlan::ramp_estimate(part.added)),
+        );
         crowd.start(stage, servers, client_args(&plan, &part))?;
         let mut step = Step {
             wanted: part.total,
@@ -183,11 +186,12 @@ fn ascend(
     let Some(active) = plan.active else {
         return Ok(None);
     };
-    screen.doing(format!(
+    let what = format!(
         "{} messages a second on {}",
         count(active.message_rate),
         of_many(active.connections, "connection")
-    ));
+    );
+    screen.phase(what, Some(Duration::from_millis(active.for_ms)));
     let exchanged = exchange(stage, servers, guard, crowd, active.for_ms);
     report.active = Some(guard.take_extremes());
     Ok(exchanged.err())
@@ -210,11 +214,10 @@ fn hold(
 ) -> Result<(), Halt> {
     crowd.connect(stage, servers, guard, ClimbPlan::ramp_patience(part.added))?;
     let began = Instant::now();
-    screen.doing(format!(
-        "holding {} for {} s",
-        count(crowd.established()),
-        part.hold_ms / 1_000
-    ));
+    screen.phase(
+        format!("holding {}", count(crowd.established())),
+        Some(Duration::from_millis(part.hold_ms)),
+    );
     let until = began + Duration::from_millis(part.hold_ms).saturating_sub(QUIETEST_TAKES);
     crowd.follow(stage, servers, guard, until, |_| false)?;
     let now = quietest().ok();

@@ -221,12 +221,18 @@ impl ClimbPlan {
         Duration::from_millis(30_000 + connections / 2)
     }
 
+    /// About how long it takes to connect `connections`: some 20,000 a second.
+    pub fn ramp_estimate(connections: u64) -> Duration {
+        Duration::from_millis(connections / 20)
+    }
+
     /// About how long it all takes.
     pub fn estimate(&self) -> Duration {
         let held_ms: u64 = self.parts().iter().map(|part| part.hold_ms).sum();
         let active_ms = self.active.map_or(0, |active| active.for_ms);
-        // Some 20,000 connects a second, and half of that time again to close.
-        Duration::from_millis(held_ms + active_ms + self.most() * 3 / 40 + 4_000)
+        let ramp = Self::ramp_estimate(self.most());
+        // Half of that time again to close.
+        Duration::from_millis(held_ms + active_ms + 4_000) + ramp * 3 / 2
     }
 
     /// After this time a run is stuck, and ends with what it has.

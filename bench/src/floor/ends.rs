@@ -291,11 +291,8 @@ fn tell(now: Duration, established: usize, messages: u64) -> io::Result<()> {
         t_ms: now.as_millis() as u64,
         phase: "active".to_owned(),
         established: established as u64,
-        failed: 0,
-        lost: 0,
         messages,
-        cycles: 0,
-        heartbeats: 0,
+        ..Progress::default()
     };
     writeln!(io::stdout(), "{}", serde_json::to_string(&progress)?)
 }

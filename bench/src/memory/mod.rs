@@ -1,8 +1,9 @@
 //! The command `memory`: what an idle connection takes of the kernel's memory, by slab cache, beside a bare socket.
 //!
 //! Each engine, and a server that only accepts and keeps (see [`crate::bare`]), holds the same connections of the same
-//! client in turn, in random order, several rounds. Invariant: what an engine costs above the bare socket is drawn from
-//! two measurements of the same round.
+//! client in turn, in random order, several rounds; and so does that server those of a client that only connects and keeps,
+//! from which follows what one side takes (see [`result::Side`]). Invariant: what an engine costs above the bare socket, and
+//! what a side takes, is drawn from measurements of the same round.
 
 pub mod result;
 
@@ -69,11 +70,14 @@ pub fn memory(
             }
         }
     }
-    Ok(MemoryReport {
+    let mut report = MemoryReport {
         about: run.end(screen),
         plan,
         kept: all,
-    })
+        sides: Vec::new(),
+    };
+    report.conclude();
+    Ok(report)
 }
 
 /// One measurement: the servers start, the client connects, all comes to rest, and the memory is read.
@@ -84,26 +88,22 @@ fn keep(stage: &Stage, plan: &MemoryPlan, subject: Subject, round: usize) -> Res
     let guard =
         Guard::watch(plan.keep_free_bytes, None).map_err(|error| broken(error.to_string()))?;
     let empty = quietest().map_err(|error| broken(error.to_string()))?;
-    let server_empty = servers.usage().map_err(|error| broken(error.to_string()))?;
-    let args = [
-        "--connections",
-        &plan.connections.to_string(),
-        "--source",
-        CLIENT_SOURCE,
-        "--protocol",
-        "echo",
-        "--hold",
-        "1day",
-    ];
+    let server_empty = servers
+        .memory()
+        .map_err(|error| broken(error.to_string()))?;
     let mut crowd = Crowd::default();
-    crowd.start(stage, &servers, args.map(str::to_owned).to_vec())?;
-    let rested = crowd
-        .connect(stage, &mut servers, &guard, plan.ramp_patience())
-        .and_then(|()| {
-            let until = Instant::now() + COMES_TO_REST;
-            crowd.follow(stage, &mut servers, &guard, until, |_| false)
-        });
-    let read = rested.map(|_| (quietest(), servers.usage(), crowd.rss_bytes()));
+    let mut rested = Ok(());
+    for (role, args) in clients(plan, subject) {
+        if rested.is_ok() {
+            crowd.start_as(role, stage, &servers, args)?;
+            rested = crowd.connect(stage, &mut servers, &guard, plan.ramp_patience());
+        }
+    }
+    let rested = rested.and_then(|()| {
+        let until = Instant::now() + COMES_TO_REST;
+        crowd.follow(stage, &mut servers, &guard, until, |_| false)
+    });
+    let read = rested.map(|_| (quietest(), servers.memory(), crowd.memory()));
     let (established, lost) = (crowd.established(), crowd.lost());
     let processes = servers.count();
     let clients = crowd.end(plan.connections);
@@ -125,7 +125,9 @@ fn keep(stage: &Stage, plan: &MemoryPlan, subject: Subject, round: usize) -> Res
     }
     let held = held.map_err(|error| broken(error.to_string()))?;
     let server = server.map_err(|error| broken(error.to_string()))?;
+    let client = client.ok();
     let each = |bytes: f64| bytes / established as f64;
+    let above = |now: u64, empty: u64| each(now as f64 - empty as f64);
     Ok(Kept {
         subject,
         round,
@@ -133,15 +135,25 @@ fn keep(stage: &Stage, plan: &MemoryPlan, subject: Subject, round: usize) -> Res
         settled,
         growth: Growth::between(&empty, &held, established)
             .ok_or_else(|| broken("no connection".to_owned()))?,
-        server_rss: each(server.rss_bytes as f64 - server_empty.rss_bytes as f64),
-        client_rss: client.map(|bytes| each(bytes as f64)),
+        server_rss: above(server.rss_bytes, server_empty.rss_bytes),
+        server_pss: server
+            .pss_bytes
+            .zip(server_empty.pss_bytes)
+            .map(|(now, empty)| above(now, empty)),
+        server_page_tables: Some(above(
+            server.page_tables_bytes,
+            server_empty.page_tables_bytes,
+        )),
+        client_rss: client.map(|client| each(client.rss_bytes as f64)),
+        client_pss: client.and_then(|client| Some(each(client.pss_bytes? as f64))),
+        client_page_tables: client.map(|client| each(client.page_tables_bytes as f64)),
     })
 }
 
 fn start(stage: &Stage, plan: &MemoryPlan, subject: Subject) -> Result<Servers, Failure> {
     let cores = &stage.placement.server;
     match subject {
-        Subject::Bare => {
+        Subject::Pair | Subject::Bare => {
             let processes = processes_by_files(plan.connections, plan.nofile_hard);
             Servers::start_bare(&stage.launcher, processes, cores, &stage.stop)
         }
@@ -157,6 +169,28 @@ fn start(stage: &Stage, plan: &MemoryPlan, subject: Subject) -> Result<Servers, 
             )
         }
     }
+}
+
+/// The clients, each with its role and flags. A bare one has its connections as open files, as the bare server has.
+fn clients(plan: &MemoryPlan, subject: Subject) -> Vec<(&'static str, Vec<String>)> {
+    if subject != Subject::Pair {
+        let connections = plan.connections.to_string();
+        let flags = ["--connections", &connections, "--source", CLIENT_SOURCE];
+        let flags = flags
+            .into_iter()
+            .chain(["--protocol", "echo", "--hold", "1day"]);
+        return vec![("client", flags.map(str::to_owned).collect())];
+    }
+    let processes = processes_by_files(plan.connections, plan.nofile_hard) as u64;
+    (0..processes)
+        .map(|number| {
+            let share =
+                plan.connections / processes + u64::from(number < plan.connections % processes);
+            let (share, source) = (share.to_string(), format!("127.{}.0.1", 1 + number % 250));
+            let flags = ["--connections", &share, "--source", &source];
+            ("bare-client", flags.map(str::to_owned).to_vec())
+        })
+        .collect()
 }
 
 fn during(subject: Subject) -> String {

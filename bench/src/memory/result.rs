@@ -19,7 +19,9 @@ use crate::stats::Spread;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Subject {
-    /// A server that only accepts and keeps.
+    /// A server that only accepts and keeps, and a client that only connects and keeps.
+    Pair,
+    /// A server that only accepts and keeps, with the client that the engines have.
     Bare,
     /// A server of this engine.
     Engine(Engine),
@@ -28,6 +30,7 @@ pub enum Subject {
 impl fmt::Display for Subject {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Pair => out.pad("two bare ends"),
             Self::Bare => out.pad("bare"),
             Self::Engine(engine) => engine.fmt(out),
         }
@@ -44,7 +47,7 @@ pub struct MemoryPlan {
     pub peers: Vec<Peer>,
     /// Connections each holds.
     pub connections: u64,
-    /// Rounds, each with the bare socket and every engine.
+    /// Rounds, each with two bare ends, the bare server and every engine.
     pub rounds: usize,
     /// Memory that is kept free.
     pub keep_free_bytes: u64,
@@ -58,7 +61,10 @@ impl MemoryPlan {
     /// All that is measured in a round.
     pub fn subjects(&self) -> Vec<Subject> {
         let engines = self.engines.iter().copied().map(Subject::Engine);
-        std::iter::once(Subject::Bare).chain(engines).collect()
+        [Subject::Pair, Subject::Bare]
+            .into_iter()
+            .chain(engines)
+            .collect()
     }
 
     /// Whether the connections fit.
@@ -117,8 +123,62 @@ pub struct Kept {
     pub growth: Growth,
     /// Resident memory of the servers, above what they take empty.
     pub server_rss: f64,
+    /// The same, each shared page by its share (PSS); `None` where it may not be read.
+    #[serde(default)]
+    pub server_pss: Option<f64>,
+    /// Page tables of the servers (VmPTE), above what they take empty; a part of `page_tables`.
+    #[serde(default)]
+    pub server_page_tables: Option<f64>,
     /// Resident memory of the client, all of it.
     pub client_rss: Option<f64>,
+    /// The same, each shared page by its share (PSS).
+    #[serde(default)]
+    pub client_pss: Option<f64>,
+    /// Page tables of the client (VmPTE), all of them.
+    #[serde(default)]
+    pub client_page_tables: Option<f64>,
+}
+
+/// Whose side of a connection it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Whose {
+    /// Half of two bare ends.
+    Bare,
+    /// That of the client that the engines have.
+    Client,
+    /// That of the server of an engine.
+    Server(Engine),
+}
+
+impl fmt::Display for Whose {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bare => out.pad("one bare side"),
+            Self::Client => out.pad("Throng's client"),
+            Self::Server(engine) => out.pad(&format!("{engine} server")),
+        }
+    }
+}
+
+/// What one side of a connection takes of the kernel, in bytes, over the rounds.
+///
+/// Slab is of the whole host, so no reading shows which end an object belongs to. Two bare ends are alike, but for the
+/// address and port that the client binds (its bind buckets, 128 to 256 bytes): one bare side is half of what they take.
+/// The client that the engines have takes what it and the bare server take together, less one bare side; an engine's server
+/// takes what it and that client take together, less that client. All of the same round.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Side {
+    /// Whose it is.
+    pub whose: Whose,
+    /// All that is accounted for (see [`Growth::kernel`]).
+    pub kernel: Spread,
+    /// Objects in use of all slab caches; `None` where they cannot be read.
+    pub slab_in_use: Option<Spread>,
+    /// Those of each cache, the median over the rounds.
+    pub caches: Option<BTreeMap<String, f64>>,
+    /// The process's own memory above what it takes empty, by shares (PSS), of the client all of it.
+    pub pss: Option<Spread>,
 }
 
 /// Everything one run found.
@@ -131,6 +191,9 @@ pub struct MemoryReport {
     pub plan: MemoryPlan,
     /// Every measurement, in the order they ran.
     pub kept: Vec<Kept>,
+    /// What one side takes.
+    #[serde(default)]
+    pub sides: Vec<Side>,
 }
 
 impl MemoryReport {
@@ -152,6 +215,65 @@ impl MemoryReport {
             .of(Subject::Engine(engine))
             .filter_map(|kept| Some(of(kept)? - of(bare(kept.round)?)?));
         Spread::of(above)
+    }
+
+    /// Draws `sides` from the rest.
+    pub fn conclude(&mut self) {
+        let servers = self.plan.engines.iter().copied().map(Whose::Server);
+        let all = [Whose::Bare, Whose::Client].into_iter().chain(servers);
+        self.sides = all.filter_map(|whose| self.side(whose)).collect();
+    }
+
+    fn side(&self, whose: Whose) -> Option<Side> {
+        let kernel = self.side_by(whose, |kept| Some(kept.growth.kernel()));
+        let own = |of: fn(&Kept) -> Option<f64>, subject| self.figure(subject, of);
+        Some(Side {
+            whose,
+            kernel: kernel?,
+            slab_in_use: self.side_by(whose, |kept| kept.growth.slab_in_use),
+            caches: self.side_caches(whose),
+            pss: match whose {
+                Whose::Bare => own(|kept| kept.server_pss, Subject::Pair),
+                Whose::Client => own(|kept| kept.client_pss, Subject::Bare),
+                Whose::Server(engine) => own(|kept| kept.server_pss, Subject::Engine(engine)),
+            },
+        })
+    }
+
+    fn side_caches(&self, whose: Whose) -> Option<BTreeMap<String, f64>> {
+        let known: Option<Vec<_>> = self
+            .kept
+            .iter()
+            .map(|kept| kept.growth.caches.as_ref())
+            .collect();
+        let names: BTreeSet<&String> = known?
+            .into_iter()
+            .flat_map(|caches| caches.keys())
+            .collect();
+        let of_side = names.into_iter().filter_map(|name| {
+            let side = self.side_by(whose, |kept| {
+                Some(kept.growth.of_cache(name).unwrap_or(0.0))
+            });
+            Some((name.clone(), side?.median))
+        });
+        Some(of_side.filter(|(_, bytes)| bytes.abs() >= 1.0).collect())
+    }
+
+    /// As [`Side`] says, of the figure that `of` takes from what both ends took.
+    fn side_by(&self, whose: Whose, of: impl Fn(&Kept) -> Option<f64>) -> Option<Spread> {
+        let both = |subject: Subject, round: usize| {
+            of(self.of(subject).find(|kept| kept.round == round)?)
+        };
+        let by_round = |round: usize| {
+            let bare_side = both(Subject::Pair, round)? / 2.0;
+            let client = || Some(both(Subject::Bare, round)? - bare_side);
+            match whose {
+                Whose::Bare => Some(bare_side),
+                Whose::Client => client(),
+                Whose::Server(engine) => Some(both(Subject::Engine(engine), round)? - client()?),
+            }
+        };
+        Spread::of((1..=self.plan.rounds).filter_map(by_round))
     }
 
     fn of(&self, subject: Subject) -> impl Iterator<Item = &Kept> {
@@ -230,9 +352,13 @@ pub(crate) mod tests {
             settled: true,
             growth,
             server_rss: 64.0,
+            server_pss: Some(60.0),
+            server_page_tables: Some(1.0),
             client_rss: Some(48.0),
+            client_pss: Some(40.0),
+            client_page_tables: Some(1.0),
         });
-        MemoryReport {
+        let mut report = MemoryReport {
             about: crate::run::tests::about("memory"),
             plan: MemoryPlan {
                 engines: vec![Engine::Uring],
@@ -244,7 +370,40 @@ pub(crate) mod tests {
                 nofile_hard: 20_000,
             },
             kept: kept.collect(),
-        }
+            sides: Vec::new(),
+        };
+        report.conclude();
+        report
+    }
+
+    #[test]
+    fn the_sides_of_a_connection_add_up_and_the_bare_half_cancels() {
+        let uring = Subject::Engine(Engine::Uring);
+        let report = report(vec![
+            (Subject::Pair, 1, growth(8_000.0, 0.0)),
+            (Subject::Bare, 1, growth(8_000.0, 350.0)),
+            (uring, 1, growth(8_000.0, 650.0)),
+            // Without the pair of its round nothing is said of it.
+            (Subject::Bare, 2, growth(9_000.0, 350.0)),
+            (uring, 2, growth(9_900.0, 650.0)),
+        ]);
+        let side = |whose| {
+            report
+                .sides
+                .iter()
+                .find(|side| side.whose == whose)
+                .unwrap()
+        };
+        let in_use = |whose| side(whose).slab_in_use.unwrap().median;
+        assert_eq!(in_use(Whose::Bare), 4_000.0);
+        assert_eq!(in_use(Whose::Client), 4_350.0);
+        assert_eq!(in_use(Whose::Server(Engine::Uring)), 4_300.0);
+        let caches = |whose| side(whose).caches.clone().unwrap();
+        assert!(!caches(Whose::Bare).contains_key("io_kiocb"));
+        assert_eq!(caches(Whose::Client)["io_kiocb"], 350.0);
+        assert_eq!(caches(Whose::Server(Engine::Uring))["io_kiocb"], 300.0);
+        assert_eq!(side(Whose::Client).kernel.count, 1);
+        assert_eq!(side(Whose::Client).pss.unwrap().median, 40.0);
     }
 
     #[test]

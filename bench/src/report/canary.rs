@@ -5,8 +5,9 @@ use crate::canary::ends::EndCounters;
 use crate::canary::path::Kind;
 use crate::canary::plan::Plan;
 use crate::canary::result::{Figures, Found, Held, Judged, Probe, Report, Said, Stage};
-use crate::report::format::{NOTHING, count, figure, micros, of_many, rounded, span};
+use crate::report::format::{NOTHING, count, figure, join, micros, of_many, rounded, span};
 use crate::report::rounds::heading;
+use crate::report::series;
 use crate::report::table::Table;
 use crate::report::text::section;
 use crate::run::About;
@@ -18,10 +19,10 @@ pub fn plan(plan: &Plan, about: &About, paint: Paint) -> String {
     let what = format!(
         "does the network suffer from {} connections with {}",
         counts.join(", then "),
-        plan.engine
+        join(&plan.engines)
     );
     let mut lines = heading(&what, plan.estimate().as_secs(), about, paint);
-    lines.push(format!("  path     {}", plan.path));
+    lines.push(format!("  path     {}", join(&plan.paths)));
     lines.extend(
         plan.why_not_veth
             .as_ref()
@@ -31,11 +32,14 @@ pub fn plan(plan: &Plan, about: &About, paint: Paint) -> String {
         0 => "no heartbeat".to_owned(),
         every => format!("a heartbeat every {}", span(every)),
     };
-    let mut phases = vec![
-        format!("baseline {}", span(plan.baseline_ms)),
-        "ramp".to_owned(),
-        format!("hold {} with {heartbeat}", span(plan.hold_ms)),
-    ];
+    let mut phases = vec![format!("baseline {}", span(plan.baseline_ms)), ramp(plan)];
+    if plan.idle_ms > 0 {
+        phases.push(format!(
+            "idle {} before the heartbeat begins",
+            span(plan.idle_ms)
+        ));
+    }
+    phases.push(format!("hold {} with {heartbeat}", span(plan.hold_ms)));
     if plan.active > 0 {
         phases.push(format!(
             "{} messages a second on up to {} of them for {}",
@@ -55,9 +59,9 @@ pub fn plan(plan: &Plan, about: &About, paint: Paint) -> String {
     phases.push("mass close".to_owned());
     phases.push(format!("recovery {}", span(plan.recovery_ms)));
     lines.push(format!("  phases   {}", phases.join(", ")));
-    let neighbour = match plan.path {
-        Kind::Veth => ", and ping to a neighbour over another veth",
-        Kind::Loopback => "",
+    let neighbour = match plan.paths.contains(&Kind::Veth) {
+        true => ", and ping to a neighbour over another veth",
+        false => "",
     };
     lines.push(format!(
         "  probes   ping, connect and udp to the server{neighbour}, each every {}",
@@ -66,20 +70,35 @@ pub fn plan(plan: &Plan, about: &About, paint: Paint) -> String {
     lines.join("\n") + "\n"
 }
 
+fn ramp(plan: &Plan) -> String {
+    let most = plan.connections.iter().max();
+    let steps = plan.steps.iter().filter(|step| most > Some(*step));
+    let steps: Vec<String> = steps.map(|step| count(*step)).collect();
+    match steps.is_empty() {
+        true => "ramp".to_owned(),
+        false => format!(
+            "ramp with {} held for {} on the way",
+            join(&steps),
+            span(plan.step_hold_ms)
+        ),
+    }
+}
+
 /// One count of connections, as soon as it is over.
-pub fn held(held: &Held, path: Kind, paint: Paint) -> String {
+pub fn held(held: &Held, paint: Paint) -> String {
     let mut parts = vec![summary(held)];
     if let Some(found) = held.found() {
         parts.push(table(held, &found).render(paint));
-        parts.extend(verdicts(held, &found, path, paint));
+        parts.extend(verdicts(held, &found, held.path, paint));
     }
+    parts.extend(series::by_phase(&held.series).map(|table| table.render(paint)));
     format!("\n{}\n", parts.join("\n\n"))
 }
 
 /// The answer, the doubts and the failures.
 pub fn results(report: &Report, paint: Paint) -> String {
     let mut parts = Vec::new();
-    let found: Vec<Found> = report.held.iter().filter_map(Held::found).collect();
+    let found = report.found();
     let judged: Vec<Judged<'_>> = found.iter().flat_map(Found::judged).collect();
     let line = |judged: &Judged<'_>| {
         let Said { when, probe, words } = judged.said;
@@ -139,7 +158,12 @@ pub(crate) fn of_others(
 fn summary(held: &Held) -> String {
     let mut said = vec![
         format!(
-            "{} of {} established in {} ({} a second, p99 {}), {} lost",
+            "{}{}: {} of {} established in {} ({} a second, p99 {}), {} lost",
+            held.case(),
+            held.instead_of.map_or_else(String::new, |wanted| format!(
+                " ({} do not fit into memory)",
+                count(wanted)
+            )),
             count(held.count("/established")),
             count(held.connections),
             figure(held.figure("/ramp_seconds"), |time| format!("{time:.2} s")),
@@ -269,6 +293,8 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::scenario::Engine;
+    use crate::series::Series;
 
     fn figures(stage: &str, verdict: Option<&str>) -> Value {
         let quantiles = json!({"p50": 20_000, "p99": 130_000, "max": 1_700_000});
@@ -295,19 +321,23 @@ mod tests {
             {"phase": "done", "seconds": 1.0, "network": {}, "interfaces": {}, "trouble": ["849 packets [SoftnetDropped]"]},
         ]});
         Held {
+            path: Kind::Veth,
+            engine: Engine::Uring,
             connections: 100_000,
+            instead_of: None,
             settled: true,
             processes: 1,
             broadcasts: 0,
             client,
             server_counters: Some(serde_json::from_value(of_server).unwrap()),
             servers: Vec::new(),
+            series: Series::default(),
         }
     }
 
     #[test]
     fn each_phase_has_its_verdict_with_what_either_end_counted_in_it() {
-        let text = held(&recorded(), Kind::Veth, Paint::plain());
+        let text = held(&recorded(), Paint::plain());
         let lines: Vec<&str> = text.lines().map(str::trim).collect();
         let hold = lines
             .iter()

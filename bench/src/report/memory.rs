@@ -1,9 +1,9 @@
 //! What connections take of the kernel's memory, as text. Pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::footprint::{CACHES_UNREADABLE, Growth};
-use crate::memory::result::{Kept, MemoryPlan, MemoryReport, Subject};
+use crate::memory::result::{Kept, MemoryPlan, MemoryReport, Side, Subject};
 use crate::report::format::{NOTHING, bytes, count, figure, of_many, spread};
 use crate::report::rounds::{heading, peers};
 use crate::report::table::Table;
@@ -20,6 +20,14 @@ some dozen objects a cache. Caches of like objects may be merged under one name.
 out: other work of the host fills them. Outside of the caches are large tables (vmalloc), and the pages of a ring's
 queues, which only the memory that is available (MemAvailable, and the free pages that CPUs keep for themselves) shows, with
 the processes' own; it is a check, and moves with other work.";
+
+/// How a side is told from both ends.
+pub const HOW_A_SIDE_IS_TOLD: &str = "\
+One side: slab is of the whole host, and nothing in it shows to which end an object belongs. A bare server and a bare client,
+which do nothing but keep their connections, are alike but for the port that the client binds (128 to 256 bytes a connection,
+which are in both halves evenly): one bare side is half of what they take. Throng's client is what it takes together with
+the bare server, less one bare side; an engine's server is what it takes together with that client, less that client. Each of the
+same round.";
 
 /// What will be measured, and where.
 pub fn plan(plan: &MemoryPlan, about: &About, paint: Paint) -> String {
@@ -53,6 +61,10 @@ pub fn kept_line(kept: &Kept) -> String {
 /// The tables and what they say.
 pub fn results(report: &MemoryReport, paint: Paint) -> String {
     let mut parts = vec![whole(report).render(paint), above(report).render(paint)];
+    if !report.sides.is_empty() {
+        parts.push(sides(report).render(paint));
+        parts.push(HOW_A_SIDE_IS_TOLD.to_owned());
+    }
     parts.push(how_caches_count(report).to_owned());
     let doubts = doubts(report).into_iter();
     let doubts = doubts.map(|doubt| paint.yellow(&doubt));
@@ -177,7 +189,13 @@ pub(crate) fn whole(report: &MemoryReport) -> Table {
         table.row(name, cells);
     };
     row("server RSS, above empty", |kept| Some(kept.server_rss));
+    row("server PSS, above empty", |kept| kept.server_pss);
+    row("server page tables (VmPTE), above empty", |kept| {
+        kept.server_page_tables
+    });
     row("client RSS", |kept| kept.client_rss);
+    row("client PSS", |kept| kept.client_pss);
+    row("client page tables (VmPTE)", |kept| kept.client_page_tables);
     row("a monitor's procfs inodes, in none of the sums", |kept| {
         kept.growth.procfs
     });
@@ -213,6 +231,41 @@ pub(crate) fn above(report: &MemoryReport) -> Table {
     });
     row("available memory fell by, processes too", &|kept| {
         Some(kept.growth.available)
+    });
+    table
+}
+
+/// What one side takes.
+pub(crate) fn sides(report: &MemoryReport) -> Table {
+    let title = "bytes of one side of a connection, median [min – max]".to_owned();
+    let names = report.sides.iter().map(|side| side.whose.to_string());
+    let mut table = Table::new(std::iter::once(title).chain(names));
+    let caches = report.sides.iter().flat_map(|side| &side.caches).flatten();
+    let mut largest: BTreeMap<&String, f64> = BTreeMap::new();
+    for (name, bytes) in caches {
+        let most = largest.entry(name).or_default();
+        *most = most.max(bytes.abs());
+    }
+    let mut names: Vec<&String> = largest.keys().copied().collect();
+    names.sort_by(|one, other| largest[other].total_cmp(&largest[one]));
+    for name in names {
+        let of = |side: &Side| {
+            side.caches
+                .as_ref()
+                .map(|caches| caches.get(name).copied().unwrap_or(0.0))
+        };
+        let cells = report.sides.iter().map(|side| figure(of(side), exact));
+        table.row(&format!("  {name}"), cells);
+    }
+    let mut row = |name: &str, of: fn(&Side) -> Option<Spread>| {
+        table.row(name, report.sides.iter().map(|side| shown(of(side))));
+    };
+    row("slab objects in use", |side| side.slab_in_use);
+    row("kernel, all that is accounted for", |side| {
+        Some(side.kernel)
+    });
+    row("the process (PSS; of a server above empty)", |side| {
+        side.pss
     });
     table
 }
@@ -258,6 +311,7 @@ mod tests {
     fn caches_stand_side_by_side_and_above_the_bare_socket() {
         let uring = Subject::Engine(Engine::Uring);
         let report = report(vec![
+            (Subject::Pair, 1, growth(8_000.0, 0.0)),
             (Subject::Bare, 1, growth(8_000.0, 0.0)),
             (uring, 1, growth(8_000.0, 256.0)),
         ]);
@@ -276,9 +330,23 @@ mod tests {
         };
         assert_eq!(
             cells("io_kiocb"),
-            [vec!["io_kiocb", "0", "256"], vec!["io_kiocb", "256"]]
+            [
+                vec!["io_kiocb", "0", "0", "256"],
+                vec!["io_kiocb", "256"],
+                vec!["io_kiocb", "0", "0", "256"]
+            ]
         );
-        assert_eq!(cells("TCP"), [["TCP", "8,000", "8,000"]]);
+        assert_eq!(
+            cells("TCP"),
+            [
+                ["TCP", "8,000", "8,000", "8,000"],
+                ["TCP", "4,000", "4,000", "4,000"]
+            ]
+        );
+        assert!(
+            text.contains("One side: slab is of the whole host"),
+            "{text}"
+        );
         assert!(text.contains("active_objs"), "{text}");
     }
 
@@ -288,6 +356,7 @@ mod tests {
         bare.caches = None;
         bare.slab_in_use = None;
         let text = results(&report(vec![(Subject::Bare, 1, bare)]), Paint::plain());
+        assert!(!text.contains("One side"), "{text}");
         assert!(
             text.contains("run as root") && text.contains("8,010"),
             "{text}"

@@ -14,6 +14,7 @@ use crate::climb::result::Climb;
 use crate::floor::result::Report as Floor;
 use crate::heartbeat::Report as Heartbeat;
 use crate::memory::result::MemoryReport;
+use crate::remote::result::Report as Remote;
 use crate::report::html::html;
 use crate::report::page::Page;
 use crate::report::{Reported, Shown};
@@ -110,6 +111,7 @@ fn report_of(report: &Value) -> Result<Box<dyn Shown>, String> {
         Some(Climb::COMMAND) => report_as::<Climb>(report),
         Some(Canary::COMMAND) => report_as::<Canary>(report),
         Some(MemoryReport::COMMAND) => report_as::<MemoryReport>(report),
+        Some(Remote::COMMAND) => report_as::<Remote>(report),
         Some(Floor::COMMAND) => report_as::<Floor>(report),
         Some(Tail::COMMAND) => report_as::<Tail>(report),
         Some(Heartbeat::COMMAND) => report_as::<Heartbeat>(report),

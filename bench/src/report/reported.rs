@@ -55,13 +55,16 @@ macro_rules! reported {
     )*};
 }
 
-use crate::report::{canary, churn, climb, floor, heartbeat, memory, page, selfcheck, tail, text};
+use crate::report::{
+    canary, churn, climb, floor, heartbeat, memory, page, remote, selfcheck, tail, text,
+};
 
 reported! {
     crate::result::Report, "compare", text::results, page::compare::page, figures::of_compare;
     crate::climb::result::Climb, "hold", climb::results, page::climb::page, figures::of_none;
     crate::canary::result::Report, "canary", canary::results, page::canary::page, figures::of_none;
     crate::memory::result::MemoryReport, "memory", memory::results, page::memory::page, figures::of_memory;
+    crate::remote::result::Report, "remote", remote::results, page::remote::page, figures::of_none;
     crate::floor::result::Report, "floor", floor::results, page::floor::page, figures::of_floor;
     crate::tail::result::Report, "tail", tail::results, page::tail::page, figures::of_tail;
     crate::heartbeat::Report, "heartbeat", heartbeat::results, page::heartbeat::page, figures::of_heartbeat;

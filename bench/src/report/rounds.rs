@@ -1,5 +1,7 @@
 //! What the texts of all measurements in rounds have in common. Pure.
 
+use kernel_tuning::host::Environment;
+
 use crate::blocks::Skipped;
 use crate::exchange::{Figures, Times};
 use crate::peer::Peer;
@@ -14,23 +16,12 @@ use crate::warning::Warning;
 
 /// The first lines: what is run, about how long, and where.
 pub fn heading(what: &str, seconds: u64, about: &About, paint: Paint) -> Vec<String> {
-    let environment = &about.environment;
-    let machine = [
-        environment
-            .kernel
-            .as_ref()
-            .map(|kernel| format!("Linux {kernel}")),
-        environment.cpu_model.clone(),
-        environment.cpus.map(|cpus| format!("{cpus} CPUs")),
-        environment.memory_total_bytes.map(gib),
-    ];
-    let machine: Vec<String> = machine.into_iter().flatten().collect();
     vec![
         paint.bold(&format!(
             "Throng {}: {what}, about {seconds} s",
             about.throng_version
         )),
-        format!("  machine  {}", machine.join(", ")),
+        format!("  machine  {}", machine(&about.environment)),
         format!(
             "  cores    server {}, client {}; open files a process (nofile) {}",
             core_list(&about.placement.server),
@@ -45,6 +36,20 @@ pub fn peers(peers: &[Peer]) -> impl Iterator<Item = String> {
     peers
         .iter()
         .map(|peer| format!("  peer     {}: {}", peer.name, peer.command))
+}
+
+/// The machine in a line.
+pub fn machine(environment: &Environment) -> String {
+    let parts = [
+        environment
+            .kernel
+            .as_ref()
+            .map(|kernel| format!("Linux {kernel}")),
+        environment.cpu_model.clone(),
+        environment.cpus.map(|cpus| format!("{cpus} CPUs")),
+        environment.memory_total_bytes.map(gib),
+    ];
+    parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
 /// How a measurement is made.

@@ -40,10 +40,11 @@ pub fn plan(report: &Report, paint: Paint) -> String {
     lines.extend(report.cut.as_ref().map(|cut| {
         paint.yellow(&format!(
             "  fewer    {} connections instead of {}: {} of memory are available, a part of it is kept \
-             free, and one takes about 10 KB, both ends",
+             free, and one takes about 10 KB, both ends: see throng-tune check --connections {}",
             count(cut.fits),
             count(cut.wanted),
-            gib(cut.available_bytes)
+            gib(cut.available_bytes),
+            cut.wanted
         ))
     }));
     lines.extend(processes_note(report).map(|note| format!("  note     {note}")));

@@ -83,8 +83,7 @@ pub(super) struct Ledger {
 
 impl Ledger {
     pub(super) fn new() -> anyhow::Result<Ledger> {
-        let tallies = Stage::ALL
-            .into_iter()
+        let tallies = Stage::all()
             .map(|stage| Ok((stage, Tally::new()?)))
             .collect::<anyhow::Result<_>>()?;
         Ok(Ledger {

@@ -147,7 +147,7 @@ impl Canaries {
     ///
     /// # Errors
     /// The prober panicked: a bug.
-    pub(crate) fn finish(mut self, held: u64) -> anyhow::Result<Report> {
+    pub(crate) fn finish(mut self, held: u64, levels: &[u64]) -> anyhow::Result<Report> {
         let probes = self
             .join()
             .ok_or_else(|| anyhow::anyhow!("the canaries' thread panicked: this is a bug"))?;
@@ -168,6 +168,7 @@ impl Canaries {
             std::mem::take(&mut self.not_measured),
             self.config.interval,
             held,
+            levels,
         ))
     }
 

@@ -138,9 +138,9 @@ impl Report {
         not_measured: Vec<NotMeasured>,
         interval: Duration,
         held: u64,
+        levels: &[u64],
     ) -> Report {
-        let stages: Vec<StageSpan> = Stage::ALL
-            .into_iter()
+        let stages: Vec<StageSpan> = Stage::all()
             .filter_map(|stage| {
                 let seconds = timeline.lasted(stage)?.as_secs_f64();
                 Some(StageSpan { stage, seconds })
@@ -153,7 +153,7 @@ impl Report {
         let verdicts = stages
             .iter()
             .filter(|span| span.stage != Stage::Baseline)
-            .flat_map(|span| say(span.stage, held, accounts, &probes))
+            .flat_map(|span| say(span.stage, (held, levels), accounts, &probes))
             .collect();
         let of_connects = |probe: &&ProbeReport| probe.kind == Kind::Connect;
         Report {
@@ -315,11 +315,21 @@ impl Quantiles {
     }
 }
 
-/// The verdicts on a stage.
-fn say(stage: Stage, held: u64, accounts: &[Account], probes: &[ProbeReport]) -> Vec<Said> {
+/// The verdicts on a stage, of a run that held so many connections, and so many at the end of each step.
+fn say(
+    stage: Stage,
+    (held, levels): (u64, &[u64]),
+    accounts: &[Account],
+    probes: &[ProbeReport],
+) -> Vec<Said> {
     let held = HumanCount(held);
     let when = match stage {
         Stage::Baseline => "before".into(),
+        Stage::Step(step) => match levels.get(usize::from(step) - 1) {
+            Some(level) => format!("at {} held, a step", HumanCount(*level)),
+            None => format!("at {}", stage.name()),
+        },
+        Stage::Idle => format!("at {held} held, without heartbeats"),
         Stage::Ramp => format!("in the ramp to {held}"),
         Stage::Hold => format!("at {held} held"),
         Stage::Active => format!("at {held} held, with messages"),

@@ -5,16 +5,21 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
+
+use crate::shape::{MOST_LEVELS, step_name};
 
 /// What the run does while a probe is under way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
     /// Nothing: what all others are compared with.
     Baseline,
     /// Connections are established.
     Ramp,
+    /// What a step has brought up is held, before the next; the first step is 1.
+    Step(u8),
+    /// They are held, before the server's heartbeat begins.
+    Idle,
     /// They are held; what is to churn is closed and made again.
     Hold,
     /// They exchange messages.
@@ -29,21 +34,41 @@ pub enum Stage {
 
 impl Stage {
     /// In the order of a run.
-    pub const ALL: [Stage; 7] = [
-        Stage::Baseline,
-        Stage::Ramp,
-        Stage::Hold,
-        Stage::Active,
-        Stage::Storm,
-        Stage::Close,
-        Stage::Recovery,
-    ];
+    pub fn all() -> impl Iterator<Item = Stage> {
+        // After as many levels comes the last one, which is the hold.
+        let steps = (1..MOST_LEVELS as u8).map(Stage::Step);
+        [Stage::Baseline, Stage::Ramp]
+            .into_iter()
+            .chain(steps)
+            .chain([
+                Stage::Idle,
+                Stage::Hold,
+                Stage::Active,
+                Stage::Storm,
+                Stage::Close,
+                Stage::Recovery,
+            ])
+    }
 
     /// The word for it, as in JSON.
     pub fn name(self) -> &'static str {
-        [
-            "baseline", "ramp", "hold", "active", "storm", "close", "recovery",
-        ][self as usize]
+        match self {
+            Stage::Baseline => "baseline",
+            Stage::Ramp => "ramp",
+            Stage::Step(step) => step_name(step),
+            Stage::Idle => "idle",
+            Stage::Hold => "hold",
+            Stage::Active => "active",
+            Stage::Storm => "storm",
+            Stage::Close => "close",
+            Stage::Recovery => "recovery",
+        }
+    }
+}
+
+impl Serialize for Stage {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
     }
 }
 
@@ -189,6 +214,15 @@ mod tests {
         assert_eq!(due.intended, ms(20));
         assert_eq!(due.missed, [ms(40), ms(60), ms(80), ms(100)]);
         assert_eq!(schedule.next(), ms(120));
+    }
+
+    #[test]
+    fn each_stage_has_a_name_of_its_own_in_the_order_of_a_run() {
+        let all: Vec<Stage> = Stage::all().collect();
+        assert!(all.is_sorted());
+        let names: std::collections::BTreeSet<&str> =
+            all.iter().map(|stage| stage.name()).collect();
+        assert_eq!(names.len(), all.len());
     }
 
     proptest! {

@@ -125,6 +125,15 @@ impl Worker<'_> {
         }
     }
 
+    /// From now on each connection is told one by the server, once an interval.
+    pub(super) fn begin_heartbeats(&mut self) {
+        self.awaits_heartbeats = true;
+        let now_ms = self.now.as_millis() as u32;
+        for conn in &mut self.conns {
+            conn.last_heartbeat_ms = now_ms;
+        }
+    }
+
     pub(super) fn heartbeats(&mut self, c: u32, count: u32) {
         self.counts.heartbeats += u64::from(count);
         let conn = &mut self.conns[c as usize];

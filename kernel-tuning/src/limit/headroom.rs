@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{Evidence, Limit, connections_that_fit};
 
 /// Kernel memory of one end of an idle connection, slab waste included: measured as 4.6 to 4.9 KB on Linux 6.18.
-const SOCKET_BYTES: u64 = 5_000;
+pub(crate) const SOCKET_BYTES: u64 = 5_000;
 
 /// What one limit allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

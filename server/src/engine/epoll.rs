@@ -10,6 +10,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -107,7 +108,7 @@ impl<S: Session, F: Fn() -> S> Loop<S, F> {
             connections: Vec::with_capacity(slots as usize),
             held: 0,
             heartbeats: worker
-                .heartbeat
+                .heartbeat_at_start()
                 .map(|every| Heartbeats::new(every.as_nanos() as u64, slots, clock.now_ns())),
             published: Published::default(),
             budget: Budget::new(worker.limits),
@@ -454,6 +455,13 @@ impl<S: Session, F: Fn() -> S> Loop<S, F> {
                     self.drain_until_ns = Some(self.now_ns + timeout);
                 }
                 Command::Stop => {}
+                Command::Beat if self.heartbeats.is_none() => {
+                    let (slots, now_ns) = (self.worker.table_slots, self.now_ns);
+                    let begun =
+                        |every: Duration| Heartbeats::new(every.as_nanos() as u64, slots, now_ns);
+                    self.heartbeats = self.worker.heartbeat.map(begun);
+                }
+                Command::Beat => {}
                 Command::Publish(message) => self.published.push(message),
             }
         }

@@ -4,7 +4,7 @@ use super::{Finding, Page};
 use crate::canary::result::{Found, Judged, Probe, Report};
 use crate::report::canary::{of_others, table, verdicts};
 use crate::report::chart::{Chart, PERCENTILES, Row, Rows, Scale};
-use crate::report::format::{count, micros};
+use crate::report::format::{count, join, micros};
 use crate::report::ink::Ink;
 use crate::screen::Paint;
 
@@ -19,9 +19,9 @@ pub fn page(report: &Report) -> Page {
     let title = format!(
         "Throng: does the network suffer from {} connections with {}?",
         counts.join(", then "),
-        report.plan.engine
+        join(&report.plan.engines)
     );
-    let found: Vec<Found> = report.held.iter().filter_map(|held| held.found()).collect();
+    let found = report.found();
     let judged: Vec<Judged<'_>> = found.iter().flat_map(Found::judged).collect();
     let (held, others): (Vec<_>, Vec<_>) = judged.iter().partition(|one| one.stage == "hold");
     let mut page = Page::of(&report.about, &report.warnings, title, headline(&held));
@@ -50,7 +50,7 @@ pub fn page(report: &Report) -> Page {
                 .map(Chart::Rows),
         );
         page.tables.push(table(one, &found));
-        let lines = verdicts(one, &found, report.plan.path, Paint::plain());
+        let lines = verdicts(one, &found, one.path, Paint::plain());
         page.texts.extend(lines.map(|lines| {
             (
                 format!("{} connections, phase by phase", count(one.connections)),

@@ -7,7 +7,9 @@ use crate::memory::result::{Kept, MemoryReport, Subject};
 use crate::report::chart::{Chart, Row, Rows, Scale};
 use crate::report::format::{bytes, count, join, spread};
 use crate::report::ink::Ink;
-use crate::report::memory::{above, caches_above, doubts, exact, how_caches_count, whole};
+use crate::report::memory::{
+    HOW_A_SIDE_IS_TOLD, above, caches_above, doubts, exact, how_caches_count, sides, whole,
+};
 use crate::report::rounds::names;
 use crate::scenario::Engine;
 use crate::stats::Spread;
@@ -25,6 +27,10 @@ pub fn page(report: &MemoryReport) -> Page {
     page.findings = findings(report);
     if !report.kept.is_empty() {
         page.tables = vec![whole(report), above(report)];
+        if !report.sides.is_empty() {
+            page.tables.push(sides(report));
+            page.notes.push(HOW_A_SIDE_IS_TOLD.replace('\n', " "));
+        }
         page.notes.push(how_caches_count(report).replace('\n', " "));
     }
     let spreads = [
@@ -100,7 +106,7 @@ fn of_kernel(kept: &Kept) -> Option<f64> {
 
 fn ink(subject: Subject) -> Ink {
     match subject {
-        Subject::Bare => Ink::Bare,
+        Subject::Bare | Subject::Pair => Ink::Bare,
         Subject::Engine(engine) => Ink::of(engine),
     }
 }

@@ -11,6 +11,7 @@ pub mod compare;
 pub mod floor;
 pub mod heartbeat;
 pub mod memory;
+pub mod remote;
 pub mod selfcheck;
 mod setting;
 mod spreads;

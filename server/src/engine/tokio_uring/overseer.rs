@@ -78,7 +78,7 @@ impl<'a, S: Session, F: Fn() -> S> Overseer<'a, S, F> {
             hub,
             worker,
             heartbeats: worker
-                .heartbeat
+                .heartbeat_at_start()
                 .map(|every| Heartbeats::new(every.as_nanos() as u64, worker.table_slots, now_ns)),
             published: Published::default(),
             drain_until_ns: None,
@@ -154,6 +154,13 @@ impl<'a, S: Session, F: Fn() -> S> Overseer<'a, S, F> {
                     hub.stop();
                 }
                 Command::Stop => {}
+                Command::Beat if self.heartbeats.is_none() => {
+                    let (slots, now_ns) = (self.worker.table_slots, hub.now_ns());
+                    let begun =
+                        |every: Duration| Heartbeats::new(every.as_nanos() as u64, slots, now_ns);
+                    self.heartbeats = self.worker.heartbeat.map(begun);
+                }
+                Command::Beat => {}
                 Command::Publish(message) => self.published.push(message),
             }
         }

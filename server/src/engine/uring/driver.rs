@@ -224,11 +224,18 @@ impl<S: Session, F: Fn() -> S> Driver<S, F> {
         // cancel is on its way.
         self.machines
             .push(Machine::new(slots, 2 * self.worker.backlog));
-        if let Some(interval) = self.worker.heartbeat {
-            let interval_ns = interval.as_nanos() as u64;
-            self.heartbeats
-                .push(Heartbeats::new(interval_ns, slots, self.now_ns));
-        }
+        self.begin_heartbeats();
+    }
+
+    /// For each table that has none yet, unless they wait.
+    fn begin_heartbeats(&mut self) {
+        let Some(interval) = self.worker.heartbeat_at_start() else {
+            return;
+        };
+        let (interval_ns, slots) = (interval.as_nanos() as u64, self.worker.table_slots);
+        self.heartbeats.resize_with(self.machines.len(), || {
+            Heartbeats::new(interval_ns, slots, self.now_ns)
+        });
     }
 
     fn complete(&mut self, completion: Completion) -> std::io::Result<()> {
@@ -412,6 +419,10 @@ impl<S: Session, F: Fn() -> S> Driver<S, F> {
                     self.drain_until_ns = Some(self.now_ns + timeout);
                 }
                 Command::Stop => {}
+                Command::Beat => {
+                    self.worker.heartbeat_waits = false;
+                    self.begin_heartbeats();
+                }
                 Command::Publish(message) => self.published.push(message),
             }
         }

@@ -63,6 +63,7 @@ fn what_overflows_is_counted_and_not_lost() {
         backlog: 256,
         session: || Sleeper,
         heartbeat: None,
+        heartbeat_waits: false,
         limits: Default::default(),
         timeouts: Timeouts::default(),
         drain_timeout: BOUND,

@@ -1,21 +1,20 @@
-//! A server that only accepts and keeps its connections: no readiness machinery, no protocol, not a byte said or read.
-//! It is what a connection's memory is held against; `throng-bench memory` starts it.
+//! A server that only accepts and keeps its connections.
 //!
 //! Invariant: a connection that was accepted stays open until the process ends.
 
-use std::io::{Read, Write, stdin, stdout};
+use std::io::{Write, stdout};
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 
 use clap::Args;
-use kernel_tuning::process::{pin_current_thread, prefer_oom_kill, raise_nofile};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use kernel_tuning::process::pin_current_thread;
 use socket2::{Domain, Socket, Type};
 
+use crate::bare::{cannot, end_of};
 use crate::stop::TICK;
 
 /// The same flags as those of `throng-server`, where they mean something here.
@@ -43,28 +42,12 @@ pub struct BareArgs {
 /// # Errors
 /// What to tell the user.
 pub fn run(args: &BareArgs) -> Result<(), String> {
-    let cannot = |what: &str, cause: &dyn std::fmt::Display| format!("cannot {what}: {cause}");
-    raise_nofile().map_err(|error| error.to_string())?;
-    let is_over = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        signal_hook::flag::register(signal, Arc::clone(&is_over))
-            .map_err(|cause| cannot("handle signals", &cause))?;
-    }
+    let is_over = end_of(args.until_stdin_closes)?;
     let listener =
         listen(args).map_err(|cause| cannot(&format!("listen on {}", args.listen), &cause))?;
     let address = listener
         .local_addr()
         .map_err(|cause| cannot("read the address", &cause))?;
-    if args.until_stdin_closes {
-        // Part of a load test. Where it is refused (a read-only /proc), this works as well.
-        let _ = prefer_oom_kill();
-        let over = Arc::clone(&is_over);
-        std::thread::spawn(move || {
-            let mut ignored = [0; 64];
-            while matches!(stdin().read(&mut ignored), Ok(1..)) {}
-            over.store(true, Ordering::Relaxed);
-        });
-    }
     let accepted = Arc::new(AtomicU64::new(0));
     let failure = accept(listener, args.cores.first().copied(), Arc::clone(&accepted));
     let _ = writeln!(stdout(), "ready on {address} (bare: accepts, and keeps)");
