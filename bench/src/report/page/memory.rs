@@ -250,7 +250,7 @@ mod tests {
         let report = recorded();
         let page = page(&report);
         let titles: Vec<&str> = page.charts.iter().map(|chart| chart.title()).collect();
-        for subject in report.plan.subjects() {
+        for subject in report.kept.iter().map(|kept| kept.subject) {
             let title = format!("{subject}: kernel memory by slab cache, bytes");
             assert!(titles.contains(&title.as_str()), "{titles:?}");
         }
