@@ -280,3 +280,74 @@ fn write(tree: &Tree, name: &str, value: &str) -> Result<(), Failure> {
         Now::Unreadable(source) => Err(refused(source)),
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::fs;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::plan::plan;
+    use crate::profile::{reference, settings};
+    use crate::setting::{Demand, Role};
+
+    fn demands() -> impl Strategy<Value = Demand> {
+        let roles = prop_oneof![Just(Role::Server), Just(Role::Client), Just(Role::Both)];
+        (1_u64..10_000_000, roles).prop_map(|(connections, role)| Demand {
+            connections,
+            role,
+            ..reference()
+        })
+    }
+
+    /// Every setting at some value: its numbers are the first of `seed`, in order.
+    fn fill(tree: &Tree, seed: &[u64]) {
+        for (index, setting) in settings(Role::Both).iter().enumerate() {
+            let mut numbers = seed[index..index + setting.default.len()].to_vec();
+            numbers.sort_unstable();
+            let text: Vec<_> = numbers.iter().map(u64::to_string).collect();
+            let path = tree.sysctl_path(&setting.name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text.join("\t") + "\n").unwrap();
+        }
+    }
+
+    fn values(tree: &Tree) -> Vec<String> {
+        let read = |name: &str| match tree.sysctl(name) {
+            Now::Value(value) => value,
+            other => panic!("{name}: {other:?}"),
+        };
+        settings(Role::Both)
+            .iter()
+            .map(|setting| read(&setting.name))
+            .collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+
+        #[test]
+        fn whatever_was_applied_to_whatever_host_comes_back(
+            seed in proptest::collection::vec(0_u64..40_000_000, 40),
+            demands in proptest::collection::vec(demands(), 1..4),
+        ) {
+            let dir = tempfile::tempdir().unwrap();
+            let tree = Tree::at(dir.path());
+            fill(&tree, &seed);
+            let before = values(&tree);
+            let file = StateFile::lock(&dir.path().join("state/tune.json")).unwrap();
+            for demand in &demands {
+                let state = apply(&tree, &file, &plan(&tree, demand), false).unwrap();
+                prop_assert!(state.is_complete);
+                let is_kept = |step: &Step| matches!(step.todo, Todo::Keep { .. });
+                prop_assert!(plan(&tree, demand).iter().all(is_kept));
+            }
+            let reverted = revert(&tree, &file).unwrap();
+            prop_assert!(reverted.iter().all(|reverted| !reverted.is_left));
+            prop_assert_eq!(values(&tree), before);
+            prop_assert_eq!(file.read().unwrap(), None);
+        }
+    }
+}

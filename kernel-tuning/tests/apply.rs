@@ -389,6 +389,26 @@ fn a_state_that_is_not_ours_is_refused_before_anything() {
 }
 
 #[test]
+fn the_state_is_where_it_is_told_to_be() {
+    let host = Host::new();
+    let before = host.values();
+    for line in ["apply --state here.json", "revert --state here.json"] {
+        let ended = host
+            .command(line)
+            .current_dir(host.root())
+            .output()
+            .unwrap();
+        Ended::of(ended).expect(0, &["tcp_tw_reuse"]);
+        assert_eq!(
+            host.root().join("here.json").exists(),
+            line.starts_with("apply")
+        );
+        assert!(!host.state().exists());
+    }
+    assert_eq!(host.values(), before);
+}
+
+#[test]
 fn bad_usage_ends_with_2() {
     let host = Host::new();
     for (line, words) in [

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use common::{Host, in_namespace, skip};
 use kernel_tuning::host::{NetCounters, Sockstat};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// As long as a connect over loopback never takes, and shorter than the second after which TCP tries again.
@@ -68,8 +69,9 @@ fn fill(listener: &TcpListener, most: usize) -> (Vec<(TcpStream, TcpStream)>, Op
     let to = listener.local_addr().unwrap();
     let mut held = Vec::new();
     while held.len() < most {
-        match TcpStream::connect(to) {
-            Ok(stream) => held.push((stream, listener.accept().unwrap().0)),
+        let connected = TcpStream::connect(to);
+        match connected.and_then(|client| Ok((client, listener.accept()?.0))) {
+            Ok(both) => held.push(both),
             Err(error) => return (held, Some(error.kind())),
         }
     }
@@ -92,6 +94,41 @@ fn the_port_range_bounds_connections_from_one_address() {
         .expect(0, &["ip_local_port_range: 40000 40099 -> 1024 65535"]);
     let (more, error) = fill(&listener, 200);
     assert_eq!((more.len(), error), (200, None));
+}
+
+/// The limit is of this process, which runs this test alone.
+#[test]
+fn a_descriptor_for_each_connection_takes_a_limit_of_open_files() {
+    let Some(host) = inside("a_descriptor_for_each_connection_takes_a_limit_of_open_files") else {
+        return;
+    };
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    let listener = listener(7000);
+    setrlimit(Resource::RLIMIT_NOFILE, 100, hard).unwrap();
+    let (held, _) = fill(&listener, 60);
+    assert!(
+        held.len() < 50,
+        "{} connections, two descriptors each",
+        held.len()
+    );
+    drop(held);
+
+    let unit = host
+        .tune("export systemd --connections 60 --role both")
+        .expect(0, &[])
+        .out;
+    let limit = unit
+        .lines()
+        .find_map(|line| line.strip_prefix("LimitNOFILE="));
+    let limit = limit.unwrap().parse().unwrap();
+    if limit > hard {
+        return skip(
+            "a_descriptor_for_each_connection_takes_a_limit_of_open_files",
+            "the hard limit is too low",
+        );
+    }
+    setrlimit(Resource::RLIMIT_NOFILE, limit, hard).unwrap();
+    assert_eq!(fill(&listener, 60).0.len(), 60);
 }
 
 #[test]

@@ -18,10 +18,12 @@ Examples:
   sudo throng-tune apply --persist                    and at every start of this host
   sudo throng-tune revert                             all of it back as it was
 
-The originals are on the disk before the first setting is written. When one cannot be written, or reads other than it was
-written, none is changed. A setting that is good already, a larger one included, is left alone.
+The originals are on the disk before the first setting is written. When one cannot be written, or
+reads other than it was written, none is changed. A setting that is good already, a larger one
+included, is left alone.
 
-Exit codes: 0 all is as wanted, 10 what is not here or this process may not change is not, 1 failed and nothing is changed, 2 bad usage.";
+Exit codes: 0 all is as wanted, 10 but for what is not here or this process may not change,
+1 failed and nothing is changed, 2 bad usage.";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {

@@ -16,7 +16,7 @@ Examples:
   throng-tune export seccomp --base /usr/share/containers/seccomp.json > io_uring.json
   docker run --security-opt seccomp=io_uring.json ...
 
-They go to standard output, for the host that the flags describe: this one, as far as they are silent.
+They go to standard output, for the host that the flags describe: this one, where they say nothing.
 
 Exit codes: 0 done, 1 failed, 2 bad usage.";
 

@@ -9,8 +9,8 @@ pub(super) const EXAMPLES: &str = "\
 Examples:
   sudo throng-tune revert
 
-After an apply that was killed half-way, and after several of them, it goes back to what was before the first. What somebody
-else changed since is left to them, and said.
+After an apply that was killed half-way, and after several of them, it goes back to what was before
+the first. What somebody else changed since is left to them, and said.
 
 Exit codes: 0 done, 10 something was left to somebody else, 1 failed, 2 bad usage.";
 

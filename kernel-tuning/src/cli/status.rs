@@ -16,8 +16,8 @@ Examples:
   throng-tune status
   throng-tune status --json
 
-Exit codes: 0 all is as apply left it, or nothing was applied; 10 an apply was cut off, or somebody changed something since;
-1 failed, 2 bad usage.";
+Exit codes: 0 all is as apply left it, or nothing was applied; 10 an apply was cut off, or somebody
+changed something since; 1 failed, 2 bad usage.";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {

@@ -98,8 +98,14 @@ impl Host {
 
     pub fn command(&self, line: &str) -> Command {
         let mut command = Command::new(program());
-        command.args(line.split(' ')).arg("--root").arg(self.root());
-        if line.starts_with("diff") || line.starts_with("apply") {
+        command.args(line.split(' '));
+        if !line.starts_with("export") {
+            command.arg("--root").arg(self.root());
+        }
+        if ["diff", "apply", "export"]
+            .iter()
+            .any(|name| line.starts_with(name))
+        {
             command.args(["--ram-mib", "16384"]);
         }
         command.stdin(Stdio::null());
