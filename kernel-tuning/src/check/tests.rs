@@ -499,6 +499,7 @@ fn a_program_that_starts_is_told_in_one_line_and_only_of_what_stops_it() {
         "{line}"
     );
     assert_eq!(line.lines().count(), 1);
+    assert!(brief(Role::Both, u64::MAX).is_some());
 }
 
 #[test]
