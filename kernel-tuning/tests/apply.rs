@@ -423,10 +423,10 @@ fn bad_usage_ends_with_2() {
     }
 }
 
-/// Its own tree: a mistake here must not change this host.
 #[test]
 fn an_ordinary_user_sees_everything_and_is_told_the_command() {
     const NOBODY: u32 = 65534;
+    // Its own tree: a mistake must not change this host.
     let host = Host::new();
     let before = host.values();
     if !nix::unistd::geteuid().is_root() {
@@ -462,6 +462,40 @@ fn an_ordinary_user_sees_everything_and_is_told_the_command() {
     as_nobody("status").expect(0, &["settings changed"]);
     as_nobody("revert").expect(1, &["run this as root"]);
     assert_eq!(host.values(), after);
+}
+
+/// As those of the host are in another network namespace.
+#[test]
+fn settings_that_nobody_may_write_are_left_and_the_others_are_changed() {
+    let test = "settings_that_nobody_may_write_are_left_and_the_others_are_changed";
+    if nix::unistd::geteuid().is_root() {
+        return skip(
+            test,
+            "root may write files of any mode: it is tested as an ordinary user",
+        );
+    }
+    let host = Host::new();
+    let read_only = Permissions::from_mode(0o444);
+    fs::set_permissions(host.sysctl(TW), read_only.clone()).unwrap();
+    let left = [
+        "tcp_max_tw_buckets: 65536 -> 1000000 (only the host's own network namespace may write it)",
+    ];
+    host.tune("diff --connections 1000000").expect(10, &left);
+    host.tune("apply --connections 1000000").expect(10, &left);
+    assert_eq!(host.value(TW), "65536");
+    assert_eq!(host.value("net.ipv4.tcp_tw_reuse"), "1");
+    host.tune("revert").expect(0, &[]);
+    // None at all.
+    let before = host.values();
+    for (name, _) in &before {
+        fs::set_permissions(host.sysctl(name), read_only.clone()).unwrap();
+    }
+    host.tune("apply --connections 7 --role client").expect(
+        1,
+        &["nothing can be changed", "--connections 7 --role client"],
+    );
+    assert_eq!(host.values(), before);
+    assert!(!host.state().exists());
 }
 
 #[test]

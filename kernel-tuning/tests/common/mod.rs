@@ -99,12 +99,19 @@ impl Host {
     pub fn command(&self, line: &str) -> Command {
         let mut command = Command::new(program());
         command.args(line.split(' '));
-        if !line.starts_with("export") {
+        let is = |name: &&str| line.starts_with(*name);
+        if !is(&"export") {
             command.arg("--root").arg(self.root());
         }
-        if ["diff", "apply", "export"]
-            .iter()
-            .any(|name| line.starts_with(name))
+        if [
+            "diff",
+            "apply",
+            "export sysctl",
+            "export limits",
+            "export systemd",
+        ]
+        .iter()
+        .any(is)
         {
             command.args(["--ram-mib", "16384"]);
         }
