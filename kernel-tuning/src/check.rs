@@ -191,7 +191,12 @@ pub fn brief(role: Role, connections: u64) -> Option<String> {
         .chain(network::findings(&readings, &demand));
     let in_the_way: Vec<String> = findings
         .filter(|finding| finding.verdict == Verdict::Fail)
-        .map(|finding| format!("{} ({})", finding.name, finding.now))
+        .map(|finding| {
+            format!(
+                "{} ({}; wanted: {})",
+                finding.name, finding.now, finding.wanted
+            )
+        })
         .collect();
     (!in_the_way.is_empty()).then(|| {
         format!(
