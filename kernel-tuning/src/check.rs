@@ -1,7 +1,7 @@
 //! The doctor: what of this host is in the way of so many connections, and what changes that.
 //!
-//! A check is a pure function from [`Readings`] (files, which a test can invent) or [`Trials`] (what was tried, because
-//! the files do not tell) to a [`Finding`]; [`check`] is all of them. Nothing here changes the host. Invariant: what a
+//! A check is a pure function from [`Readings`] (files, which a test can invent), [`Trials`] (what was tried, because the
+//! files do not tell) or a plan (what settings should be) to a [`Finding`]; [`check`] is all of them. Nothing here changes the host. Invariant: what a
 //! host does not tell is [`Verdict::Unknown`], never a guess and never an error.
 
 mod capacity;
@@ -15,13 +15,13 @@ mod settings;
 mod tests;
 mod trials;
 
-use std::path::Path;
-
 use clap::ValueEnum;
 use serde::Serialize;
 
+use crate::plan::Step;
 use crate::setting::{Demand, Role};
-pub use readings::{Nic, Readings, Sysctl};
+use crate::tree::Tree;
+pub use readings::{Nic, Readings};
 pub use trials::Trials;
 
 /// What a check says, from good to bad.
@@ -48,7 +48,7 @@ pub enum Theme {
     Capacity,
     /// Addresses, ports and the kernel's tables.
     Network,
-    /// CPUs, clock, pages, namespaces.
+    /// CPUs, clock and pages.
     Machine,
     /// The settings of the profile.
     Settings,
@@ -165,20 +165,20 @@ impl Fix {
 }
 
 /// Every check, theme by theme.
-pub fn check(readings: &Readings, trials: &Trials, demand: &Demand) -> Vec<Finding> {
+pub fn check(readings: &Readings, trials: &Trials, plan: &[Step], demand: &Demand) -> Vec<Finding> {
     let mut findings = io_uring::findings(readings, trials, demand);
     findings.extend(capacity::findings(readings, demand));
     findings.extend(network::findings(readings, demand));
     findings.extend(network::findings_of_trials(readings, trials, demand));
     findings.extend(machine::findings(readings, demand));
-    findings.extend(settings::findings(readings, demand));
+    findings.extend(settings::findings(plan, readings));
     findings
 }
 
 /// One line for a program that starts: what of this host will stop so many connections, as far as that takes no time to
 /// find out, and the command that tells more. None where nothing is known to.
 pub fn brief(role: Role, connections: u64) -> Option<String> {
-    let readings = Readings::read(Path::new("/"));
+    let readings = Readings::read(&Tree::default());
     let demand = Demand {
         connections,
         role,
@@ -191,7 +191,12 @@ pub fn brief(role: Role, connections: u64) -> Option<String> {
         .chain(network::findings(&readings, &demand));
     let in_the_way: Vec<String> = findings
         .filter(|finding| finding.verdict == Verdict::Fail)
-        .map(|finding| format!("{} ({})", finding.name, finding.now))
+        .map(|finding| {
+            format!(
+                "{} ({}; wanted: {})",
+                finding.name, finding.now, finding.wanted
+            )
+        })
         .collect();
     (!in_the_way.is_empty()).then(|| {
         format!(

@@ -11,15 +11,25 @@ use super::*;
 /// Does `work` in a network namespace of its own, on a thread that ends with it; where this user may make none, says so
 /// past the capture of test output.
 fn in_namespace(work: impl FnOnce() + Send + 'static) {
+    let test = std::thread::current()
+        .name()
+        .unwrap_or("addresses")
+        .to_owned();
+    let skip = move |why: &str| {
+        let line = format!("\nSKIPPED {test}: {why}\n");
+        io::stderr().write_all(line.as_bytes()).unwrap();
+    };
+    if Command::new("ip").arg("-V").output().is_err() {
+        return skip("the program ip is not there (iproute2)");
+    }
     let thread = std::thread::spawn(move || match unshare(CloneFlags::CLONE_NEWNET) {
         Ok(()) => {
             ip_command("link set lo up");
             work();
         }
-        Err(errno) => {
-            let line = format!("SKIPPED addresses: no network namespace ({errno:?})\n");
-            io::stderr().write_all(line.as_bytes()).unwrap();
-        }
+        Err(errno) => skip(&format!(
+            "no network namespace can be made ({errno:?}): run it as root"
+        )),
     });
     thread.join().unwrap();
 }

@@ -39,8 +39,8 @@ fn memory(readings: &Readings, demand: &Demand) -> Finding {
         return about.unknown("/proc/meminfo does not tell what is available");
     };
     let now = format!("{} available", size(memory.available_bytes));
-    let fits =
-        memory.available_bytes / SOCKET_BYTES.max(1) * demand.connections.max(1) / sockets.max(1);
+    let ends = (sockets / demand.connections.max(1)).max(1);
+    let fits = memory.available_bytes / (SOCKET_BYTES * ends);
     if memory.available_bytes < idle_bytes {
         let fewer = format!("end other work, or hold {} connections", grouped(fits));
         return about.fail(
@@ -76,7 +76,8 @@ fn group_memory(readings: &Readings, demand: &Demand) -> Finding {
     let now = format!("{} left of {}", size(left_bytes), size(group.limit_bytes));
     let limit_bytes = group
         .used_bytes
-        .saturating_add(needed_bytes + needed_bytes / 4);
+        .saturating_add(needed_bytes)
+        .saturating_add(needed_bytes / 4);
     match left_bytes < needed_bytes {
         true => about.fail(
             now,
@@ -114,7 +115,10 @@ fn open_files(readings: &Readings, demand: &Demand) -> Finding {
     if left >= sockets {
         return about.pass(now);
     }
-    let fix = Fix::sysctl("fs.file-max", allocated + sockets + sockets / 10 + 100_000);
+    let enough = allocated
+        .saturating_add(sockets)
+        .saturating_add(sockets / 10 + 100_000);
+    let fix = Fix::sysctl("fs.file-max", enough);
     match readings.has_capability(CAP_SYS_ADMIN) {
         true => about.warn(format!("{now}; this user is not bound by it"), fix),
         false => about.fail(now, fix),

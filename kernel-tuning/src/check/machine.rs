@@ -1,65 +1,14 @@
-//! CPUs, clock, huge pages, and whose settings these are.
+//! CPUs, clock and huge pages.
 //!
 //! Pure.
 
-use super::{About, Finding, Fix, Nic, Readings, Sysctl, Theme};
-use crate::profile;
+use super::{About, Finding, Fix, Nic, Readings, Theme};
 use crate::setting::{Demand, Role};
 
 pub(super) fn findings(readings: &Readings, demand: &Demand) -> Vec<Finding> {
-    let mut findings = vec![namespace(readings, demand)];
-    findings.extend(spread(readings, demand));
+    let mut findings = spread(readings, demand);
     findings.extend([clock(readings), huge_pages(readings)]);
     findings
-}
-
-fn namespace(readings: &Readings, demand: &Demand) -> Finding {
-    let about = About::new(
-        Theme::Machine,
-        "whose settings",
-        "all of the profile are here and can be written",
-        "a container or network namespace has only some of the settings; the others are the host's, and count here too",
-    );
-    let needed = profile::settings(demand.role)
-        .into_iter()
-        .filter(|setting| !setting.is_optional);
-    let names: Vec<String> = needed.map(|setting| setting.name).collect();
-    let of_kind = |is_kind: fn(&Sysctl) -> bool| -> Vec<&str> {
-        let found = names
-            .iter()
-            .filter(|name| readings.sysctls.get(*name).is_none_or(is_kind));
-        found.map(String::as_str).collect()
-    };
-    let absent = of_kind(|sysctl| *sysctl == Sysctl::Missing);
-    let frozen = of_kind(|sysctl| {
-        matches!(
-            sysctl,
-            Sysctl::Value {
-                is_writable: false,
-                ..
-            }
-        )
-    });
-    if absent.len() == names.len() {
-        return about.unknown("/proc/sys is not there");
-    }
-    let told = |what: &str, names: &[&str]| {
-        (!names.is_empty()).then(|| format!("{what}: {}", names.join(", ")))
-    };
-    let now: Vec<String> = [told("not here", &absent), told("read-only", &frozen)]
-        .into_iter()
-        .flatten()
-        .collect();
-    match now.is_empty() {
-        true => about.pass("they are"),
-        false => about.warn(
-            now.join("; "),
-            Fix::new(
-                "run throng-tune check and apply on the host itself",
-                "the host's own /etc/sysctl.d, or --sysctl of the container for those of a network namespace",
-            ),
-        ),
-    }
 }
 
 fn spread(readings: &Readings, demand: &Demand) -> Vec<Finding> {

@@ -87,7 +87,9 @@ fn tracking(readings: &Readings, demand: &Demand) -> Finding {
     let now = format!("{} tracked of {}", grouped(count), grouped(max));
     match max.saturating_sub(count) < demand.connections {
         true => {
-            let enough = count + demand.connections + demand.connections / 5;
+            let enough = count
+                .saturating_add(demand.connections)
+                .saturating_add(demand.connections / 5);
             about.fail(
                 format!("{now}: too few"),
                 Fix::new(

@@ -1,23 +1,18 @@
-//! What the doctor reads: files of `/proc` and `/sys` below a root, as plain values.
+//! What the doctor reads: files of `/proc` and `/sys` of a tree, as plain values.
 //!
 //! Reads only. Invariant: a file that is missing, or not as expected, is an absent value.
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::ErrorKind;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use nix::errno::Errno;
-use nix::unistd::{AccessFlags, access};
 use procfs::FromRead;
 
 use crate::host::{CgroupMemory, Memory, Sockstat};
-use crate::profile;
-use crate::setting::Role;
+use crate::tree::{Now, Tree};
 
-/// Settings that checks ask for beside those of the profile.
-const FURTHER: [&str; 8] = [
+/// What checks ask for beside the settings of the profile.
+const SYSCTLS: [&str; 8] = [
     "fs.file-nr",
     "net.ipv4.conf.all.rp_filter",
     "net.ipv4.ip_local_reserved_ports",
@@ -31,8 +26,8 @@ const FURTHER: [&str; 8] = [
 /// Everything that was read.
 #[derive(Debug, Clone, Default)]
 pub struct Readings {
-    /// Settings by name.
-    pub sysctls: BTreeMap<String, Sysctl>,
+    /// Settings and figures of `/proc/sys` by name, or why they cannot be read.
+    pub sysctls: BTreeMap<&'static str, Result<String, String>>,
     /// Memory of the host.
     pub memory: Option<Memory>,
     /// The memory limit of this process's control group, where it has one.
@@ -57,22 +52,6 @@ pub struct Readings {
     pub huge_pages: Option<String>,
 }
 
-/// A setting as it was found.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Sysctl {
-    /// There is one.
-    Value {
-        /// Its text, with single spaces.
-        text: String,
-        /// Whether root could write it in this namespace and container.
-        is_writable: bool,
-    },
-    /// This kernel, or this network namespace, does not have it.
-    Missing,
-    /// It cannot be read, and why.
-    Refused(String),
-}
-
 /// A network interface, and how its packets reach CPUs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Nic {
@@ -87,25 +66,19 @@ pub struct Nic {
 }
 
 impl Readings {
-    /// Reads everything below `root`, which is `/` but in a test.
-    pub fn read(root: &Path) -> Self {
-        let text = |path: &str| fs::read_to_string(root.join(path)).ok();
+    /// Reads everything in `tree`.
+    pub fn read(tree: &Tree) -> Self {
+        let text = |path: &str| fs::read_to_string(tree.path(path)).ok();
         let line = |path: &str| text(path).map(|text| text.trim().to_owned());
-        let profile = profile::settings(Role::Both)
-            .into_iter()
-            .map(|setting| setting.name);
-        let names = profile.chain(FURTHER.map(str::to_owned));
         let limits = text("proc/self/limits").unwrap_or_default();
         let status = text("proc/self/status").unwrap_or_default();
         let clock = "sys/devices/system/clocksource/clocksource0";
         Self {
-            sysctls: names
-                .map(|name| (name.clone(), Sysctl::read(root, &name)))
-                .collect(),
+            sysctls: SYSCTLS.map(|name| (name, sysctl(tree, name))).into(),
             memory: text("proc/meminfo")
                 .and_then(|text| procfs::Meminfo::from_read(text.as_bytes()).ok())
                 .and_then(|meminfo| Memory::from_meminfo(&meminfo).ok()),
-            cgroup: CgroupMemory::read_below(root),
+            cgroup: CgroupMemory::read_below(&tree.path("/")),
             sockstat: text("proc/self/net/sockstat").and_then(|text| Sockstat::parse(&text).ok()),
             nofile_hard: limit(&limits, "Max open files", 1),
             memlock_bytes: limit(&limits, "Max locked memory", 0),
@@ -114,7 +87,7 @@ impl Readings {
                 .find_map(|line| line.strip_prefix("CapEff:"))
                 .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()),
             cpus: line("sys/devices/system/cpu/online").and_then(|list| count_of_list(&list)),
-            nics: nics(root),
+            nics: nics(tree),
             clock_source: line(&format!("{clock}/current_clocksource")),
             clock_sources: line(&format!("{clock}/available_clocksource")),
             huge_pages: line("sys/kernel/mm/transparent_hugepage/enabled"),
@@ -128,12 +101,11 @@ impl Readings {
 
     /// The text of a setting, or why there is none.
     pub(super) fn sysctl(&self, name: &str) -> Result<&str, String> {
-        match self.sysctls.get(name) {
-            Some(Sysctl::Value { text, .. }) => Ok(text),
-            Some(Sysctl::Refused(why)) => Err(why.clone()),
-            Some(Sysctl::Missing) | None => Err(
-                "not here (an older kernel, a module that is not loaded, or a namespace that does not own it)".to_owned(),
-            ),
+        let found = self.sysctls.get(name);
+        match found.map(|found| found.as_deref()) {
+            Some(Ok(text)) => Ok(text),
+            Some(Err(why)) => Err(why.to_owned()),
+            None => Err(format!("{name} was not read")),
         }
     }
 
@@ -150,21 +122,13 @@ impl Readings {
     }
 }
 
-impl Sysctl {
-    fn read(root: &Path, name: &str) -> Self {
-        let path = root.join("proc/sys").join(name.replace('.', "/"));
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text.split_whitespace().collect::<Vec<_>>().join(" "),
-            Err(error) if error.kind() == ErrorKind::NotFound => return Self::Missing,
-            Err(error) => return Self::Refused(format!("cannot read {}: {error}", path.display())),
-        };
-        // A namespace that does not own a setting shows it without write permission, a container on a read-only mount.
-        let mode = fs::metadata(&path).map_or(0, |file| file.permissions().mode());
-        let is_frozen = access(&path, AccessFlags::W_OK) == Err(Errno::EROFS);
-        Self::Value {
-            text,
-            is_writable: mode & 0o222 != 0 && !is_frozen,
-        }
+fn sysctl(tree: &Tree, name: &str) -> Result<String, String> {
+    match tree.sysctl(name) {
+        Now::Value(text) => Ok(text),
+        Now::Missing => Err(
+            "not here: an older kernel, a module that is not loaded, or a namespace that does not own it".to_owned(),
+        ),
+        Now::Unreadable(error) => Err(error.to_string()),
     }
 }
 
@@ -187,20 +151,20 @@ fn count_of_list(list: &str) -> Option<u64> {
     items.sum()
 }
 
-fn nics(root: &Path) -> Vec<Nic> {
+fn nics(tree: &Tree) -> Vec<Nic> {
     // A /sys that was mounted in another network namespace has that one's interfaces.
-    let here = fs::read_to_string(root.join("proc/self/net/dev")).unwrap_or_default();
+    let here = fs::read_to_string(tree.path("proc/self/net/dev")).unwrap_or_default();
     let names = here
         .lines()
         .filter_map(|row| Some(row.split_once(':')?.0.trim()));
     names
-        .map(|name| (name, root.join("sys/class/net").join(name)))
+        .map(|name| (name, tree.path("sys/class/net").join(name)))
         .filter(|(_, path)| path.join("device").exists())
-        .map(|(name, path)| nic(root, &path, name.to_owned()))
+        .map(|(name, path)| nic(tree, &path, name.to_owned()))
         .collect()
 }
 
-fn nic(root: &Path, path: &Path, name: String) -> Nic {
+fn nic(tree: &Tree, path: &Path, name: String) -> Nic {
     let names = |path: &Path| {
         let entries = fs::read_dir(path).into_iter().flatten().flatten();
         entries
@@ -219,8 +183,8 @@ fn nic(root: &Path, path: &Path, name: String) -> Nic {
     let mut cpus: Vec<String> = irqs
         .iter()
         .filter_map(|irq| {
-            let list = root
-                .join("proc/irq")
+            let list = tree
+                .path("proc/irq")
                 .join(irq)
                 .join("effective_affinity_list");
             Some(fs::read_to_string(list).ok()?.trim().to_owned())

@@ -1,10 +1,10 @@
 //! The doctor on trees of files that a test invents, and on this host.
 
 use std::fs;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::*;
+use crate::plan::{Obstacle, Todo, plan};
 
 /// A host as it comes: what is written here, and nothing else.
 struct Host(tempfile::TempDir);
@@ -70,12 +70,17 @@ impl Host {
         );
     }
 
+    fn tree(&self) -> Tree {
+        Tree::at(self.0.path())
+    }
+
+    fn check_with(&self, trials: &Trials, demand: &Demand) -> Vec<Finding> {
+        let tree = self.tree();
+        check(&Readings::read(&tree), trials, &plan(&tree, demand), demand)
+    }
+
     fn check(&self, role: Role, connections: u64) -> Vec<Finding> {
-        check(
-            &Readings::read(self.0.path()),
-            &able(),
-            &demand(role, connections),
-        )
+        self.check_with(&able(), &demand(role, connections))
     }
 }
 
@@ -126,11 +131,7 @@ fn an_unknown_kernel_is_not_judged() {
         networks: Vec::new(),
     };
     for role in [Role::Server, Role::Client, Role::Both] {
-        let findings = check(
-            &Readings::read(host.0.path()),
-            &trials,
-            &demand(role, 100_000),
-        );
+        let findings = host.check_with(&trials, &demand(role, 100_000));
         let known = [
             "ring",
             "control group's memory",
@@ -233,10 +234,9 @@ fn open_files_of_the_host_bind_an_ordinary_user_only() {
 #[test]
 fn a_limit_of_open_files_matters_where_descriptors_are_needed() {
     let host = Host::usual();
-    let readings = Readings::read(host.0.path());
     let demand = demand(Role::Server, 100_000);
     let of_trials = |trials: &Trials| {
-        let findings = check(&readings, trials, &demand);
+        let findings = host.check_with(trials, &demand);
         [
             "open files of a process",
             "closing a descriptor",
@@ -258,7 +258,7 @@ fn a_limit_of_open_files_matters_where_descriptors_are_needed() {
         ..able()
     };
     assert_eq!(of_trials(&none), [Fail, Unknown, Unknown]);
-    let tables = &check(&readings, &able(), &demand)[1].now;
+    let tables = &host.check_with(&able(), &demand)[1].now;
     assert_eq!(tables, "5 tables of 20,000 slots hold them");
 }
 
@@ -304,10 +304,9 @@ fn a_client_needs_as_many_ports_as_connections_but_not_over_loopback() {
         networks: vec!["10.9.0.0/16".parse().unwrap()],
         ..able()
     };
-    let readings = Readings::read(host.0.path());
     assert_eq!(
         verdict(
-            &check(&readings, &trials, &demand(Role::Client, 100_000)),
+            &host.check_with(&trials, &demand(Role::Client, 100_000)),
             name
         ),
         Verdict::Pass
@@ -394,7 +393,7 @@ fn packets_of_a_nic_are_to_reach_every_cpu() {
 }
 
 #[test]
-fn settings_are_judged_by_their_direction_and_a_read_only_one_says_whose_it_is() {
+fn settings_are_judged_by_their_direction() {
     let host = Host::usual();
     host.sysctl("net.core.somaxconn", "1024");
     host.sysctl("net.ipv4.tcp_syncookies", "0");
@@ -410,20 +409,27 @@ fn settings_are_judged_by_their_direction_and_a_read_only_one_says_whose_it_is()
         verdict(&host.check(Role::Server, 10_000), "net.core.somaxconn"),
         Verdict::Pass
     );
+}
+
+#[test]
+fn a_setting_of_another_namespace_says_whose_it_is() {
+    let host = Host::usual();
     host.sysctl("net.core.somaxconn", "128");
-    let path = host.0.path().join("proc/sys/net/core/somaxconn");
-    let mut permissions = fs::metadata(&path).unwrap().permissions();
-    permissions.set_readonly(true);
-    fs::set_permissions(&path, permissions).unwrap();
-    let findings = host.check(Role::Server, 10_000);
-    assert!(
-        of(&findings, "net.core.somaxconn")
-            .fix
-            .clone()
-            .unwrap()
-            .now
-            .starts_with("on the host itself")
-    );
+    let demand = demand(Role::Server, 10_000);
+    let mut steps = plan(&host.tree(), &demand);
+    for step in steps
+        .iter_mut()
+        .filter(|step| step.name == "net.core.somaxconn")
+    {
+        step.todo = Todo::Forbidden {
+            now: "128".into(),
+            to: "4096".into(),
+            why: Obstacle::OtherNamespace,
+        };
+    }
+    let findings = check(&Readings::read(&host.tree()), &able(), &steps, &demand);
+    let fix = of(&findings, "net.core.somaxconn").fix.clone().unwrap();
+    assert!(fix.now.starts_with("on the host itself"), "{fix:?}");
     let whose = of(&findings, "whose settings");
     assert!(
         whose.now.contains("read-only: net.core.somaxconn"),
@@ -467,11 +473,16 @@ fn whatever_is_not_well_says_what_to_do() {
 #[test]
 fn this_host_is_examined_within_a_second_by_anybody() {
     let begun = Instant::now();
-    let findings = check(
-        &Readings::read(Path::new("/")),
-        &Trials::run(),
-        &demand(Role::Both, 1000),
-    );
+    let findings = {
+        let tree = Tree::default();
+        let demand = demand(Role::Both, 1000);
+        check(
+            &Readings::read(&tree),
+            &Trials::run(),
+            &plan(&tree, &demand),
+            &demand,
+        )
+    };
     let taken = begun.elapsed();
     // The doctor promises one second; a busy machine gets more.
     assert!(taken < Duration::from_secs(5), "{taken:?}");
@@ -488,6 +499,7 @@ fn a_program_that_starts_is_told_in_one_line_and_only_of_what_stops_it() {
         "{line}"
     );
     assert_eq!(line.lines().count(), 1);
+    assert!(brief(Role::Both, u64::MAX).is_some());
 }
 
 #[test]

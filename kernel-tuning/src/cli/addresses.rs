@@ -106,7 +106,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
             "{}\n",
             serde_json::to_string_pretty(&list()?)?
         )),
-        Command::List { json: false } => tell("added", &list()?),
+        Command::List { json: false } => tell("there", &list()?),
     }
     Ok(Outcome::Done)
 }

@@ -1,7 +1,6 @@
 //! `throng-tune check`: the doctor's table, as text or JSON.
 
 use std::fmt::Write;
-use std::path::Path;
 use std::time::Instant;
 
 use serde::Serialize;
@@ -10,7 +9,9 @@ use super::goal::Goal;
 use super::paint::Paint;
 use super::{Outcome, say};
 use crate::check::{Finding, Readings, Theme, Trials, Verdict, check, grouped, role_name, size};
+use crate::plan::plan;
 use crate::setting::{Demand, Role};
+use crate::tree::Tree;
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -51,8 +52,9 @@ struct Report {
 pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
     let begun = Instant::now();
     let demand = args.goal.demand()?;
-    let readings = Readings::read(Path::new("/"));
-    let findings = check(&readings, &Trials::run(), &demand);
+    let tree = Tree::default();
+    let readings = Readings::read(&tree);
+    let findings = check(&readings, &Trials::run(), &plan(&tree, &demand), &demand);
     let report = Report::new(&demand, &readings, findings, begun);
     match args.json {
         true => say(format_args!("{}\n", serde_json::to_string_pretty(&report)?)),
