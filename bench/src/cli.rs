@@ -1,18 +1,23 @@
 //! The command line of `throng-bench`. What is wrong with it is said, with exit code 2, before anything starts.
 
+mod compare;
 mod diff;
+mod examples;
 mod hold;
 mod memory;
 mod render;
 
 use std::ffi::OsString;
-use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::{Arg, Args, Parser, Subcommand};
+use compare::CompareArgs;
 use diff::{DIFF_EXAMPLES, DiffArgs};
+use examples::{
+    AGENT_EXAMPLES, CANARY_EXAMPLES, CHURN_EXAMPLES, EXAMPLES, FLOOR_EXAMPLES, HEARTBEAT_EXAMPLES,
+    REMOTE_EXAMPLES, RUN_EXAMPLES, SELFCHECK_EXAMPLES, TAIL_EXAMPLES,
+};
 use hold::{HOLD_EXAMPLES, HoldArgs};
 use memory::{MEMORY_EXAMPLES, MemoryArgs};
 use render::{REPORT_EXAMPLES, ReportArgs};
@@ -24,8 +29,7 @@ use crate::canary;
 use crate::canary::flags::CanaryArgs;
 use crate::churn::{self, ChurnArgs};
 use crate::climb::climb;
-use crate::clock::millis;
-use crate::compare::compare;
+use crate::compare::compare as measure_both;
 use crate::floor::{self, FloorArgs};
 use crate::heartbeat::{self, HeartbeatArgs};
 use crate::memory::memory as measure_memory;
@@ -36,119 +40,10 @@ use crate::remote::plan::RemoteArgs;
 use crate::report::html::html;
 use crate::report::{Reported, json, recorded};
 use crate::run::About;
-use crate::scenario::{EchoPlan, Engine, HoldPlan, Plan};
 use crate::scenarios;
 use crate::screen::Screen;
 use crate::selfcheck::{self, SelfcheckArgs};
 use crate::tail::{self, TailArgs};
-use crate::usage::{PeerArgs, RoundsArgs, distinct, this_host, within};
-
-const EXAMPLES: &str = "\
-Examples:
-  throng-bench                                        the whole comparison
-  throng-bench compare --connections 20000 --hold 5s  a smaller hold
-  throng-bench compare --connections 0 --rounds 15    only the echo rounds, more of them
-  throng-bench compare --rounds 0 --engines uring     only the hold, of one engine
-  throng-bench compare --connections 0 --peer go='./go-echo {port}'
-                                                      another server in the same rounds, see bench/peers
-  throng-bench hold --connections 1000000             how many this machine holds, and what stops it
-  throng-bench canary                                 does a ping, does a new connect, suffer meanwhile
-  throng-bench selfcheck                              is the method sound on this machine
-  throng-bench memory                                 what an idle connection costs above a bare socket
-  throng-bench report target/throng/report.json       shows a report again
-  throng-bench server --help                          the server it starts
-  throng-bench client --help                          the client it starts
-
-Exit codes: 0 all was measured, 1 something failed or was interrupted, 2 bad usage.";
-
-const RUN_EXAMPLES: &str = "\
-Examples:
-  throng-bench run                                    lists the scenarios
-  throng-bench run echo
-  throng-bench run tail --engines uring,epoll --idle 0,100000
-  throng-bench run tail --help                        the flags of its command
-  throng-bench run mine.toml                          one of yours; those built in are in bench/scenarios
-
-Exit codes: those of the scenario's command.";
-
-const FLOOR_EXAMPLES: &str = "\
-Examples:
-  throng-bench floor                                  floor, uring and epoll, 15 rounds
-  throng-bench floor --active 500 --idle 0,100000     is the cost flat in idle connections?
-  throng-bench floor --engines uring --table-slots 1000
-
-Exit codes: 0 all was measured, 1 something failed or was interrupted, 2 bad usage.";
-
-const TAIL_EXAMPLES: &str = "\
-Examples:
-  throng-bench tail                                   three engines, beside 0, 100,000 and 1,000,000 idle
-  throng-bench tail --idle 0 --load 50 --rounds 15    one case, more rounds
-  throng-bench tail --engines uring,epoll --idle 0,100000
-
-Exit codes: 0 all was measured, 1 something failed or was interrupted, 2 bad usage.";
-
-const CHURN_EXAMPLES: &str = "\
-Examples:
-  throng-bench churn                                  uring and epoll, 64 at a time, 15 rounds
-  throng-bench churn --churn 1000 --rounds 7
-
-Exit codes: 0 all was measured, 1 something failed or was interrupted, 2 bad usage.";
-
-const HEARTBEAT_EXAMPLES: &str = "\
-Examples:
-  throng-bench heartbeat                              uring and epoll, 100,000 connections, five rounds
-  throng-bench heartbeat --connections 10000 --heartbeat 1s --exchange 5s
-
-Exit codes: 0 all was measured, 1 something failed or was interrupted, 2 bad usage.";
-
-const SELFCHECK_EXAMPLES: &str = "\
-Examples:
-  throng-bench selfcheck                              ten runs of 15 pairs, uring against uring
-  throng-bench selfcheck --engine epoll --active 10000
-  throng-bench selfcheck --runs 20 --until-width 3 --at-most 2m
-
-The method holds where the 95 % interval of B ÷ A has 1.00 in it, and is no wider than ±8 %, in nine of ten runs.
-
-Exit codes: 0 it holds, 1 something failed or was interrupted, 2 bad usage, 10 it does not hold on this machine.";
-
-const CANARY_EXAMPLES: &str = "\
-Examples:
-  throng-bench canary                                 100,000 connections, over veth where that can be made
-  throng-bench canary --connections 100000,200000 --path veth
-  throng-bench canary --connections 1000000 --steps 1000,10000,100000 --fit --engines uring,epoll --path loopback,veth
-  unshare -r throng-bench canary --path veth          as an ordinary user, where user namespaces are allowed
-  throng-bench canary --connections 20000 --hold 10s --storm 5 --storm-over 1s
-
-Over veth, server and client run in network namespaces made for the run and gone with it, and a third is the neighbour;
-nothing of this host's network is touched. Of --path loopback,veth what cannot be made is left out, and
-said. Pings need CAP_NET_RAW or net.ipv4.ping_group_range; what cannot be measured is said.
-
-Exit codes: 0 all was measured, whatever it says; 1 something failed, was lost or interrupted; 2 bad usage, or the path
-asked for cannot be made.";
-
-const AGENT_EXAMPLES: &str = "\
-Examples:
-  throng-bench agent --listen 10.0.0.2:7070 --port 7000   beside the server on port 7000, whichever it is
-  throng-bench agent --listen 10.0.0.2:7070 --pid 4711    beside this process and its children
-
-It reads and tells, to one bench at a time: memory, CPU time, sockets, network counters and settings of this host, and CPU \
-time, memory, threads and open files of the processes. It runs nothing and changes nothing. There is no authentication: \
-bind it to an address that only your own hosts reach. It ends with Ctrl-C or SIGTERM.
-
-Run it as the server's user or as root: only they may read PSS and find a process by its port, and only root the slab caches.
-
-Exit codes: 0 it ended when told to, 2 it could not begin.";
-
-const REMOTE_EXAMPLES: &str = "\
-Examples:
-  throng-bench remote --agent 10.0.0.2:7070 10.0.0.2:7000 --source 10.0.0.1 --connections 20000 --hold 30s
-  throng-bench remote --agent 10.0.0.2:7070 10.0.0.2:7000 --source eth1 -n 20000 --quiet-for 20s --active 500 --hold 20s
-  throng-bench remote --agent 10.0.0.2:7070 10.0.0.2:7000 --source 10.0.0.5-10.0.0.9 -n 200000 --active 500 --message-rate 5000
-
-All that follows TARGET is for the client: see throng-client --help. Memory is looked at closely while connections rest: in \
-the time of --quiet-for, or of --hold where there is none.
-
-Exit codes: 0 all was measured, 1 something failed, was lost or interrupted, 2 bad usage, or no agent answers.";
 
 /// Compares io_uring with epoll on this machine: 100,000 held connections, then echo rounds.
 #[derive(Debug, Parser)]
@@ -259,68 +154,6 @@ struct Forwarded {
     args: Vec<OsString>,
 }
 
-#[derive(Debug, Args)]
-struct CompareArgs {
-    /// Engines to compare: uring (direct descriptors), epoll (the baseline), tokio-uring
-    #[arg(
-        long,
-        value_delimiter = ',',
-        default_value = "uring,epoll",
-        hide_possible_values = true,
-        help_heading = "What is compared"
-    )]
-    engines: Vec<Engine>,
-
-    #[command(flatten)]
-    peers: PeerArgs,
-
-    /// Connections to hold; 0 leaves the hold out
-    #[arg(
-        long,
-        value_name = "N",
-        default_value_t = 100_000,
-        help_heading = "The hold"
-    )]
-    connections: u64,
-    /// How long they are held
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration, help_heading = "The hold")]
-    hold: Duration,
-    /// Interval of the server's heartbeat on each connection, 0: none
-    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = humantime::parse_duration, help_heading = "The hold")]
-    heartbeat: Duration,
-
-    /// Connections that exchange messages at the same time
-    #[arg(
-        long,
-        value_name = "N,N",
-        value_delimiter = ',',
-        default_value = "500,10000",
-        help_heading = "The echo"
-    )]
-    active: Vec<u64>,
-    /// Bytes of a message
-    #[arg(
-        long,
-        value_name = "BYTES,BYTES",
-        value_delimiter = ',',
-        default_value = "64",
-        help_heading = "The echo"
-    )]
-    message_bytes: Vec<u64>,
-
-    #[command(flatten)]
-    rounds: RoundsArgs,
-
-    /// Where to write the report as JSON: all that is printed and more; a page for the browser goes beside it, as .html
-    #[arg(
-        long,
-        value_name = "FILE",
-        default_value = "target/throng/report.json",
-        help_heading = "Output"
-    )]
-    report: PathBuf,
-}
-
 /// Runs `throng-bench` with `args`, the first of which is its name.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().collect();
@@ -369,7 +202,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Diff(two) => diff::run(&two),
         Command::Run(_) => unreachable!("it became the command that it stands for"),
         Command::Compare(args) => {
-            measure(&args.report.clone(), plan(args), words, compare).map(went_well)
+            measure(&args.report.clone(), args.plan(), words, measure_both).map(went_well)
         }
         Command::Hold(args) => measure(&args.report, args.plan(), words, climb).map(went_well),
         Command::Canary(args) => {
@@ -488,74 +321,13 @@ fn exit_code(outcome: Result<bool, Refusal>) -> ExitCode {
     }
 }
 
-/// The plan that the flags ask for, on this machine.
-fn plan(args: CompareArgs) -> Result<Plan, String> {
-    let (engines, peers) = args.peers.beside(args.engines)?;
-    distinct("--active", &args.active)?;
-    if args.active.contains(&0) {
-        return Err("--active must be above 0".to_owned());
-    }
-    /// The client's bound.
-    const MOST_MESSAGE_BYTES: u64 = 65_536;
-    distinct("--message-bytes", &args.message_bytes)?;
-    for bytes in &args.message_bytes {
-        within("--message-bytes", *bytes, 1..=MOST_MESSAGE_BYTES)?;
-    }
-    if args.connections == 0 && args.rounds.rounds == 0 {
-        return Err("with --connections 0 and --rounds 0 nothing is left to measure".to_owned());
-    }
-    /// Below this the client's samples, one a second, would not see the hold.
-    const SHORTEST_HOLD: Duration = Duration::from_secs(3);
-    /// The client's bound.
-    const LONGEST_HOLD: Duration = Duration::from_secs(30 * 24 * 3_600);
-    if args.connections > 0 && !(SHORTEST_HOLD..=LONGEST_HOLD).contains(&args.hold) {
-        return Err(format!(
-            "--hold must be between {} (to be sampled) and {}",
-            humantime::format_duration(SHORTEST_HOLD),
-            humantime::format_duration(LONGEST_HOLD)
-        ));
-    }
-    /// Bounds of the server and of the client.
-    const HEARTBEATS: RangeInclusive<Duration> =
-        Duration::from_millis(10)..=Duration::from_secs(24 * 3_600);
-    if !args.heartbeat.is_zero() && !HEARTBEATS.contains(&args.heartbeat) {
-        return Err("--heartbeat must be between 10ms and 24h, or 0 for none".to_owned());
-    }
-    let hold = HoldPlan {
-        connections: args.connections,
-        hold_ms: millis(args.hold),
-        heartbeat_ms: millis(args.heartbeat),
-    };
-    let echo = match args.rounds.rounds {
-        0 => None,
-        _ => {
-            let (rounds, until, times) = args.rounds.plan()?;
-            Some(EchoPlan {
-                active: args.active,
-                message_bytes: args.message_bytes,
-                rounds,
-                until,
-                times,
-            })
-        }
-    };
-    let (placement, nofile_hard) = this_host()?;
-    Ok(Plan {
-        engines,
-        peers,
-        hold: (args.connections > 0).then_some(hold),
-        echo,
-        placement,
-        nofile_hard,
-    })
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use clap::CommandFactory;
 
     use super::*;
+    use crate::scenario::{Engine, Plan};
 
     fn parsed(args: &[&str]) -> Result<Plan, String> {
         let cli = Cli::try_parse_from([&["throng-bench"], args].concat())
@@ -565,7 +337,7 @@ mod tests {
             None => cli.compare,
             Some(other) => panic!("{other:?}"),
         };
-        plan(compare)
+        compare.plan()
     }
 
     #[test]
@@ -583,28 +355,12 @@ mod tests {
     }
 
     #[test]
-    fn a_part_can_be_left_out_but_not_all() {
-        assert!(
-            parsed(&["compare", "--connections", "0"])
-                .unwrap()
-                .hold
-                .is_none()
-        );
-        assert!(parsed(&["--rounds", "0"]).unwrap().echo.is_none());
-        assert!(
-            parsed(&["--rounds", "0", "--connections", "0"])
-                .unwrap_err()
-                .contains("nothing is left")
-        );
-    }
-
-    #[test]
     fn every_scenario_built_in_makes_a_command_line() {
         for name in scenarios::names() {
             let words = vec![name.into()];
             let cli = of_scenario(RunArgs { words }).unwrap().unwrap();
             match cli.command.unwrap() {
-                Command::Compare(args) => drop(plan(args).unwrap()),
+                Command::Compare(args) => drop(args.plan().unwrap()),
                 Command::Tail(args) => drop(args.plan().unwrap()),
                 Command::Floor(args) => drop(args.plan().unwrap()),
                 Command::Churn(args) => drop(args.plan().unwrap()),
@@ -618,37 +374,7 @@ mod tests {
         let Some(Command::Compare(args)) = compare.unwrap().unwrap().command else {
             panic!("not compare")
         };
-        assert_eq!(plan(args).unwrap(), parsed(&[]).unwrap());
-    }
-
-    #[test]
-    fn bad_usage_is_refused_with_the_flag_named() {
-        let bad = [
-            (vec!["--engines", "kqueue"], "--engines"),
-            (vec!["--engines", "epoll,epoll"], "--engines"),
-            (vec!["--active", "0"], "--active"),
-            (vec!["--active", "500,500"], "--active"),
-            (vec!["--hold", "1s"], "--hold"),
-            (vec!["--hold", "soon"], "--hold"),
-            (vec!["--hold", "31days"], "--hold"),
-            (vec!["--heartbeat", "9999us"], "--heartbeat"),
-            (vec!["--heartbeat", "100us"], "--heartbeat"),
-            (vec!["--heartbeat", "25h"], "--heartbeat"),
-            (vec!["--message-bytes", "0"], "--message-bytes"),
-            (vec!["--message-bytes", "65537"], "--message-bytes"),
-        ];
-        for (args, flag) in bad {
-            assert!(parsed(&args).unwrap_err().contains(flag), "{args:?}");
-        }
-    }
-
-    #[test]
-    fn what_the_server_and_the_client_take_at_most_is_taken() {
-        for heartbeat in ["0", "10ms", "24h"] {
-            parsed(&["--heartbeat", heartbeat]).unwrap();
-        }
-        let plan = parsed(&["--message-bytes", "65536"]).unwrap();
-        assert_eq!(plan.echo.unwrap().message_bytes, [65_536]);
+        assert_eq!(args.plan().unwrap(), parsed(&[]).unwrap());
     }
 
     #[test]

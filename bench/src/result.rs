@@ -262,16 +262,22 @@ pub struct EchoSummary {
     pub case: EchoCase,
     /// Each engine's figures over the rounds.
     pub engines: Vec<EngineEcho>,
-    /// uring ÷ epoll of messages a second, pair by pair.
-    pub rate_ratio: Option<Spread>,
-    /// uring ÷ epoll of the server side's CPU time for a message, pair by pair.
-    pub cpu_ratio: Option<Spread>,
 }
 
 impl EchoSummary {
     /// The figures of `engine`, if it was measured.
     pub fn of(&self, engine: Engine) -> Option<&EngineEcho> {
         self.engines.iter().find(|figures| figures.engine == engine)
+    }
+
+    /// uring ÷ epoll of messages a second, pair by pair.
+    pub fn rate_ratio(&self) -> Option<Spread> {
+        self.of(Engine::Uring)?.rate_of_epoll
+    }
+
+    /// uring ÷ epoll of the server side's CPU time for a message, pair by pair.
+    pub fn cpu_ratio(&self) -> Option<Spread> {
+        self.of(Engine::Uring)?.cpu_of_epoll
     }
 }
 
@@ -290,16 +296,25 @@ pub struct EngineEcho {
     pub server_cores: Spread,
     /// Cores the client side kept busy.
     pub client_cores: Spread,
+    /// Its messages a second ÷ epoll's, pair by pair; none of epoll.
+    pub rate_of_epoll: Option<Spread>,
+    /// Its CPU time for a message ÷ epoll's, pair by pair; none of epoll.
+    pub cpu_of_epoll: Option<Spread>,
 }
 
-/// The ratios of [`EchoSummary`] of `echoes`, case by case.
+/// uring ÷ epoll of `echoes`, case by case: messages a second, and CPU time for a message.
 pub fn echo_ratios(plan: &EchoPlan, echoes: &[Echo]) -> Vec<Option<Spread>> {
     let cases = plan.cases().into_iter();
-    cases.flat_map(|case| ratios_of(case, echoes)).collect()
+    cases
+        .flat_map(|case| ratios_of(case, Engine::Uring, echoes))
+        .collect()
 }
 
-/// uring ÷ epoll in one case, round by round: messages a second, and CPU time for a message.
-fn ratios_of(case: EchoCase, echoes: &[Echo]) -> [Option<Spread>; 2] {
+/// `engine` ÷ epoll in one case, round by round: messages a second, and CPU time for a message.
+fn ratios_of(case: EchoCase, engine: Engine, echoes: &[Echo]) -> [Option<Spread>; 2] {
+    if engine == Engine::Epoll {
+        return [None, None];
+    }
     let rounds = echoes.iter().map(|echo| echo.round).max().unwrap_or(0);
     [Echo::per_second, Echo::server_cpu_us_per_message].map(|figure| {
         let in_round = |engine, round| {
@@ -309,7 +324,7 @@ fn ratios_of(case: EchoCase, echoes: &[Echo]) -> [Option<Spread>; 2] {
         };
         pair_ratios(
             rounds,
-            |round| in_round(Engine::Uring, round),
+            |round| in_round(engine, round),
             |round| in_round(Engine::Epoll, round),
         )
     })
@@ -329,6 +344,7 @@ fn summarise_one(plan: &Plan, case: EchoCase, echoes: &[Echo]) -> EchoSummary {
             echoes.iter().filter(is_it)
         };
         let spread = |figure: fn(&Echo) -> f64| Spread::of(of().map(figure));
+        let [rate_of_epoll, cpu_of_epoll] = ratios_of(case, *engine, echoes);
         Some(EngineEcho {
             engine: *engine,
             per_second: spread(Echo::per_second)?,
@@ -336,14 +352,13 @@ fn summarise_one(plan: &Plan, case: EchoCase, echoes: &[Echo]) -> EchoSummary {
             machine_cpu_us_per_message: spread(Echo::machine_cpu_us_per_message)?,
             server_cores: spread(|echo| echo.cpu.server_cores())?,
             client_cores: spread(|echo| echo.cpu.client_cores())?,
+            rate_of_epoll,
+            cpu_of_epoll,
         })
     });
-    let [rate_ratio, cpu_ratio] = ratios_of(case, echoes);
     EchoSummary {
         case,
         engines: engines.collect(),
-        rate_ratio,
-        cpu_ratio,
     }
 }
 
@@ -381,7 +396,7 @@ pub(crate) mod tests {
         assert_eq!(kinds(&again), kinds(&report));
         for (new, old) in again.echo_summary.iter().zip(&report.echo_summary) {
             assert_eq!(new.case, old.case);
-            let (new, old) = (new.cpu_ratio.unwrap(), old.cpu_ratio.unwrap());
+            let (new, old) = (new.cpu_ratio().unwrap(), old.cpu_ratio().unwrap());
             assert!((new.median - old.median).abs() < 1e-9 && new.count == old.count);
         }
         assert_eq!(again.echo_summary.len(), report.echo_summary.len());
@@ -399,7 +414,7 @@ pub(crate) mod tests {
         }
         report.conclude();
         let summary = &report.echo_summary[0];
-        assert_eq!(summary.cpu_ratio.unwrap().median, 1.0);
+        assert_eq!(summary.cpu_ratio().unwrap().median, 1.0);
         let uring = summary.of(Engine::Uring).unwrap();
         assert_eq!(
             (uring.cpu_us_per_message.median, uring.server_cores.median),
@@ -425,8 +440,8 @@ pub(crate) mod tests {
             .find(|summary| summary.case == case)
             .unwrap();
         assert_eq!(
-            after.cpu_ratio.unwrap().count,
-            before.cpu_ratio.unwrap().count - 1
+            after.cpu_ratio().unwrap().count,
+            before.cpu_ratio().unwrap().count - 1
         );
     }
 }

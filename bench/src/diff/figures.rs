@@ -18,21 +18,19 @@ pub fn of_compare(report: &Compare) -> Vec<Figure> {
     let mut all = Vec::new();
     for summary in &report.echo_summary {
         let case = summary.case;
-        all.extend([
-            relative(
-                format!("CPU a message ÷ epoll's, {case}, uring"),
-                Better::Less,
-                summary.cpu_ratio,
-            ),
-            relative(
-                format!("messages a second ÷ epoll's, {case}, uring"),
-                Better::More,
-                summary.rate_ratio,
-            ),
-        ]);
         for one in &summary.engines {
             let engine = one.engine;
             all.extend([
+                relative(
+                    format!("CPU a message ÷ epoll's, {case}, {engine}"),
+                    Better::Less,
+                    one.cpu_of_epoll,
+                ),
+                relative(
+                    format!("messages a second ÷ epoll's, {case}, {engine}"),
+                    Better::More,
+                    one.rate_of_epoll,
+                ),
                 absolute(
                     format!("CPU a message, µs, {case}, {engine}"),
                     Better::Less,

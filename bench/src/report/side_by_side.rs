@@ -4,7 +4,7 @@ use crate::report::format::{
     NOTHING, bytes, count, figure, micros, of_many, percent, ratio, rounded, span, spread,
 };
 use crate::report::table::Table;
-use crate::result::{EchoSummary, EngineEcho, Hold, Report};
+use crate::result::{EngineEcho, Hold, Report};
 use crate::scenario::Engine;
 use crate::stats::Spread;
 use crate::warning::DROP_COUNTERS;
@@ -79,22 +79,17 @@ pub fn echo_table(report: &Report) -> Table {
             let ratios = ratios.map(|ratios| spread(&ratios, ratio));
             table.row(&format!("  {name}"), cells.chain(ratios));
         };
-        let EchoSummary {
-            rate_ratio,
-            cpu_ratio,
-            ..
-        } = summary;
         row(
             "messages a second",
             |figures| figures.per_second,
             &rounded,
-            *rate_ratio,
+            summary.rate_ratio(),
         );
         row(
             cpu_a_message,
             |figures| figures.cpu_us_per_message,
             &|value| format!("{value:.2}"),
-            *cpu_ratio,
+            summary.cpu_ratio(),
         );
         row(
             "whole machine's CPU a message, µs",
@@ -114,9 +109,29 @@ pub fn echo_table(report: &Report) -> Table {
             &percent,
             None,
         );
+        // Of the two that are always compared the last column tells.
+        if report.plan.engines.len() > 2 {
+            for (name, of) in OF_EPOLL {
+                let cells = report.plan.engines.iter().map(|engine| {
+                    let ratios = summary.of(*engine).and_then(of);
+                    ratios.map_or_else(String::new, |ratios| spread(&ratios, ratio))
+                });
+                table.row(&format!("  {name}"), cells);
+            }
+        }
     }
     table
 }
+
+/// A ratio to epoll: what it is of, and where it stands.
+type OfEpoll = (&'static str, fn(&EngineEcho) -> Option<Spread>);
+
+const OF_EPOLL: [OfEpoll; 2] = [
+    ("CPU a message ÷ epoll's", |figures| figures.cpu_of_epoll),
+    ("messages a second ÷ epoll's", |figures| {
+        figures.rate_of_epoll
+    }),
+];
 
 fn heading(report: &Report, title: String) -> Table {
     let engines = report

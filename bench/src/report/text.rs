@@ -183,7 +183,7 @@ mod tests {
         );
         let cpu = row(&text, "server CPU a message");
         assert_eq!(cpu.len(), 4);
-        assert!(cpu[3].starts_with(&ratio(report.echo_summary[0].cpu_ratio.unwrap().median)));
+        assert!(cpu[3].starts_with(&ratio(report.echo_summary[0].cpu_ratio().unwrap().median)));
         assert!(cpu[0].contains("softirq included") && text.contains("ksoftirqd on their cores"));
         assert!(text.contains("Verdict") && !text.contains('\x1b'));
         let took = format!("took {:.1} s", report.about.duration_ms as f64 / 1e3);

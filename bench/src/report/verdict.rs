@@ -71,13 +71,13 @@ pub fn processes_note(report: &Report) -> Option<String> {
 }
 
 fn cpu(summary: &EchoSummary) -> Option<Verdict> {
-    let ratios = summary.cpu_ratio?;
+    let ratios = summary.cpu_ratio()?;
     let what = format!("CPU a message, {}", summary.case);
     Some(sentence(&what, &ratios, [Side::Below, Side::Above]))
 }
 
 fn rate(report: &Report, summary: &EchoSummary) -> Option<Verdict> {
-    let ratios = summary.rate_ratio?;
+    let ratios = summary.rate_ratio()?;
     let bounded = report.warnings.iter().any(
         |warning| matches!(warning, Warning::ClientBusier { case, .. } if *case == summary.case.to_string()),
     );

@@ -46,7 +46,7 @@ pub fn of_compare(report: &Report) -> Vec<Warning> {
             (figures.engine, cores.map(|cores| cores.median))
         });
         all.extend(client_busier(&case, cores));
-        all.extend(wide_spread(&case, summary.cpu_ratio.as_ref()));
+        all.extend(wide_spread(&case, summary.cpu_ratio().as_ref()));
     }
     let echoed = report.echo.iter().map(|echo| (echo.engine, echo.processes));
     let held = report.hold.iter().map(|hold| (hold.engine, hold.processes));

@@ -162,15 +162,22 @@ fn of_holds(report: &Report) -> Vec<Chart> {
         .collect()
 }
 
-/// uring ÷ epoll, pair by pair, and what each engine did.
+/// Each engine ÷ epoll, pair by pair, and what each engine did.
 fn spreads(report: &Report) -> [Spreads; 3] {
     let ratios = report.echo_summary.iter().flat_map(|summary| {
-        let both = [
-            ("CPU a message", summary.cpu_ratio),
-            ("messages a second", summary.rate_ratio),
-        ];
-        both.into_iter().filter_map(move |(what, ratios)| {
-            Some((format!("{what}, {}", summary.case), ratios?, Ink::Uring))
+        summary.engines.iter().flat_map(|figures| {
+            let both = [
+                ("CPU a message", figures.cpu_of_epoll),
+                ("messages a second", figures.rate_of_epoll),
+            ];
+            let (engine, case) = (figures.engine, summary.case);
+            both.into_iter().filter_map(move |(what, ratios)| {
+                Some((
+                    format!("{engine}: {what}, {case}"),
+                    ratios?,
+                    Ink::of(engine),
+                ))
+            })
         })
     });
     let echo = |title: &str, about: &str, of: fn(&EngineEcho) -> Spread, show| {
@@ -190,7 +197,7 @@ fn spreads(report: &Report) -> [Spreads; 3] {
     };
     [
         Spreads {
-            title: "uring ÷ epoll, pair by pair".to_owned(),
+            title: "÷ epoll, pair by pair".to_owned(),
             about: "At 1.00 both are equal. Less CPU is better, more messages are better"
                 .to_owned(),
             scale: Scale::AroundOne,
@@ -294,7 +301,11 @@ mod tests {
         let page = page(&report);
         assert!(page.charts[0].about().contains("95 % interval"));
         assert_eq!(page.tables.len(), 3);
-        let interval = report.echo_summary[0].cpu_ratio.unwrap().interval.unwrap();
+        let interval = report.echo_summary[0]
+            .cpu_ratio()
+            .unwrap()
+            .interval
+            .unwrap();
         let cell = format!("{} – {}", ratio(interval.low), ratio(interval.high));
         assert!(page.tables[2].rows().iter().flatten().any(|it| *it == cell));
     }
