@@ -6,7 +6,9 @@ use super::{Finding, Page};
 use crate::canary::result::{Found, Held, Judged, Probe, Report};
 use crate::report::canary::{named, of_others, table, verdicts};
 use crate::report::chart::{Chart, PERCENTILES, Row, Rows, Scale};
-use crate::report::format::{NOTHING, count, figure, join, micros, of_many, rounded};
+use crate::report::format::{
+    MIB, NOTHING, count, figure, join, mebibytes, micros, of_many, rounded,
+};
 use crate::report::ink::Ink;
 use crate::report::series;
 use crate::report::table::Table;
@@ -97,8 +99,8 @@ fn drawn(held: &[Held]) -> Vec<&Held> {
 fn kept(held: &Held) -> Finding {
     let (established, lost) = (held.count("/established"), held.count("/lost_while_held"));
     let took = most(&held.series).map_or_else(String::new, |(first, most)| {
-        let more = |now: u64, base: u64| shown_mib(now.saturating_sub(base) as f64 / MIB);
-        let rss = |bytes: Option<u64>| figure(bytes.map(|bytes| bytes as f64 / MIB), shown_mib);
+        let more = |now: u64, base: u64| mebibytes(now.saturating_sub(base) as f64 / MIB);
+        let rss = |bytes: Option<u64>| figure(bytes.map(|bytes| bytes as f64 / MIB), mebibytes);
         format!(
             "; with the most of them the slab, of both ends, had grown by {}, the server had {} and the client {} (RSS)",
             more(most.slab_bytes, first.slab_bytes),
@@ -122,15 +124,6 @@ fn most(series: &Series) -> Option<(&Sample, &Sample)> {
         .iter()
         .max_by_key(|sample| sample.connections)?;
     Some((series.samples.first()?, most))
-}
-
-const MIB: f64 = (1 << 20) as f64;
-
-fn shown_mib(mib: f64) -> String {
-    match mib {
-        small if small < 10.0 => format!("{small:.1} MiB"),
-        large => format!("{} MiB", rounded(large)),
-    }
 }
 
 /// Connections, and the memory read with them, over the whole time.
@@ -166,7 +159,7 @@ fn timeline(held: &Held) -> Option<Timeline> {
             },
             Panel {
                 title: "memory".to_owned(),
-                show: shown_mib,
+                show: mebibytes,
                 lines: vec![
                     line("kernel slab", Ink::Uring, &|sample| {
                         mib(Some(sample.slab_bytes.saturating_sub(first.slab_bytes)))
