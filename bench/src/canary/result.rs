@@ -243,7 +243,7 @@ impl Report {
 pub(crate) mod tests {
     use super::*;
 
-    /// A result recorded from a whole run, cut to two of its probes.
+    /// A result recorded from a short run, cut to two of its probes and every second sample.
     pub(crate) fn recorded() -> Report {
         serde_json::from_str(include_str!("../../testdata/canary.json")).unwrap()
     }

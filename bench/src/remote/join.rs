@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use kernel_tuning::host::{Footprint, MachineBusy};
+use kernel_tuning::host::MachineBusy;
 use serde::{Deserialize, Serialize};
 
 use crate::footprint::Growth;
@@ -250,22 +250,12 @@ pub fn kept(
             .filter(move |moment| moment.look.closely.is_some());
         within.filter(move |moment| (from_us..to_us).contains(&moment.t_us))
     };
-    let least = |from_us, to_us| {
-        let footprints = close(from_us, to_us).filter_map(|moment| moment.look.closely.as_ref());
-        let footprints = footprints.map(|closely| closely.footprint.clone());
-        footprints.reduce(Footprint::least)
-    };
-    let (before, after) = ((i64::MIN, 0), (phase.begin_us, phase.end_us));
-    let (base, held) = (
-        close(before.0, before.1).next_back()?,
-        close(after.0, after.1).next_back()?,
-    );
+    // The last of them has the least of all.
+    let base = close(i64::MIN, 0).next_back()?;
+    let held = close(phase.begin_us, phase.end_us).next_back()?;
     let connections = count_at(progress, Counted::Connections, held.t_us) as u64;
-    let growth = Growth::between(
-        &least(before.0, before.1)?,
-        &least(after.0, after.1)?,
-        connections,
-    )?;
+    let footprint = |moment: &Moment| Some(moment.look.closely.as_ref()?.footprint.clone());
+    let growth = Growth::between(&footprint(base)?, &footprint(held)?, connections)?;
     let each = |now: u64, base: u64| (now as f64 - base as f64) / connections as f64;
     let sum = |moment: &Moment, of: fn(&Seen) -> Option<u64>| -> Option<u64> {
         moment.look.processes.iter().map(of).sum()

@@ -64,12 +64,32 @@ pub struct Seen {
 pub struct Closely {
     /// Resident memory of all processes together, shared pages counted once; only their user and root may read it.
     pub pss_bytes: Option<u64>,
-    /// Network counters since boot.
+    /// Network counters since boot; kept of the first close look and of the last.
     pub counters: NetCounters,
     /// Statistics of the interface that the other end is reached by.
     pub interface: Option<NetCounters>,
-    /// The kernel's memory.
+    /// The kernel's memory, the least of this close look and of those before it that count with it; its caches are kept of
+    /// the last of these.
     pub footprint: Footprint,
+}
+
+/// Before `look`, a close one, follows `before`: has in it the least of what was seen since they count together, where it
+/// counts with the close look before it, and takes from that one what only the last of them has to keep.
+pub fn keep_least(before: &mut [Look], look: &mut Look, counts_with_it: bool) {
+    let mut close = before.iter_mut().filter_map(|look| look.closely.as_mut());
+    let (first, last) = (close.next(), close.next_back());
+    let has_two = last.is_some();
+    let Some((last, now)) = last.or(first).zip(look.closely.as_mut()) else {
+        return;
+    };
+    if has_two {
+        last.counters = NetCounters::default();
+        last.interface = None;
+    }
+    if counts_with_it {
+        now.footprint = last.footprint.clone().least(now.footprint.clone());
+        last.footprint.caches = None;
+    }
 }
 
 /// Looks at the same processes again and again.
@@ -225,6 +245,36 @@ mod tests {
         let later = observer.look(false).unwrap();
         assert_eq!(later.processes, []);
         assert!(later.closely.is_none() && later.at_ns > look.at_ns);
+    }
+
+    #[test]
+    fn of_close_looks_that_count_together_the_last_has_the_least_and_all_that_is_large() {
+        let observer = Observer::new(vec![std::process::id()], None);
+        let look = |slab_pages_bytes| {
+            let mut look = observer.look(true).unwrap();
+            let footprint = &mut look.closely.as_mut().unwrap().footprint;
+            footprint.slab_pages_bytes = slab_pages_bytes;
+            footprint.caches = Some(Default::default());
+            look
+        };
+        let mut looks = Vec::new();
+        for (slab, counts_with_it) in [(20, false), (10, true), (30, true), (90, false), (50, true)]
+        {
+            let mut next = look(slab);
+            keep_least(&mut looks, &mut next, counts_with_it);
+            looks.push(next);
+            looks.push(observer.look(false).unwrap());
+        }
+        let close: Vec<&Closely> = looks.iter().flat_map(|look| &look.closely).collect();
+        let slab: Vec<u64> = close
+            .iter()
+            .map(|one| one.footprint.slab_pages_bytes)
+            .collect();
+        assert_eq!(slab, [20, 10, 10, 90, 50]);
+        let has_caches = close.iter().map(|one| one.footprint.caches.is_some());
+        assert!(has_caches.eq([false, false, true, false, true]));
+        let has_counters = close.iter().map(|one| one.counters.iter().next().is_some());
+        assert!(has_counters.eq([true, false, false, false, true]));
     }
 
     #[test]

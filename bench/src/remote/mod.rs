@@ -32,7 +32,7 @@ use crate::load::{Driven, Halt, Progress, Stage, flag_ms, follow};
 use crate::remote::agent::interface_of;
 use crate::remote::far::{Far, Lost};
 use crate::remote::join::{Ends, Moment};
-use crate::remote::look::{Look, Observer};
+use crate::remote::look::{Look, Observer, keep_least};
 use crate::remote::offset::Offset;
 use crate::remote::plan::Plan;
 use crate::remote::result::Report;
@@ -129,6 +129,19 @@ struct Course<'a> {
     phase: (String, Instant),
     /// Close looks while connections rest.
     close_looks: u32,
+    /// Of when the last close look was.
+    looked_closely: Option<When>,
+}
+
+/// When a close look is made; of those of the same time the least counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum When {
+    /// Before the client.
+    Before,
+    /// While its connections rest.
+    Resting,
+    /// After it.
+    After,
 }
 
 /// Close looks before the client, and while its connections rest; the least of them counts.
@@ -152,6 +165,7 @@ impl<'a> Course<'a> {
             started_ns: None,
             phase: (String::new(), now),
             close_looks: 0,
+            looked_closely: None,
         }
     }
 
@@ -196,13 +210,13 @@ impl<'a> Course<'a> {
                 }
                 std::thread::sleep(TICK);
             }
-            self.look(true)?;
+            self.look(Some(When::Before))?;
         }
         Ok(())
     }
 
     fn look_after(&mut self) -> Result<(), Lost> {
-        self.look(true)?;
+        self.look(Some(When::After))?;
         self.far.read_clock(CLOCK_READINGS, &self.stop)
     }
 
@@ -237,7 +251,7 @@ impl<'a> Course<'a> {
             cause,
             patience: Duration::ZERO,
         };
-        match self.look(closely) {
+        match self.look(closely.then_some(When::Resting)) {
             Ok(()) => {
                 let memory = &self.looks.server.last()?.memory;
                 let short = short_of(memory)?;
@@ -269,10 +283,23 @@ impl<'a> Course<'a> {
         *phase == resting && done < all && elapsed >= Duration::from_millis(due_ms)
     }
 
-    fn look(&mut self, closely: bool) -> Result<(), Lost> {
+    fn look(&mut self, closely: Option<When>) -> Result<(), Lost> {
         self.looked_at = Instant::now();
-        let server = self.far.look(closely, &self.stop)?;
-        let client = self.near.look(closely).map_err(Lost::Gone)?;
+        let mut server = self.far.look(closely.is_some(), &self.stop)?;
+        let mut client = self.near.look(closely.is_some()).map_err(Lost::Gone)?;
+        if closely.is_some() {
+            let is_same_time = self.looked_closely == closely;
+            keep_least(&mut self.looks.server, &mut server, is_same_time);
+            keep_least(&mut self.looks.client, &mut client, is_same_time);
+            self.looked_closely = closely;
+        }
+        if closely == Some(When::After) {
+            // Its counters are what it is for.
+            let close = [&mut server, &mut client]
+                .into_iter()
+                .filter_map(|look| look.closely.as_mut());
+            close.for_each(|closely| closely.footprint.caches = None);
+        }
         self.looks.server.push(server);
         self.looks.client.push(client);
         Ok(())

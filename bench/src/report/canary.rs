@@ -91,7 +91,7 @@ pub fn held(held: &Held, paint: Paint) -> String {
         parts.push(table(held, &found).render(paint));
         parts.extend(verdicts(held, &found, held.path, paint));
     }
-    parts.extend(series::by_phase(&held.series).map(|table| table.render(paint)));
+    parts.extend(series::by_phase(&named(held), &held.series).map(|table| table.render(paint)));
     format!("\n{}\n", parts.join("\n\n"))
 }
 
@@ -154,6 +154,11 @@ pub(crate) fn of_others(
     lines
 }
 
+/// How many, with what, over what.
+pub(crate) fn named(held: &Held) -> String {
+    format!("{} with {}", count(held.connections), held.case())
+}
+
 /// What was held, in a line or two.
 fn summary(held: &Held) -> String {
     let mut said = vec![
@@ -196,7 +201,7 @@ fn summary(held: &Held) -> String {
 
 /// What each probe met in each stage.
 pub(crate) fn table(held: &Held, found: &Found) -> Table {
-    let title = format!("{}: p50 / p99 / max in ms", count(held.connections));
+    let title = format!("{}: p50 / p99 / max in ms", named(held));
     let whom = |probe: &Probe| format!("{} {}", probe.kind, probe.target.ip());
     let headings = found.probes.iter().map(whom);
     let mut table = Table::new(std::iter::once(title).chain(headings));

@@ -1,7 +1,8 @@
 //! Charts, drawn as SVG that stands inside a page. Pure.
 //!
 //! Invariant: every ink is one of [`Ink::ALL`], so that a page can give each another colour in the dark; and every chart
-//! has all its figures in words too, in [`Chart::words`].
+//! has its figures in words too, in [`Chart::words`]: all of them, or where phases are marked what there was at the end of
+//! each.
 
 use std::error::Error;
 use std::ops::Range;
@@ -11,6 +12,7 @@ use plotters::prelude::*;
 
 use crate::report::format::micros;
 use crate::report::ink::Ink;
+use crate::report::timeline::Timeline;
 
 /// A picture of figures.
 #[derive(Debug)]
@@ -95,30 +97,6 @@ impl Scale {
     }
 }
 
-/// Values over the same time, one panel below the other.
-#[derive(Debug)]
-pub struct Timeline {
-    /// What is shown.
-    pub title: String,
-    /// How it is to be read.
-    pub about: String,
-    /// From the top.
-    pub panels: Vec<Panel>,
-}
-
-/// One value over time.
-#[derive(Debug)]
-pub struct Panel {
-    /// Of what.
-    pub title: String,
-    /// A value as text.
-    pub show: fn(f64) -> String,
-    /// Seconds and value, in order.
-    pub points: Vec<(f64, f64)>,
-    /// Its colour.
-    pub ink: Ink,
-}
-
 /// What is drawn, and its size.
 #[derive(Debug)]
 pub struct Drawing {
@@ -130,12 +108,11 @@ pub struct Drawing {
     pub height: u32,
 }
 
-const WIDTH: u32 = 420;
+pub(super) const WIDTH: u32 = 420;
 const ROW_HEIGHT: u32 = 40;
-const AXIS_HEIGHT: u32 = 30;
-const PANEL_HEIGHT: u32 = 170;
+pub(super) const AXIS_HEIGHT: u32 = 30;
 /// The library draws them a fifth smaller.
-const LETTER_PIXELS: u32 = 15;
+pub(super) const LETTER_PIXELS: u32 = 15;
 
 impl Chart {
     /// What is shown.
@@ -162,7 +139,7 @@ impl Chart {
                 .iter()
                 .map(|row| format!("{}: {}", row.label, row.shown))
                 .collect(),
-            Self::Timeline(timeline) => timeline.panels.iter().map(panel_words).collect(),
+            Self::Timeline(timeline) => timeline.words(),
         };
         words.join("; ")
     }
@@ -174,7 +151,7 @@ impl Chart {
     pub fn draw(&self) -> Result<Drawing, String> {
         let height = match self {
             Self::Rows(rows) => rows.rows.len() as u32 * ROW_HEIGHT + AXIS_HEIGHT,
-            Self::Timeline(timeline) => timeline.panels.len() as u32 * PANEL_HEIGHT,
+            Self::Timeline(timeline) => timeline.height(),
         };
         let mut svg = String::new();
         let root = SVGBackend::with_string(&mut svg, (WIDTH, height)).into_drawing_area();
@@ -193,15 +170,8 @@ impl Chart {
     }
 }
 
-fn panel_words(panel: &Panel) -> String {
-    let points = panel.points.iter();
-    let points =
-        points.map(|(seconds, value)| format!("{} at {seconds:.1} s", (panel.show)(*value)));
-    format!("{}: {}", panel.title, points.collect::<Vec<_>>().join(", "))
-}
-
-type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
-type Drawn = Result<(), Box<dyn Error>>;
+pub(super) type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+pub(super) type Drawn = Result<(), Box<dyn Error>>;
 
 impl Rows {
     fn draw(&self, root: &Area<'_>) -> Drawn {
@@ -285,54 +255,7 @@ impl Rows {
     }
 }
 
-impl Timeline {
-    fn draw(&self, root: &Area<'_>) -> Drawn {
-        let points = || self.panels.iter().flat_map(|panel| &panel.points);
-        let last = points().map(|(seconds, _)| *seconds).fold(1.0, f64::max);
-        for (panel, area) in self
-            .panels
-            .iter()
-            .zip(root.split_evenly((self.panels.len(), 1)))
-        {
-            let most = panel
-                .points
-                .iter()
-                .map(|(_, value)| *value)
-                .fold(1.0, f64::max);
-            let mut chart = ChartBuilder::on(&area)
-                .caption(&panel.title, letters())
-                .margin_right(24)
-                .x_label_area_size(AXIS_HEIGHT)
-                .y_label_area_size(74)
-                .build_cartesian_2d(0.0..last * 1.02, 0.0..most * 1.1)?;
-            chart
-                .configure_mesh()
-                .max_light_lines(0)
-                .x_labels(5)
-                .y_labels(4)
-                .x_label_formatter(&|seconds| format!("{seconds:.0} s"))
-                .y_label_formatter(&|value| (panel.show)(*value))
-                .label_style(letters())
-                .bold_line_style(Ink::Grid.rgb())
-                .axis_style(Ink::Grid.rgb())
-                .draw()?;
-            let ink = panel.ink.rgb();
-            chart.draw_series(LineSeries::new(
-                panel.points.iter().copied(),
-                ink.stroke_width(2),
-            ))?;
-            chart.draw_series(
-                panel
-                    .points
-                    .iter()
-                    .map(|point| Circle::new(*point, 4, ink.filled())),
-            )?;
-        }
-        Ok(())
-    }
-}
-
-fn letters() -> TextStyle<'static> {
+pub(super) fn letters() -> TextStyle<'static> {
     ("sans-serif", LETTER_PIXELS)
         .into_font()
         .color(&Ink::Text.rgb())
@@ -348,6 +271,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::report::timeline::tests::{panel, phases, timeline};
 
     fn rows(scale: Scale, values: &[f64]) -> Chart {
         let row = |value: &f64| Row {
@@ -371,16 +295,10 @@ mod tests {
     fn every_ink_has_a_colour_in_the_dark_and_no_other_is_used() {
         let drawn = [
             rows(Scale::AroundOne, &[0.9, 1.2]),
-            Chart::Timeline(Timeline {
-                title: String::new(),
-                about: String::new(),
-                panels: vec![Panel {
-                    title: "p".to_owned(),
-                    show: micros,
-                    points: vec![(0.0, 0.0), (9.0, 5.0)],
-                    ink: Ink::Uring,
-                }],
-            }),
+            timeline(
+                phases(&[0.0, 4.0]),
+                vec![panel(&[&[(0.0, 0.0), (9.0, 5.0)], &[(3.0, 1.0)]])],
+            ),
         ];
         for drawing in drawn.map(|chart| chart.draw().unwrap()) {
             for colour in drawing.svg.split('"').filter(|part| part.starts_with('#')) {

@@ -52,6 +52,17 @@ pub fn gib(bytes: u64) -> String {
     format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30))
 }
 
+/// Bytes.
+pub const MIB: f64 = (1 << 20) as f64;
+
+/// So many of [`MIB`], on an axis.
+pub fn mebibytes(mib: f64) -> String {
+    match mib {
+        small if small < 10.0 => format!("{small:.1} MiB"),
+        large => format!("{} MiB", rounded(large)),
+    }
+}
+
 /// A part of a machine's memory, which may be small.
 pub fn part_of_memory(bytes: u64) -> String {
     match bytes {

@@ -25,6 +25,7 @@ pub mod side_by_side;
 pub mod table;
 pub mod tail;
 pub mod text;
+pub mod timeline;
 pub mod verdict;
 
 pub use reported::{Reported, Shown};

@@ -113,7 +113,8 @@ pub(crate) fn phases(phases: &[Phase]) -> Table {
     table
 }
 
-fn name(counted: Counted) -> &'static str {
+/// What is counted, in the plural.
+pub(crate) fn name(counted: Counted) -> &'static str {
     match counted {
         Counted::Connections => "connections",
         Counted::Heartbeats => "heartbeats",
@@ -126,12 +127,16 @@ fn cost(spent: &Option<Spent>) -> [String; 3] {
     let Some(spent) = spent else {
         return [(); 3].map(|()| NOTHING.to_owned());
     };
-    let each = |us| figure(us, |us| format!("{us:.2} µs"));
     [
-        each(spent.each_us()),
-        each(spent.machine_each_us()),
+        micros_each(spent.each_us()),
+        micros_each(spent.machine_each_us()),
         percent(spent.cores()),
     ]
+}
+
+/// CPU time of one of many.
+pub(crate) fn micros_each(us: Option<f64>) -> String {
+    figure(us, |us| format!("{us:.2} µs"))
 }
 
 /// What a connection takes of each host; on one machine, of both ends together.

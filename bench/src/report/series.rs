@@ -4,15 +4,15 @@ use crate::report::format::{NOTHING, count, figure, of_many, part_of_memory, rou
 use crate::report::table::Table;
 use crate::series::{Sample, Series};
 
-/// What there was at the end of each phase, and the most that was queued in it; none without a sample.
-pub fn by_phase(series: &Series) -> Option<Table> {
+/// What there was of `what` at the end of each phase, and the most that was queued in it; none without a sample.
+pub fn by_phase(what: &str, series: &Series) -> Option<Table> {
     let first = series.samples.first()?;
     let samples = of_many(series.samples.len() as u64, "sample");
     let unread = match series.unread {
         0 => String::new(),
         unread => format!(", {} more unreadable", count(unread)),
     };
-    let title = format!("at the end of each phase, of {samples}{unread}");
+    let title = format!("{what}: at the end of each phase, of {samples}{unread}");
     let headings = [
         "connections",
         "TCP sockets",
@@ -64,7 +64,7 @@ mod tests {
             samples,
             unread: 0,
         };
-        let table = by_phase(&series).unwrap();
+        let table = by_phase("10 with uring", &series).unwrap();
         let words = |row: &[String]| row.join(" ").trim().to_owned();
         let rows: Vec<String> = table.rows().iter().map(|row| words(row)).collect();
         assert_eq!(rows.len(), 4);
@@ -73,7 +73,11 @@ mod tests {
             "step-1, at 1.5 s 100,000 200,000 763 MiB 0 15 MiB 13 MiB"
         );
         assert!(rows[3].ends_with(NOTHING), "{rows:?}");
-        assert!(table.render(Paint::plain()).contains("of 5 samples"));
-        assert!(by_phase(&Series::default()).is_none());
+        assert!(
+            table
+                .render(Paint::plain())
+                .contains("10 with uring: at the end of each phase, of 5 samples")
+        );
+        assert!(by_phase("", &Series::default()).is_none());
     }
 }

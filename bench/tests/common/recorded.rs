@@ -1,7 +1,7 @@
 //! A report of every command, recorded from real runs; what the servers and clients said is cut to what the pages show.
 
 /// The command, and its report as JSON.
-pub const RECORDED: [(&str, &str); 9] = [
+pub const RECORDED: [(&str, &str); 10] = [
     ("compare", include_str!("../../testdata/report.json")),
     ("hold", include_str!("../../testdata/hold.json")),
     ("canary", include_str!("../../testdata/canary.json")),
@@ -11,4 +11,5 @@ pub const RECORDED: [(&str, &str); 9] = [
     ("churn", include_str!("../../testdata/churn.json")),
     ("heartbeat", include_str!("../../testdata/heartbeat.json")),
     ("selfcheck", include_str!("../../testdata/selfcheck.json")),
+    ("remote", include_str!("../../testdata/remote.json")),
 ];

@@ -3,10 +3,11 @@
 use super::{Finding, Page};
 use crate::climb::result::{Climb, Step};
 use crate::footprint::CACHES_UNREADABLE;
-use crate::report::chart::{Chart, PERCENTILES, Panel, Row, Rows, Scale, Timeline};
+use crate::report::chart::{Chart, PERCENTILES, Row, Rows, Scale};
 use crate::report::climb::{memory, steps, whole};
 use crate::report::format::{bytes, count, figure, micros, of_many, rounded};
 use crate::report::ink::Ink;
+use crate::report::timeline::{Line, Panel, Timeline};
 
 /// The page of `report`.
 pub fn page(report: &Climb) -> Page {
@@ -128,14 +129,18 @@ fn timeline(report: &Climb) -> Option<Timeline> {
     let panel = |title: &str, show: fn(f64) -> String, points, ink| Panel {
         title: title.to_owned(),
         show,
-        points,
-        ink,
+        lines: vec![Line {
+            label: title.to_owned(),
+            points,
+            ink,
+        }],
     };
     Some(Timeline {
         title: "Connections over time, and the memory they took".to_owned(),
         about: "Seconds from the first connect. Memory is that of the kernel (both ends), the server and the clients, read before \
                 the start and at the end of each hold; between two readings the line is only drawn straight"
             .to_owned(),
+        phases: Vec::new(),
         panels: vec![
             panel("connections established", rounded, connections, Ink::Uring),
             panel("memory taken", |gib| format!("{gib:.1} GiB"), memory, Ink::Epoll),
@@ -292,6 +297,7 @@ mod tests {
             panic!("{timeline:?}")
         };
         // Up and held, twice, and closed.
+        let [connections, memory] = [connections, memory].map(|panel| &panel.lines[0]);
         assert_eq!(connections.points.len(), 6);
         assert!(connections.points.is_sorted_by(|one, next| one.0 <= next.0));
         assert_eq!(memory.points.len(), 3);

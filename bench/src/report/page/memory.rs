@@ -3,7 +3,7 @@
 use super::spreads::{self, Spreads};
 use super::{Finding, Page, doubted};
 use crate::footprint::Growth;
-use crate::memory::result::{Kept, MemoryReport, Subject};
+use crate::memory::result::{Kept, MemoryReport, Side, Subject, Whose};
 use crate::report::chart::{Chart, Row, Rows, Scale};
 use crate::report::format::{bytes, count, join, spread};
 use crate::report::ink::Ink;
@@ -34,6 +34,7 @@ pub fn page(report: &MemoryReport) -> Page {
         page.notes.push(how_caches_count(report).replace('\n', " "));
     }
     let spreads = [
+        by_side(report),
         kernel(report),
         above_bare(report),
         by_cache(report),
@@ -97,7 +98,23 @@ fn findings(report: &MemoryReport) -> Vec<Finding> {
         "{} connections, no greeting and no heartbeat; figures are for one of them, both ends together",
         count(report.plan.connections)
     );
-    each.chain([Finding::new("kept", held)]).collect()
+    let kept = [Finding::new("kept", held)];
+    let sides = report.sides.iter().map(of_side);
+    each.chain(kept).chain(sides).collect()
+}
+
+/// What is of one side alone.
+fn of_side(side: &Side) -> Finding {
+    let and = |of: Option<Spread>, what: &str| {
+        of.map_or_else(String::new, |of| format!(", {} {what}", spread(&of, bytes)))
+    };
+    let said = format!(
+        "alone {} of the kernel{}{}",
+        spread(&side.kernel, bytes),
+        and(side.page_tables, "of page tables"),
+        and(side.pss, "of the process (PSS)")
+    );
+    Finding::new(&side.whose.to_string(), said)
 }
 
 fn of_kernel(kept: &Kept) -> Option<f64> {
@@ -119,6 +136,35 @@ fn chart(title: &str, about: &str, of: Vec<(String, Spread, Ink)>) -> Spreads {
         show: exact,
         of,
     }
+}
+
+/// What each side takes, broken down: of the kernel what is known best, objects in use where they can be read.
+fn by_side(report: &MemoryReport) -> Spreads {
+    let has_objects = report.sides.iter().all(|side| side.slab_in_use.is_some());
+    let rows = report.sides.iter().flat_map(|side| {
+        let kernel = match has_objects {
+            true => ("kernel slab objects", side.slab_in_use),
+            false => ("kernel", Some(side.kernel)),
+        };
+        let parts = [
+            kernel,
+            ("page tables", side.page_tables),
+            ("process (PSS)", side.pss),
+        ];
+        let ink = match side.whose {
+            Whose::Bare => Ink::Bare,
+            Whose::Client => Ink::Peer,
+            Whose::Server(engine) => Ink::of(engine),
+        };
+        parts.into_iter().filter_map(move |(part, spread)| {
+            Some((format!("{}, {part}", side.whose), spread?, ink))
+        })
+    });
+    chart(
+        "One side of a connection, bytes",
+        "Whose memory it is; of a server's process what is above empty, of the client's all",
+        rows.collect(),
+    )
 }
 
 fn kernel(report: &MemoryReport) -> Spreads {
@@ -262,6 +308,18 @@ mod tests {
             assert!(titles.contains(&title), "{titles:?}");
         }
         assert!(page.headline.contains(" with uring"), "{}", page.headline);
+        // One side alone, with its parts.
+        let words = page.charts[0].words();
+        for part in [
+            "one bare side, kernel slab objects: ",
+            "Throng's client, process (PSS): ",
+            "uring server, page tables: ",
+        ] {
+            assert!(words.contains(part), "{part}: {words}");
+        }
+        let said = |finding: &&Finding| finding.word == "uring server";
+        let side = page.findings.iter().find(said).unwrap();
+        assert!(side.said.contains("of the process (PSS)"), "{}", side.said);
         // Every figure of the breakdown stands in the first table.
         let cells: Vec<&str> = page.tables[0]
             .rows()
@@ -286,9 +344,11 @@ mod tests {
             kept.settled = false;
         }
         let told = page(&report);
-        assert!(told.notes[0].contains("run as root") && told.headline.contains("doubts"));
-        assert_eq!(told.charts.len(), 3);
+        let notes = told.notes.join(" ");
+        assert!(notes.contains("run as root") && told.headline.contains("doubts"));
+        assert_eq!(told.charts.len(), 4);
         report.kept.clear();
+        report.conclude();
         let page = page(&report);
         assert!(page.headline == "Nothing was measured." && page.charts.is_empty());
         html(&page).unwrap();

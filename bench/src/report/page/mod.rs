@@ -4,6 +4,7 @@
 //! Invariant: [`crate::report::html`] and [`crate::report::markdown`] say the same, for both read a [`Page`]; every figure
 //! of a chart stands in a table too.
 
+mod both_ends;
 pub mod canary;
 pub mod churn;
 pub mod climb;
