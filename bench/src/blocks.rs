@@ -70,6 +70,8 @@ pub struct Rounds<'a, Case> {
     pub cases: &'a [Case],
     /// The floor is measured too.
     pub has_floor: bool,
+    /// About how long one measurement takes.
+    pub each: Duration,
 }
 
 impl Block {
@@ -112,7 +114,7 @@ impl Block {
                     Contender::Engine(beside) => (Some(beside.engine), beside.servers.count()),
                 };
                 let name = engine.as_ref().map_or("the floor", Engine::name);
-                screen.doing(format!("{name}, round {round}"));
+                screen.doing_for(format!("{name}, round {round}"), rounds.each);
                 match measure(stage, case, base, contender) {
                     Ok((exchanged, server)) => Some(Measured {
                         round,

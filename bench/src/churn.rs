@@ -193,6 +193,7 @@ pub fn run(plan: Plan, command_line: Vec<String>, screen: &Screen) -> Result<Rep
         }),
         cases: &[Case { churn: plan.churn }],
         has_floor: false,
+        each: plan.times.about(plan.churn),
     };
     let wanted = Wanted {
         idle: 0,

@@ -93,10 +93,13 @@ fn measure(run: &mut Run, report: &mut Report, screen: &Screen) {
                 case,
                 engine,
             } => {
-                screen.doing(format!(
-                    "{engine}: echo, {case}, round {}",
-                    place(round, plan.rounds)
-                ));
+                screen.doing_for(
+                    format!(
+                        "{engine}: echo, {case}, round {}",
+                        place(round, plan.rounds)
+                    ),
+                    plan.times.about(case.active),
+                );
             }
             Event::Pair(measured) => {
                 screen.line(&text::pair_line(measured, plan.rounds));

@@ -48,6 +48,13 @@ pub struct Times {
     pub sample_interval_ms: u64,
 }
 
+impl Times {
+    /// About how long it all takes, connecting and closing included.
+    pub fn about(&self, connections: u64) -> Duration {
+        Duration::from_millis(self.exchange_ms + 400 + connections / 15)
+    }
+}
+
 /// What came of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Exchanged {

@@ -202,6 +202,7 @@ pub fn run(plan: Plan, command_line: Vec<String>, screen: &Screen) -> Result<Rep
         }),
         cases: &[plan.case()],
         has_floor: false,
+        each: plan.times.about(plan.connections),
     };
     let wanted = Wanted {
         idle: 0,

@@ -100,6 +100,11 @@ impl Screen {
         self.show(what, None);
     }
 
+    /// The same, of what takes about so long: with a bar.
+    pub fn doing_for(&self, what: String, expected: Duration) {
+        self.show(what, Some(expected));
+    }
+
     /// Says which phase begins: on a terminal with a bar, where it is `expected` to take so long, elsewhere as a line.
     pub fn phase(&self, what: String, expected: Option<Duration>) {
         if let Some(expected) = expected.filter(|_| self.now.is_hidden()) {

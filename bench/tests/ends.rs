@@ -35,19 +35,35 @@ fn measured(report: &Value, engine: &str) -> usize {
 /// Its engine has no more figures; the other goes on to the end.
 #[test]
 fn a_server_that_dies_between_rounds_costs_its_own_figures_alone() {
-    if !has_engine("uring", "a_server_that_dies_between_rounds_costs_its_own_figures_alone") {
+    if !has_engine(
+        "uring",
+        "a_server_that_dies_between_rounds_costs_its_own_figures_alone",
+    ) {
         return;
     }
     let directory = tempfile::tempdir().unwrap();
     let report = directory.path().join("report.json");
-    let flags = ["--connections", "0", "--rounds", "5", "--active", "20", "--exchange", "500ms"];
+    let flags = [
+        "--connections",
+        "0",
+        "--rounds",
+        "5",
+        "--active",
+        "20",
+        "--exchange",
+        "500ms",
+    ];
     let flags = [&flags[..], &["--report", report.to_str().unwrap()]].concat();
     let bench = spawn(throng("compare", &flags));
     let mut victim = None;
-    eventually("both servers and a client run", Duration::from_secs(60), || {
-        victim = child_with(bench.id(), &["server", "--engine", "epoll"]);
-        victim.is_some() && child_with(bench.id(), &["client"]).is_some()
-    });
+    eventually(
+        "both servers and a client run",
+        Duration::from_secs(60),
+        || {
+            victim = child_with(bench.id(), &["server", "--engine", "epoll"]);
+            victim.is_some() && child_with(bench.id(), &["client"]).is_some()
+        },
+    );
     kill(Pid::from_raw(victim.unwrap() as i32), Signal::SIGKILL).unwrap();
     let output = finish(bench, BOUND);
     assert_eq!(output.status.code(), Some(1), "{}", text(&output));
@@ -62,7 +78,16 @@ fn a_server_that_dies_between_rounds_costs_its_own_figures_alone() {
 fn an_interrupted_comparison_keeps_its_rounds_and_is_marked_partial() {
     let directory = tempfile::tempdir().unwrap();
     let report = directory.path().join("report.json");
-    let flags = ["--connections", "0", "--rounds", "500", "--active", "20", "--exchange", "500ms"];
+    let flags = [
+        "--connections",
+        "0",
+        "--rounds",
+        "500",
+        "--active",
+        "20",
+        "--exchange",
+        "500ms",
+    ];
     let engines = ["--engines", "epoll", "--report", report.to_str().unwrap()];
     let mut command = throng("compare", &[&flags[..], &engines].concat());
     // Of its own group, as a terminal's job is: the test is not to be interrupted.
@@ -87,11 +112,23 @@ fn an_interrupted_comparison_keeps_its_rounds_and_is_marked_partial() {
 /// What was measured stands on the terminal at least.
 #[test]
 fn a_full_disk_is_told_and_the_figures_are_shown() {
-    let flags = ["--connections", "0", "--rounds", "1", "--active", "20", "--exchange", "500ms"];
+    let flags = [
+        "--connections",
+        "0",
+        "--rounds",
+        "1",
+        "--active",
+        "20",
+        "--exchange",
+        "500ms",
+    ];
     let flags = [&flags[..], &["--engines", "epoll", "--report", "/dev/full"]].concat();
     let output = run(throng("compare", &flags), BOUND);
     let said = text(&output);
     assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("/dev/full") && said.contains("df ."), "{said}");
+    assert!(
+        said.contains("/dev/full") && said.contains("df ."),
+        "{said}"
+    );
     assert!(said.contains("messages a second"), "{said}");
 }

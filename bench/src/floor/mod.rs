@@ -222,6 +222,7 @@ pub fn run(plan: Plan, command_line: Vec<String>, screen: &Screen) -> Result<Rep
             }),
             cases: &cases,
             has_floor: true,
+            each: plan.times.about(0),
         };
         measured.extend(block.measure(
             run,

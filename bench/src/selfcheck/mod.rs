@@ -218,10 +218,13 @@ fn one_run(
         &mut contenders,
         &stage.stop,
         |round, (), contender| {
-            screen.doing(format!(
-                "run {number} of {}: {}, round {round}",
-                plan.runs, contender.name
-            ));
+            screen.doing_for(
+                format!(
+                    "run {number} of {}: {}, round {round}",
+                    plan.runs, contender.name
+                ),
+                plan.times.about(plan.active),
+            );
             match measure(stage, plan, &base, number, round, contender) {
                 Ok(measured) => Some(measured),
                 Err(failure) => {

@@ -292,6 +292,7 @@ fn measure(
         }),
         cases,
         has_floor: false,
+        each: plan.times.about(plan.active),
     };
     block.measure(
         run,
