@@ -79,7 +79,7 @@ fn a_peer_is_measured_in_the_same_rounds_as_the_engines() {
     let mark = mark(&directory);
     let peer = echo_server("own-epoll", &mark);
     let flags = ["--connections", "300", "--hold", "3s", "--active", "20"];
-    let more = ["--rounds", "2", "--peer", &peer];
+    let more = ["--rounds", "2", "--exchange", "700ms", "--peer", &peer];
     let Measured { output, report } =
         measured(&directory, "compare", &[&flags[..], &more[..]].concat());
     let said = text(&output);
@@ -157,7 +157,7 @@ fn a_peer_that_fails_drops_out_with_its_cause_and_the_others_go_on() {
     );
     let flags = ["--engines", "epoll", "--connections", "0", "--active", "10"];
     let peers = ["--peer", &dead, "--peer", &greets, "--peer", &ends];
-    let rounds = ["--rounds", "4"];
+    let rounds = ["--rounds", "4", "--exchange", "700ms"];
     let Measured { output, report } = measured(
         &directory,
         "compare",
