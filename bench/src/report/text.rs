@@ -83,7 +83,7 @@ pub fn pair_line(measured: &[Echo], rounds: usize) -> String {
         })
         .collect();
     format!(
-        "  echo  {}  {:>20}   {}",
+        "  echo  {}  {:>23}   {}",
         place(first.round, rounds),
         first.case.to_string(),
         figures.join("   ")
