@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::beside::Wanted;
 use crate::blocks::{Contender, Rounds, Until, in_blocks};
 use crate::exchange::{
-    self, Exchange, Exchanged, Figures, Measured, Times, figures, kinds, pair_ratios_of,
+    self, Exchange, Exchanged, Figures, Measured, Times, cpu_of_epoll, figures, of_epoll,
 };
 use crate::load::Stage;
 use crate::peer::Peer;
@@ -189,7 +189,7 @@ pub fn run(plan: Plan, command_line: Vec<String>, screen: &Screen) -> Result<Rep
         count: plan.rounds,
         until: plan.until.map(|goal| Until {
             goal,
-            ratios: cpu_ratios,
+            ratios: cpu_of_epoll,
         }),
         cases: &[Case { churn: plan.churn }],
         has_floor: false,
@@ -279,34 +279,19 @@ impl Report {
     }
 }
 
-/// Each engine's CPU time for a cycle ÷ epoll's.
-fn cpu_ratios(measured: &[Measured<Case>]) -> Vec<Option<Spread>> {
-    let cpu_us = |exchanged: &Exchanged| Some(exchanged.server_cpu_us());
-    kinds(measured)
-        .filter(|one| one.engine != Some(Engine::Epoll))
-        .map(|one| {
-            let pair = [one.engine, Some(Engine::Epoll)];
-            pair_ratios_of(measured, &one.case, pair, cpu_us)
-        })
-        .collect()
-}
-
 fn summarise(plan: &Plan, measured: &[Measured<Case>]) -> Vec<Row> {
     let case = Case { churn: plan.churn };
     let row = |engine: &Engine| {
         let of = || measured.iter().filter(|one| one.engine == Some(*engine));
-        let of_epoll = |figure: fn(&Exchanged) -> f64| {
-            let pair = [Some(*engine), Some(Engine::Epoll)];
+        let ratios = |figure: fn(&Exchanged) -> f64| {
             let figure = |exchanged: &Exchanged| Some(figure(exchanged));
-            (*engine != Engine::Epoll)
-                .then(|| pair_ratios_of(measured, &case, pair, figure))
-                .flatten()
+            of_epoll(measured, &case, Some(*engine), figure)
         };
         let p99 = of().filter_map(|one| one.exchanged.client_figure("/churn/cycle_us/p99"));
         Some(Row {
             figures: figures(of())?,
-            cpu_of_epoll: of_epoll(Exchanged::server_cpu_us),
-            rate_of_epoll: of_epoll(Exchanged::per_second),
+            cpu_of_epoll: ratios(Exchanged::server_cpu_us),
+            rate_of_epoll: ratios(Exchanged::per_second),
             cycle_p99_us: Spread::of(p99),
         })
     };

@@ -187,6 +187,28 @@ pub fn pair_ratios_of<Case: PartialEq>(
     pair_ratios(rounds, |round| of(above, round), |round| of(below, round))
 }
 
+/// A figure of `engine` ÷ epoll's of the same case, round and moment; none of epoll itself.
+pub fn of_epoll<Case: PartialEq>(
+    measured: &[Measured<Case>],
+    case: &Case,
+    engine: Option<Engine>,
+    figure: impl Fn(&Exchanged) -> Option<f64>,
+) -> Option<Spread> {
+    let epoll = Some(Engine::Epoll);
+    (engine != epoll)
+        .then(|| pair_ratios_of(measured, case, [engine, epoll], figure))
+        .flatten()
+}
+
+/// Each engine's CPU time for what was counted ÷ epoll's, in each case.
+pub fn cpu_of_epoll<Case: PartialEq>(measured: &[Measured<Case>]) -> Vec<Option<Spread>> {
+    let cpu_us = |exchanged: &Exchanged| Some(exchanged.server_cpu_us());
+    kinds(measured)
+        .filter(|one| one.engine != Some(Engine::Epoll))
+        .map(|one| of_epoll(measured, &one.case, one.engine, cpu_us))
+        .collect()
+}
+
 /// What is read at each sample of the client.
 struct Mark {
     cpu: CpuMark,

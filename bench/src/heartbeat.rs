@@ -14,7 +14,7 @@ use crate::beside::Wanted;
 use crate::blocks::{Contender, Rounds, Skipped, Until, in_blocks};
 use crate::clock::millis;
 use crate::exchange::{
-    self, Exchange, Exchanged, Figures, Measured, Times, figures, kinds, pair_ratios_of,
+    self, Exchange, Exchanged, Figures, Measured, Times, cpu_of_epoll, figures, of_epoll,
 };
 use crate::load::{Stage, flag_ms};
 use crate::report;
@@ -198,7 +198,7 @@ pub fn run(plan: Plan, command_line: Vec<String>, screen: &Screen) -> Result<Rep
         count: plan.rounds,
         until: plan.until.map(|goal| Until {
             goal,
-            ratios: cpu_ratios,
+            ratios: cpu_of_epoll,
         }),
         cases: &[plan.case()],
         has_floor: false,
@@ -292,19 +292,6 @@ impl Report {
     }
 }
 
-/// Each engine's CPU time for a heartbeat ÷ epoll's.
-fn cpu_ratios(measured: &[Measured<Case>]) -> Vec<Option<Spread>> {
-    kinds(measured)
-        .filter(|one| one.engine != Some(Engine::Epoll))
-        .map(|one| cpu_of_epoll(measured, one.case, one.engine))
-        .collect()
-}
-
-fn cpu_of_epoll(measured: &[Measured<Case>], case: Case, engine: Option<Engine>) -> Option<Spread> {
-    let cpu_us = |exchanged: &Exchanged| Some(exchanged.server_cpu_us());
-    pair_ratios_of(measured, &case, [engine, Some(Engine::Epoll)], cpu_us)
-}
-
 fn summarise(plan: &Plan, measured: &[Measured<Case>]) -> Vec<Row> {
     let row = |engine: &Engine| {
         let of = || measured.iter().filter(|one| one.engine == Some(*engine));
@@ -312,12 +299,11 @@ fn summarise(plan: &Plan, measured: &[Measured<Case>]) -> Vec<Row> {
             let pointer = format!("/heartbeats/lateness_us/{quantile}");
             Spread::of(of().filter_map(|one| one.exchanged.client_figure(&pointer)))
         };
+        let cpu_us = |exchanged: &Exchanged| Some(exchanged.server_cpu_us());
         let missing = of().filter_map(|one| one.exchanged.client_figure("/heartbeats/missing"));
         Some(Row {
             figures: figures(of())?,
-            cpu_of_epoll: (*engine != Engine::Epoll)
-                .then(|| cpu_of_epoll(measured, plan.case(), Some(*engine)))
-                .flatten(),
+            cpu_of_epoll: of_epoll(measured, &plan.case(), Some(*engine), cpu_us),
             late_p50_us: late("p50"),
             late_p99_us: late("p99"),
             late_p999_us: late("p999"),

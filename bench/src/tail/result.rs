@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::blocks::Skipped;
-use crate::exchange::{Exchanged, Figures, Measured, figures, kinds, pair_ratios_of};
+use crate::exchange::{Exchanged, Figures, Measured, figures, kinds, of_epoll};
 use crate::run::About;
 use crate::scenario::Engine;
 use crate::stats::Spread;
@@ -112,7 +112,7 @@ pub fn p99_ratios(measured: &[Measured<Case>]) -> Vec<Option<Spread>> {
 
 fn p99_of_epoll(measured: &[Measured<Case>], one: &Measured<Case>) -> Option<Spread> {
     let p99 = |exchanged: &Exchanged| exchanged.client_figure(P99);
-    pair_ratios_of(measured, &one.case, [one.engine, Some(Engine::Epoll)], p99)
+    of_epoll(measured, &one.case, one.engine, p99)
 }
 
 fn summarise(measured: &[Measured<Case>]) -> Vec<Row> {
@@ -125,20 +125,16 @@ fn summarise(measured: &[Measured<Case>]) -> Vec<Row> {
             let told = one.exchanged.client.pointer("/messages/open_loop/is_short");
             told.and_then(Value::as_bool) == Some(true)
         };
-        rows.extend(figures(alike()).map(|figures| {
-            Row {
-                case: one.case,
-                beside: one.beside.clone(),
-                figures,
-                p50_us: spread("/messages/latency_us/p50"),
-                p99_us: spread(P99),
-                p999_us: spread("/messages/latency_us/p999"),
-                p99_of_epoll: (one.engine != Some(Engine::Epoll))
-                    .then(|| p99_of_epoll(measured, one))
-                    .flatten(),
-                client_lateness_p99_us: spread("/messages/open_loop/client_lateness_us/p99"),
-                short: alike().filter(is_short).count(),
-            }
+        rows.extend(figures(alike()).map(|figures| Row {
+            case: one.case,
+            beside: one.beside.clone(),
+            figures,
+            p50_us: spread("/messages/latency_us/p50"),
+            p99_us: spread(P99),
+            p999_us: spread("/messages/latency_us/p999"),
+            p99_of_epoll: p99_of_epoll(measured, one),
+            client_lateness_p99_us: spread("/messages/open_loop/client_lateness_us/p99"),
+            short: alike().filter(is_short).count(),
         }));
     }
     rows.sort_by_key(|row| {
