@@ -28,4 +28,4 @@ pub mod text;
 pub mod timeline;
 pub mod verdict;
 
-pub use reported::{Reported, Shown};
+pub use reported::{COMMANDS, Reported, Shown};

@@ -8,20 +8,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::canary::result::Report as Canary;
-use crate::churn::Report as Churn;
-use crate::climb::result::Climb;
-use crate::floor::result::Report as Floor;
-use crate::heartbeat::Report as Heartbeat;
-use crate::memory::result::MemoryReport;
-use crate::remote::result::Report as Remote;
 use crate::report::html::html;
 use crate::report::page::Page;
-use crate::report::{Reported, Shown};
-use crate::result::Report as Compare;
+use crate::report::{Shown, reported};
 use crate::run::FORMAT_VERSION;
-use crate::selfcheck::result::Report as Selfcheck;
-use crate::tail::result::Report as Tail;
 
 /// No report of any command comes near it.
 const MOST_BYTES: u64 = 256 << 20;
@@ -106,32 +96,18 @@ fn read(path: &Path) -> Result<Value, String> {
 
 fn report_of(report: &Value) -> Result<Box<dyn Shown>, String> {
     check_version(report)?;
-    match report.get("command").and_then(Value::as_str) {
-        Some(Compare::COMMAND) => report_as::<Compare>(report),
-        Some(Climb::COMMAND) => report_as::<Climb>(report),
-        Some(Canary::COMMAND) => report_as::<Canary>(report),
-        Some(MemoryReport::COMMAND) => report_as::<MemoryReport>(report),
-        Some(Remote::COMMAND) => report_as::<Remote>(report),
-        Some(Floor::COMMAND) => report_as::<Floor>(report),
-        Some(Tail::COMMAND) => report_as::<Tail>(report),
-        Some(Heartbeat::COMMAND) => report_as::<Heartbeat>(report),
-        Some(Churn::COMMAND) => report_as::<Churn>(report),
-        Some(Selfcheck::COMMAND) => report_as::<Selfcheck>(report),
-        other => Err(format!(
-            "is of the command {}, of which this program knows no report; see throng-bench --version",
-            other.unwrap_or("(none)")
-        )),
-    }
-}
-
-fn report_as<R: Reported>(report: &Value) -> Result<Box<dyn Shown>, String> {
-    let report: R = serde_json::from_value(report.clone()).map_err(|cause| {
+    let command = report.get("command").and_then(Value::as_str);
+    let command = command.unwrap_or("(none)");
+    let read = reported::from_value(command, report).ok_or_else(|| {
         format!(
-            "has the format {FORMAT_VERSION} but not the fields of {} ({cause}); was it changed?",
-            R::COMMAND
+            "is of the command {command}, of which this program knows no report; see throng-bench --version"
         )
     })?;
-    Ok(Box::new(report))
+    read.map_err(|cause| {
+        format!(
+            "has the format {FORMAT_VERSION} but not the fields of {command} ({cause}); was it changed?"
+        )
+    })
 }
 
 fn check_version(report: &Value) -> Result<(), String> {

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use crate::diff::{Figure, figures};
 use crate::report::page::Page;
@@ -28,8 +29,19 @@ pub trait Reported: Shown + Serialize + DeserializeOwned + 'static {
 
 /// Ties a report's type to its command and its forms, of which each has a room of its own.
 macro_rules! reported {
-    ($($report:ty, $command:literal, $text:path, $page:path, $figures:expr;)*) => {$(
-        impl Reported for $report {
+    ($($report:ty, $command:literal, $text:path, $page:path, $figures:expr;)*) => {
+        /// The commands that write reports.
+        pub const COMMANDS: &[&str] = &[$($command),*];
+
+        /// The report of `command` that `value` holds; `None` where no command is called so.
+        pub(crate) fn from_value(command: &str, value: &Value) -> Option<serde_json::Result<Box<dyn Shown>>> {
+            match command {
+                $($command => Some(boxed::<$report>(value)),)*
+                _ => None,
+            }
+        }
+
+        $(impl Reported for $report {
             const COMMAND: &'static str = $command;
         }
 
@@ -51,8 +63,12 @@ macro_rules! reported {
             fn as_ref(&self) -> &About {
                 &self.about
             }
-        }
-    )*};
+        })*
+    };
+}
+
+fn boxed<R: Reported>(value: &Value) -> serde_json::Result<Box<dyn Shown>> {
+    Ok(Box::new(R::deserialize(value)?))
 }
 
 use crate::report::{
