@@ -14,6 +14,7 @@ use thiserror::Error;
 
 use crate::conn::Limits;
 use crate::control::Control;
+use crate::drain::Drain;
 use crate::engine::EngineKind;
 use crate::timeouts::Timeouts;
 
@@ -43,8 +44,13 @@ pub struct Config {
     pub limits: Limits,
     /// Bounds on a peer's silence.
     pub timeouts: Timeouts,
-    /// For how long output may still be sent after the stop.
+    /// How long connections may take to go after the stop ([`drain`](crate::drain)); those that are left are closed towards
+    /// its end.
     pub drain_timeout: Duration,
+    /// What they are told then, evenly over the first quarter of it; nothing where it is empty.
+    pub farewell: Vec<u8>,
+    /// A worker that does not turn for so long ends the server with an error; never without.
+    pub stall_timeout: Option<Duration>,
     /// What an io_uring connection costs: an entry of a table, or a file descriptor.
     pub descriptors: Descriptors,
     /// Direct descriptors in each table of a worker: at most RLIMIT_NOFILE, at most 1 << 20.
@@ -72,7 +78,9 @@ impl Config {
             backlog: 4096,
             limits: Limits::default(),
             timeouts: Timeouts::default(),
-            drain_timeout: Duration::from_secs(5),
+            drain_timeout: Drain::DEFAULT_TIMEOUT,
+            farewell: Vec::new(),
+            stall_timeout: Some(Duration::from_secs(10)),
             descriptors: Descriptors::Direct,
             table_slots: nofile.min(u64::from(Self::MAX_TABLE_SLOTS)) as u32,
         }
@@ -122,8 +130,9 @@ Examples:
   throng-server --max-connections 10000 --refusal 'busy, try later' --idle-timeout 5m
   throng-server --canary-port 7001                   answers the client's --canary too
 
-SIGINT or SIGTERM: stops accepting, sends what waits, closes, prints a summary.
-Exit status: 0 ended in good order; 1 failed while running; 2 bad usage.";
+SIGINT or SIGTERM: stops accepting, tells the clients (line: `bye`), waits for them to go for --drain-timeout, closes
+those that are left, prints a summary. A second one: closes at once.
+Exit status: 0 ended in good order; 1 failed while running, a dead worker included; 2 bad usage.";
 
 /// Holds very many TCP connections: io_uring or epoll, one pinned worker per core.
 #[derive(Debug, Parser)]
@@ -186,6 +195,12 @@ pub struct Flags {
     /// Close a connection whose peer took nothing of what waits for it for this long; 0 = never
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "60s", help_heading = "How it serves")]
     pub write_timeout: Duration,
+    /// At SIGTERM: how long clients may take to go; those that are left are closed evenly in its last quarter
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "10s", help_heading = "How it ends")]
+    pub drain_timeout: Duration,
+    /// End with an error when a worker does nothing for this long; 0 = never
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "10s", help_heading = "How it ends")]
+    pub stall_timeout: Duration,
     /// Take commands from a unix socket here: `broadcast TEXT`, `broadcast over 5s TEXT`
     #[arg(long, value_name = "PATH", help_heading = "What it broadcasts")]
     pub control: Option<PathBuf>,
@@ -213,7 +228,7 @@ pub struct Flags {
     #[arg(long, value_name = "FILE", help_heading = "What it says")]
     pub json: Option<PathBuf>,
     /// End, as by SIGTERM, when standard input closes: a parent's death then ends the server too
-    #[arg(long, help_heading = "What it says")]
+    #[arg(long, help_heading = "How it ends")]
     pub until_stdin_closes: bool,
 }
 
@@ -269,6 +284,11 @@ pub enum UsageError {
     /// A time nobody can keep.
     #[error("{0} must be at least 10ms (or 0 for none)")]
     TooShort(&'static str),
+    /// A worker that is idle turns twice a second.
+    #[error(
+        "--stall-timeout must be at least 1s (or 0 for none): an idle worker turns twice a second"
+    )]
+    StallTimeout,
     /// A refusal that a new socket might not take at once.
     #[error("--refusal has {0} bytes: at most {most} go out without waiting", most = Config::MAX_REFUSAL_BYTES - 1)]
     RefusalTooLong(usize),
@@ -379,6 +399,10 @@ pub fn resolve(args: impl Iterator<Item = OsString>) -> Result<Resolved, UsageEr
             return Err(UsageError::TooShort(flag));
         }
     }
+    let stall_timeout = Some(flags.stall_timeout).filter(|t| !t.is_zero());
+    if stall_timeout.is_some_and(|t| t < Duration::from_secs(1)) {
+        return Err(UsageError::StallTimeout);
+    }
     let refusal = flags
         .refusal
         .map_or(Vec::new(), |text| format!("{text}\n").into_bytes());
@@ -448,6 +472,12 @@ pub fn resolve(args: impl Iterator<Item = OsString>) -> Result<Resolved, UsageEr
             heartbeat,
             heartbeat_waits: flags.heartbeat_at_signal,
             timeouts,
+            drain_timeout: flags.drain_timeout,
+            farewell: match flags.protocol {
+                Protocol::Line => wire::line::FAREWELL.to_vec(),
+                Protocol::Echo => Vec::new(),
+            },
+            stall_timeout,
             max_connections: flags.max_connections,
             refusal,
             reuse_port: flags.reuse_port,
@@ -487,6 +517,7 @@ mod tests {
         assert!(refused("--heartbeat 1ms").contains("at least 10ms"));
         assert!(refused("--heartbeat 0 --heartbeat-at-signal").contains("--heartbeat TIME"));
         assert!(refused("--idle-timeout 1ms").contains("--idle-timeout"));
+        assert!(refused("--stall-timeout 10ms").contains("at least 1s"));
         assert!(refused("--write-timeout soon").contains("500ms"));
         assert!(refused("--cores 4096").contains("affinity mask"));
         assert!(refused("--cores 0,x").contains("not a core"));

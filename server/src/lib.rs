@@ -21,6 +21,7 @@ pub mod cli;
 pub mod config;
 pub mod conn;
 pub mod control;
+pub mod drain;
 pub mod engine;
 pub mod listener;
 pub mod schedule;
@@ -28,6 +29,7 @@ mod server;
 pub mod stats;
 pub mod summary;
 pub mod timeouts;
+pub mod watchdog;
 pub mod worker;
 
 pub use config::Config;

@@ -98,6 +98,9 @@ pub struct Stats {
     pub dropped_table_full: u64,
     /// Accepts that failed for lack of files or memory, and were tried again.
     pub accept_retries: u64,
+    /// Connections held when the end began. Those that were not closed by it ([`CloseReason::Shutdown`]) went by
+    /// themselves.
+    pub drained: u64,
     /// Connections ended, by reason.
     pub closed: BTreeMap<CloseReason, u64>,
     /// Bytes received.
@@ -134,6 +137,7 @@ impl Stats {
             refused_max_connections: 0,
             dropped_table_full: 0,
             accept_retries: 0,
+            drained: 0,
             closed: BTreeMap::new(),
             bytes_in: 0,
             bytes_out: 0,
@@ -155,6 +159,14 @@ impl Stats {
         *self.closed.entry(reason).or_default() += 1;
     }
 
+    /// Of those held when the end began, how many it closed.
+    pub fn drained_closed(&self) -> u64 {
+        self.closed
+            .get(&CloseReason::Shutdown)
+            .copied()
+            .unwrap_or(0)
+    }
+
     /// A heartbeat was said `late_ns` after it was due.
     pub fn count_heartbeat(&mut self, late_ns: u64) {
         self.heartbeats_sent += 1;
@@ -168,6 +180,7 @@ impl Stats {
         self.refused_max_connections += other.refused_max_connections;
         self.dropped_table_full += other.dropped_table_full;
         self.accept_retries += other.accept_retries;
+        self.drained += other.drained;
         for (reason, count) in &other.closed {
             *self.closed.entry(*reason).or_default() += count;
         }

@@ -84,6 +84,15 @@ impl fmt::Display for Summary {
         for (reason, count) in &stats.closed {
             writeln!(f, "  closed       {count} {reason}")?;
         }
+        if stats.drained > 0 {
+            let closed = stats.drained_closed();
+            writeln!(
+                f,
+                "  drained      {} held at the stop: {} went by themselves, {closed} were closed",
+                stats.drained,
+                stats.drained.saturating_sub(closed),
+            )?;
+        }
         writeln!(
             f,
             "  traffic      {} bytes in {} receives, {} bytes out {} sends, {} cut short",

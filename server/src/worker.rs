@@ -21,13 +21,15 @@ use crate::conn::Limits;
 use crate::engine::{Engine, EngineError};
 use crate::stats::Stats;
 use crate::timeouts::Timeouts;
+use crate::watchdog::{Pulse, State};
 
 /// What a worker is given. `F` makes the session of a new connection.
 pub struct Worker<F> {
     /// Which worker, from 0.
     pub number: usize,
-    /// Its own listening socket, non-blocking.
-    pub listener: TcpListener,
+    /// Its own listening socket, non-blocking. Taken, and closed when the worker is told to stop, so that another process
+    /// can have the port.
+    pub listener: Option<TcpListener>,
     /// Pending connections the listener keeps.
     pub backlog: u32,
     /// Makes a session.
@@ -40,8 +42,10 @@ pub struct Worker<F> {
     pub limits: Limits,
     /// Bounds on a peer's silence.
     pub timeouts: Timeouts,
-    /// For how long output may still be sent after the stop.
+    /// How long letting connections go may take after the stop.
     pub drain_timeout: Duration,
+    /// What they are told then.
+    pub farewell: Option<Arc<Message>>,
     /// What an io_uring connection costs.
     pub descriptors: Descriptors,
     /// Slots of each table of an engine that has tables.
@@ -54,6 +58,8 @@ pub struct Worker<F> {
     pub publisher: Publisher,
     /// Where `ready` is said.
     pub events: Sender<Event>,
+    /// Where each turn is shown.
+    pub pulse: Arc<Pulse>,
 }
 
 impl<F> Worker<F> {
@@ -86,7 +92,14 @@ pub enum Event {
         /// Its counts, or why it ended early.
         result: Result<Box<Stats>, EngineError>,
     },
-    /// The server is asked to end.
+    /// A worker does nothing any more.
+    Stalled {
+        /// Which.
+        worker: usize,
+        /// What it was doing.
+        state: State,
+    },
+    /// The server is asked to end. Asked again, it ends at once.
     Stop(&'static str),
 }
 
@@ -109,6 +122,7 @@ pub fn spawn<E: Engine, S: Session + 'static, F: Fn() -> S + Send + 'static>(
                     source: io::Error::other("panicked"),
                 })),
             };
+            let _alive = worker.pulse.begin();
             let pinned = kernel_tuning::process::pin_current_thread(core).map_err(|error| {
                 EngineError::System {
                     what: "pinning a worker to its core",
@@ -142,6 +156,8 @@ impl Drop for Ending {
 pub enum Command {
     /// Stop accepting, drain, end.
     Stop,
+    /// Stop accepting, or draining, and end now.
+    End,
     /// Begin with the heartbeats that wait for it.
     Beat,
     /// Give this to every session.

@@ -9,7 +9,7 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::net::Shutdown;
+use std::net::{Shutdown, TcpListener};
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
@@ -40,6 +40,8 @@ pub(super) struct Hub<S, F> {
     connections: Vec<Option<Connection<S>>>,
     free: Vec<u32>,
     held: u32,
+    /// Until it is to stop.
+    listener: Option<TcpListener>,
     /// Accepting tasks.
     accepting: u32,
     /// Connections with a write under way.
@@ -87,6 +89,7 @@ impl<S: Session, F: Fn() -> S> Hub<S, F> {
             connections: Vec::new(),
             free: Vec::new(),
             held: 0,
+            listener: None,
             accepting: 0,
             writing: 0,
             room: vec![0; Out::MIN_ROOM],
@@ -355,25 +358,36 @@ impl<S: Session, F: Fn() -> S> Hub<S, F> {
         }
     }
 
+    /// What it shuts down when it is to stop.
+    pub(super) fn listens_on(&mut self, listener: TcpListener) {
+        self.listener = Some(listener);
+    }
+
     /// Ends the accepts that are under way, and has no more of them.
     pub(super) fn stop(&mut self) {
         self.stopping = true;
-        if let Err(error) = SockRef::from(&self.worker.listener).shutdown(Shutdown::Both) {
+        self.stats.drained = self.held.into();
+        if let Some(listener) = self.listener.take()
+            && let Err(error) = SockRef::from(&listener).shutdown(Shutdown::Both)
+        {
             warn!(%error, "the listener cannot be shut down");
         }
     }
 
-    /// Ends connections: once their output is sent, or `now`.
-    pub(super) fn drain(&mut self, now: bool) {
+    /// Ends a connection once its output is sent.
+    pub(super) fn finish(&mut self, slot: u32) {
+        if let Some(Some(connection)) = self.connections.get_mut(slot as usize)
+            && connection.close.is_none()
+        {
+            connection.close = Some(CloseReason::Shutdown);
+            wake(connection);
+        }
+    }
+
+    /// Ends all connections now.
+    pub(super) fn abort_all(&mut self) {
         for slot in 0..self.connections.len() as u32 {
-            if now {
-                self.abort(slot, CloseReason::Shutdown);
-            } else if let Some(connection) = &mut self.connections[slot as usize]
-                && connection.close.is_none()
-            {
-                connection.close = Some(CloseReason::Shutdown);
-                wake(connection);
-            }
+            self.abort(slot, CloseReason::Shutdown);
         }
     }
 

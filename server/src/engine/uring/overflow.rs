@@ -59,7 +59,7 @@ fn what_overflows_is_counted_and_not_lost() {
     let (sender, events) = channel();
     let worker = Worker {
         number: 0,
-        listener,
+        listener: Some(listener),
         backlog: 256,
         session: || Sleeper,
         heartbeat: None,
@@ -67,12 +67,14 @@ fn what_overflows_is_counted_and_not_lost() {
         limits: Default::default(),
         timeouts: Timeouts::default(),
         drain_timeout: BOUND,
+        farewell: None,
         descriptors: ring::Descriptors::Direct,
         table_slots: TABLE_SLOTS,
         admission: Arc::new(Admission::new(u64::MAX)),
         refusal: Arc::new([]),
         publisher: publisher.clone(),
         events: sender,
+        pulse: Arc::default(),
     };
     let config = ring::Config {
         sq_entries: 8,
