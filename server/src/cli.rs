@@ -1,7 +1,7 @@
 //! The command `throng-server`: flags in, exit status out.
 
 use std::ffi::OsString;
-use std::io::{Read, Write};
+use std::io::{IsTerminal, Read, Write};
 use std::process::ExitCode;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
@@ -77,6 +77,7 @@ fn run(resolved: &mut Resolved) -> anyhow::Result<()> {
 
     let started = Instant::now();
     let server = serve(resolved)?;
+    show_panics(&server);
     let address = server.address().to_string();
     // Ends with the server.
     let canary = resolved
@@ -84,7 +85,8 @@ fn run(resolved: &mut Resolved) -> anyhow::Result<()> {
         .map(|port| Responder::start(server.address().ip(), port))
         .transpose()?;
     announce(resolved, &address, canary.as_ref());
-    obey_signals(signals, &server, resolved.broadcast.clone())?;
+    let drain_timeout = resolved.config.drain_timeout;
+    obey_signals(signals, &server, resolved.broadcast.clone(), drain_timeout)?;
     // Removed when the server has ended.
     let _control = match resolved.control.take() {
         None => None,
@@ -111,8 +113,29 @@ fn run(resolved: &mut Resolved) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Shows what a worker was doing that panics, before what the panic itself leads to: the end of the process at once in a
+/// build that aborts, of the server in one that unwinds.
+fn show_panics(server: &Server) {
+    let pulses = server.pulses().to_vec();
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        before(info);
+        let thread = std::thread::current();
+        let number = thread.name().and_then(|name| name.strip_prefix("worker-"));
+        if let Some(number) = number.and_then(|number| number.parse::<usize>().ok())
+            && let Some(state) = pulses.get(number).and_then(|pulse| pulse.state())
+        {
+            let _ = writeln!(std::io::stderr(), "worker {number} panicked {state}");
+        }
+    }));
+}
+
 fn serve(resolved: &Resolved) -> Result<Server, StartError> {
     match resolved.protocol {
+        #[cfg(feature = "burn")]
+        Protocol::Line if resolved.faults => {
+            start(&resolved.config, |_| crate::faults::Faulty::default)
+        }
         Protocol::Line => start(&resolved.config, |_| wire::Line::default),
         #[cfg(feature = "burn")]
         Protocol::Echo if resolved.burn > 0 => {
@@ -151,8 +174,10 @@ fn obey_signals(
     signals: SigSet,
     server: &Server,
     (text, over): (Vec<u8>, Duration),
+    drain_timeout: Duration,
 ) -> anyhow::Result<()> {
     let (stop, publisher) = (server.stopper(), server.publisher().clone());
+    let (admission, timeout) = (server.admission(), drain_timeout);
     std::thread::Builder::new()
         .name("signals".into())
         .spawn(move || {
@@ -163,8 +188,17 @@ fn obey_signals(
                     }
                 } else if signal == Signal::SIGUSR2 {
                     publisher.post(Command::Beat);
-                } else if stop.send(Event::Stop(signal.as_str())).is_err() {
-                    return;
+                } else {
+                    if admission.held() > 0 && std::io::stderr().is_terminal() {
+                        let time = humantime::format_duration(timeout);
+                        eprintln!(
+                            "{} connections have up to {time} to go; once more to end at once",
+                            admission.held()
+                        );
+                    }
+                    if stop.send(Event::Stop(signal.as_str())).is_err() {
+                        return;
+                    }
                 }
             }
         })

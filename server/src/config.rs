@@ -224,6 +224,10 @@ pub struct Flags {
         help_heading = "How it serves"
     )]
     pub burn: u8,
+    /// Panic at the line `panic`, stall at the line `stall`, with --protocol line
+    #[cfg(feature = "burn")]
+    #[arg(long, help_heading = "How it serves")]
+    pub faults: bool,
     /// Write the summary to this file too, with more in it
     #[arg(long, value_name = "FILE", help_heading = "What it says")]
     pub json: Option<PathBuf>,
@@ -365,6 +369,9 @@ pub struct Resolved {
     /// How much CPU time is wasted, in percent of what is used.
     #[cfg(feature = "burn")]
     pub burn: u8,
+    /// Whether two lines break it.
+    #[cfg(feature = "burn")]
+    pub faults: bool,
 }
 
 /// Reads and checks the command line. The soft limit of open files is raised to the hard one first: it
@@ -496,6 +503,8 @@ pub fn resolve(args: impl Iterator<Item = OsString>) -> Result<Resolved, UsageEr
         until_stdin_closes: flags.until_stdin_closes,
         #[cfg(feature = "burn")]
         burn: flags.burn,
+        #[cfg(feature = "burn")]
+        faults: flags.faults,
     })
 }
 

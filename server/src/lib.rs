@@ -23,6 +23,8 @@ pub mod conn;
 pub mod control;
 pub mod drain;
 pub mod engine;
+#[cfg(feature = "burn")]
+pub mod faults;
 pub mod listener;
 pub mod schedule;
 mod server;

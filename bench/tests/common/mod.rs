@@ -96,6 +96,10 @@ impl Server {
         if !flags.contains(&"--listen") {
             command.args(["--listen", "127.0.0.1:0"]);
         }
+        // Most tests stop a server whose clients are still there.
+        if !flags.contains(&"--drain-timeout") {
+            command.args(["--drain-timeout", "300ms"]);
+        }
         Server::spawn(command)
     }
 
