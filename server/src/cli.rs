@@ -113,8 +113,8 @@ fn run(resolved: &mut Resolved) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Shows what a worker was doing that panics, before what the panic itself leads to: the end of the process at once in a
-/// build that aborts, of the server in one that unwinds.
+/// Shows what a worker was doing that panics, and ends the process at once, in every build: a runtime that catches the
+/// panic of a task would serve on without it.
 fn show_panics(server: &Server) {
     let pulses = server.pulses().to_vec();
     let before = std::panic::take_hook();
@@ -126,6 +126,7 @@ fn show_panics(server: &Server) {
             && let Some(state) = pulses.get(number).and_then(|pulse| pulse.state())
         {
             let _ = writeln!(std::io::stderr(), "worker {number} panicked {state}");
+            std::process::abort();
         }
     }));
 }

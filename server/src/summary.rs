@@ -142,8 +142,8 @@ impl fmt::Display for Summary {
         if let Some(ring) = &stats.ring {
             write!(
                 f,
-                "  rings        {} tables, {} enters",
-                ring.rings, ring.enters
+                "  rings        {} tables, {} restricted to what they are for, {} enters",
+                ring.rings, ring.restricted_rings, ring.enters
             )?;
             for (what, count) in [
                 ("turns with overflowed completions", ring.overflows),

@@ -117,17 +117,19 @@ fn those_that_stay_are_served_and_then_closed_evenly(engine: EngineKind) {
 
 fn the_port_is_free_while_clients_go(engine: EngineKind) {
     let old = serve(engine, LONG);
+    let address = old.address();
     let mut streams = greeted(&old, 3);
     stop(&old);
+    let going = std::thread::spawn(move || old.wait().unwrap());
     streams.iter_mut().for_each(assert_told);
     let core = kernel_tuning::process::affinity().unwrap()[0];
-    let config = Config::new(old.address(), engine, vec![core]);
+    let config = Config::new(address, engine, vec![core]);
     let new = server::start(&config, |_| wire::Line::default).unwrap();
     greeted(&new, 10);
     streams[0].write_all(b"the old one\n").unwrap();
     streams[0].read_exact(&mut [0; 12]).unwrap();
     drop(streams);
-    assert_eq!(closed(&old.wait().unwrap()), (3, 0));
+    assert_eq!(closed(&going.join().unwrap()), (3, 0));
     stop(&new);
     assert_eq!(new.wait().unwrap().stats.accepted, 10);
 }

@@ -8,7 +8,7 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ring::{Completion, Config, Descriptors, Group, Op, Operation, RecvBuffers};
+use ring::{Completion, Config, Descriptors, Group, Op, Operation, RecvBuffers, Uses};
 use tracing::{debug, warn};
 use wire::Session;
 
@@ -35,6 +35,7 @@ impl Engine for Uring {
         let config = Config {
             descriptors: worker.descriptors,
             table_slots: worker.table_slots,
+            uses: Uses::Accept,
             ..Config::default()
         };
         run_on(config, worker)
@@ -46,7 +47,11 @@ pub(super) fn run_on<S: Session, F: Fn() -> S>(
     config: Config,
     worker: Worker<F>,
 ) -> Result<Stats, EngineError> {
-    let mut driver = Driver::new(Group::new(config)?, worker)?;
+    let group = Group::new(config)?;
+    if let Some(error) = group.unrestricted() {
+        warn!(%error, "the kernel does not restrict rings to the operations in use");
+    }
+    let mut driver = Driver::new(group, worker)?;
     driver.worker.ready();
     driver.serve()?;
     Ok(driver.end())
