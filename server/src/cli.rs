@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use kernel_tuning::setting::Role;
+use nix::sys::prctl::set_no_new_privs;
 use nix::sys::signal::{SigSet, Signal};
 use tracing::level_filters::LevelFilter;
 use tracing::warn;
@@ -16,6 +17,7 @@ use tracing_subscriber::EnvFilter;
 use crate::canary::Responder;
 use crate::config::{Protocol, Resolved, UsageError, resolve};
 use crate::control::Control;
+use crate::sandbox;
 use crate::server::{Server, StartError, start};
 use crate::summary::Summary;
 use crate::worker::{Command, Event};
@@ -63,8 +65,10 @@ fn run(resolved: &mut Resolved) -> anyhow::Result<()> {
              a file descriptor per connection is used, and RLIMIT_NOFILE bounds them"
         );
     }
+    // Nothing that this process starts, which is nothing, may do more than it.
+    set_no_new_privs().context("giving up new privileges (PR_SET_NO_NEW_PRIVS)")?;
     let brief = |connections| kernel_tuning::check::brief(Role::Server, connections);
-    if let Some(line) = resolved.config.max_connections.and_then(brief) {
+    if let Some(line) = resolved.config.bounds.max_connections.and_then(brief) {
         warn!("{line}");
     }
     // Before any thread exists, so that all of them inherit the mask and only the waiting one gets the signals.
@@ -75,15 +79,24 @@ fn run(resolved: &mut Resolved) -> anyhow::Result<()> {
     signals.add(Signal::SIGUSR2);
     signals.thread_block().context("blocking signals")?;
 
+    if resolved.until_stdin_closes {
+        // Part of a load test. Where it is refused (a read-only /proc), the server serves as well.
+        let _ = kernel_tuning::process::prefer_oom_kill();
+    }
+    if let (Some(user), Some((control, _))) = (resolved.config.identity, &resolved.control) {
+        control
+            .give_to(user)
+            .context("giving the control socket to --user")?;
+    }
+    // Ends with the server.
+    let canary = resolved
+        .canary_port
+        .map(|port| Responder::start(resolved.config.listen.ip(), port))
+        .transpose()?;
     let started = Instant::now();
     let server = serve(resolved)?;
     show_panics(&server);
     let address = server.address().to_string();
-    // Ends with the server.
-    let canary = resolved
-        .canary_port
-        .map(|port| Responder::start(server.address().ip(), port))
-        .transpose()?;
     announce(resolved, &address, canary.as_ref());
     let drain_timeout = resolved.config.drain_timeout;
     obey_signals(signals, &server, resolved.broadcast.clone(), drain_timeout)?;
@@ -97,18 +110,20 @@ fn run(resolved: &mut Resolved) -> anyhow::Result<()> {
         }
     };
     if resolved.until_stdin_closes {
-        // Part of a load test. Where it is refused (a read-only /proc), the server serves as well.
-        let _ = kernel_tuning::process::prefer_oom_kill();
         stop_when_stdin_closes(server.stopper())?;
+    }
+    if resolved.sandbox {
+        sandbox::enter()?;
     }
     let ended = server.wait()?;
     let mut summary = Summary::new(resolved, address, started.elapsed().as_secs_f64(), ended);
     summary.canary = canary.as_ref().map(Responder::summary);
     // A reader that has gone must not keep the summary from its file.
     let _ = write!(std::io::stdout(), "{summary}");
-    if let Some(path) = &resolved.json {
+    if let Some((path, mut file)) = resolved.json.take() {
         let json = serde_json::to_vec_pretty(&summary)?;
-        std::fs::write(path, json).with_context(|| format!("writing {}", path.display()))?;
+        file.write_all(&json)
+            .with_context(|| format!("writing {}", path.display()))?;
     }
     Ok(())
 }

@@ -8,14 +8,17 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use kernel_tuning::process;
+use nix::unistd::geteuid;
 use ring::Descriptors;
 use serde::Serialize;
 use thiserror::Error;
 
+use crate::admission::Bounds;
 use crate::conn::Limits;
 use crate::control::Control;
 use crate::drain::Drain;
 use crate::engine::EngineKind;
+use crate::privileges::Identity;
 use crate::timeouts::Timeouts;
 
 /// Everything a server needs to start.
@@ -31,8 +34,13 @@ pub struct Config {
     pub heartbeat: Option<Duration>,
     /// No heartbeat is said before [`crate::worker::Command::Beat`].
     pub heartbeat_waits: bool,
-    /// Connections held at one time, over all workers; more are accepted and closed.
-    pub max_connections: Option<u64>,
+    /// Who may come in, over all workers; the others are accepted and closed. With `max_per_source` the descriptors must be
+    /// ordinary ones.
+    pub bounds: Bounds,
+    /// While less memory than this is left, nobody may come in; 0 for whatever there is.
+    pub memory_reserve_bytes: u64,
+    /// Who the process is from the time on at which its port is bound.
+    pub identity: Option<Identity>,
     /// What those are told, as far as their sockets take it at once; nothing where it is empty. Cut off after
     /// [`Config::MAX_REFUSAL_BYTES`].
     pub refusal: Vec<u8>,
@@ -72,7 +80,9 @@ impl Config {
             cores,
             heartbeat: None,
             heartbeat_waits: false,
-            max_connections: None,
+            bounds: Bounds::default(),
+            memory_reserve_bytes: 0,
+            identity: None,
             refusal: Vec::new(),
             reuse_port: false,
             backlog: 4096,
@@ -179,15 +189,30 @@ pub struct Flags {
     )]
     pub cores: Cores,
     /// Hold at most this many connections; more are accepted, closed and counted
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), help_heading = "How it serves")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), help_heading = "Who may come in")]
     pub max_connections: Option<u64>,
-    /// What those are told before they are closed, followed by a line end [default: nothing]
+    /// Hold at most this many from one IPv4 address or IPv6 /64 network; io_uring then takes a file descriptor per connection
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Who may come in")]
+    pub max_per_source: Option<u32>,
+    /// Let in at most this many a second, and as many at once
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Who may come in")]
+    pub accept_rate: Option<u32>,
+    /// Let nobody in while less memory is left than so many MiB, of the host's or the control group's, or little of tcp_mem; 0 = whatever there is
     #[arg(
         long,
-        value_name = "TEXT",
-        requires = "max_connections",
-        help_heading = "How it serves"
+        value_name = "MIB",
+        default_value_t = 64,
+        help_heading = "Who may come in"
     )]
+    pub memory_reserve: u32,
+    /// Be this user once the port is bound: NAME or UID, and :GROUP or :GID
+    #[arg(long, value_name = "USER", help_heading = "What it may do")]
+    pub user: Option<Identity>,
+    /// Make no system call that a running server does not need (seccomp); one that is made all the same ends the process
+    #[arg(long, help_heading = "What it may do")]
+    pub sandbox: bool,
+    /// What those are told before they are closed, followed by a line end [default: nothing]
+    #[arg(long, value_name = "TEXT", help_heading = "Who may come in")]
     pub refusal: Option<String>,
     /// Close a connection from which nothing was received for this long [default: none]
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "0", hide_default_value = true, help_heading = "How it serves")]
@@ -288,6 +313,14 @@ pub enum UsageError {
     /// A time nobody can keep.
     #[error("{0} must be at least 10ms (or 0 for none)")]
     TooShort(&'static str),
+    /// Nobody can say where a direct descriptor comes from.
+    #[error(
+        "--max-per-source asks each connection where it comes from, which direct descriptors cannot say: use --descriptors fd"
+    )]
+    NoSource,
+    /// The user cannot be taken on.
+    #[error("--user: only root may become another user; start as root, or without it")]
+    NotRoot,
     /// A worker that is idle turns twice a second.
     #[error(
         "--stall-timeout must be at least 1s (or 0 for none): an idle worker turns twice a second"
@@ -359,7 +392,9 @@ pub struct Resolved {
     /// Where canaries are answered.
     pub canary_port: Option<u16>,
     /// Where the summary goes.
-    pub json: Option<PathBuf>,
+    pub json: Option<(PathBuf, std::fs::File)>,
+    /// Whether system calls are filtered.
+    pub sandbox: bool,
     /// Where commands come from.
     pub control: Option<(Control, UnixListener)>,
     /// What SIGUSR1 tells every connection, and over which time.
@@ -430,12 +465,20 @@ pub fn resolve(args: impl Iterator<Item = OsString>) -> Result<Resolved, UsageEr
             None => cores,
         },
     };
-    if let Some(path) = &flags.json {
-        std::fs::File::create(path).map_err(|error| UsageError::Json {
-            path: path.clone(),
-            error,
-        })?;
+    if let Some(user) = flags.user
+        && !geteuid().is_root()
+        && geteuid() != user.uid
+    {
+        return Err(UsageError::NotRoot);
     }
+    // Open from now on: it could not be opened by another user, or in the sandbox.
+    let json = match flags.json {
+        None => None,
+        Some(path) => match std::fs::File::create(&path) {
+            Ok(file) => Some((path, file)),
+            Err(error) => return Err(UsageError::Json { path, error }),
+        },
+    };
     let control = match flags.control {
         None => None,
         Some(path) => {
@@ -461,6 +504,11 @@ pub fn resolve(args: impl Iterator<Item = OsString>) -> Result<Resolved, UsageEr
     };
     let releases = || matches!(ring::direct_descriptors_release(), Ok(true));
     let (descriptors, leaks) = match (engine, flags.descriptors) {
+        // A direct descriptor has no address that could be asked for before Linux 6.19.
+        (EngineKind::Uring, DescriptorChoice::Direct) if flags.max_per_source.is_some() => {
+            return Err(UsageError::NoSource);
+        }
+        (EngineKind::Uring, _) if flags.max_per_source.is_some() => (Descriptors::Ordinary, false),
         (EngineKind::Uring, DescriptorChoice::Fd) => (Descriptors::Ordinary, false),
         (EngineKind::Uring, DescriptorChoice::Auto) if !releases() => (Descriptors::Ordinary, true),
         _ => (Descriptors::Direct, false),
@@ -485,7 +533,13 @@ pub fn resolve(args: impl Iterator<Item = OsString>) -> Result<Resolved, UsageEr
                 Protocol::Echo => Vec::new(),
             },
             stall_timeout,
-            max_connections: flags.max_connections,
+            bounds: Bounds {
+                max_connections: flags.max_connections,
+                max_per_source: flags.max_per_source,
+                accept_rate: flags.accept_rate,
+            },
+            memory_reserve_bytes: u64::from(flags.memory_reserve) << 20,
+            identity: flags.user,
             refusal,
             reuse_port: flags.reuse_port,
             table_slots,
@@ -494,7 +548,8 @@ pub fn resolve(args: impl Iterator<Item = OsString>) -> Result<Resolved, UsageEr
         protocol: flags.protocol,
         fallback,
         canary_port: flags.canary_port,
-        json: flags.json,
+        json,
+        sandbox: flags.sandbox,
         control,
         broadcast: (
             format!("{}\n", flags.broadcast).into_bytes(),
@@ -533,7 +588,9 @@ mod tests {
         assert!(refused("--listen nowhere").contains("--listen"));
         assert!(refused("--canary-port 7000").contains("--canary-port"));
         assert!(refused("--max-connections 0").contains("--max-connections"));
-        assert!(refused("--refusal busy").contains("--max-connections"));
+        assert!(refused("--max-per-source 0").contains("--max-per-source"));
+        assert!(refused("--accept-rate 0").contains("--accept-rate"));
+        assert!(refused("--user root").contains("ordinary"));
         let long = format!("--max-connections 1 --refusal {}", "x".repeat(1024));
         assert!(refused(&long).contains("at most 1023"));
         assert!(refused("--json /nonexistent/x.json").contains("cannot be written"));
@@ -541,6 +598,9 @@ mod tests {
         assert!(refused("--engine epoll --table-slots 64").contains("--engine uring"));
         assert!(refused("--table-slots 63").contains("--table-slots"));
         if ring::probe().is_ok() {
+            assert!(
+                refused("--engine uring --descriptors direct --max-per-source 1").contains("fd")
+            );
             assert!(refused("--engine uring --table-slots 4000000000").contains("RLIMIT_NOFILE"));
         }
     }

@@ -1,5 +1,7 @@
 //! A server that breaks on purpose, so that it can be tested that this is noticed.
 //!
+//! A third, `escape`, starts a program, which is what a sandbox is against.
+//!
 //! Only in a build with the feature `burn`, which is for tests alone. Owns nothing.
 
 use wire::{Line, Out, Session};
@@ -19,6 +21,10 @@ impl Session for Faulty {
             b"stall\n" => loop {
                 std::thread::park();
             },
+            b"escape\n" => {
+                let _ = std::process::Command::new("true").spawn();
+                input.len()
+            }
             _ => self.0.on_bytes(input, out),
         }
     }

@@ -14,6 +14,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod admission;
 #[cfg(feature = "burn")]
 pub mod burn;
 pub mod canary;
@@ -25,7 +26,10 @@ pub mod drain;
 pub mod engine;
 #[cfg(feature = "burn")]
 pub mod faults;
+mod guard;
 pub mod listener;
+pub mod privileges;
+pub mod sandbox;
 pub mod schedule;
 mod server;
 pub mod stats;

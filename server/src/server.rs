@@ -10,16 +10,19 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 use wire::Session;
 
+use crate::admission::Admission;
 use crate::config::Config;
 use crate::drain::Drain;
 use crate::engine::epoll::EpollEngine;
 use crate::engine::tokio_uring::TokioUring;
 use crate::engine::uring::Uring;
 use crate::engine::{EngineError, EngineKind};
+use crate::guard::Guard;
 use crate::listener::{ListenError, listen};
+use crate::privileges::PrivilegeError;
 use crate::stats::Stats;
 use crate::watchdog::{Pulse, State, Watchdog};
-use crate::worker::{self, Admission, Command, Event, Message, Publisher, Worker};
+use crate::worker::{self, Command, Event, Message, Publisher, Worker};
 
 /// Why a server did not start or ended early.
 #[derive(Debug, Error)]
@@ -27,6 +30,9 @@ pub enum StartError {
     /// No listener.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// Still more than an ordinary user.
+    #[error(transparent)]
+    Privileges(#[from] PrivilegeError),
     /// No thread, no eventfd.
     #[error("a worker could not be started: {0}")]
     Spawn(#[source] io::Error),
@@ -74,6 +80,7 @@ pub struct Server {
     drain_timeout: Duration,
     pulses: Vec<Arc<Pulse>>,
     watchdog: Option<Watchdog>,
+    guard: Option<Guard>,
 }
 
 /// How long a worker may take to set up.
@@ -106,6 +113,9 @@ where
         .first()
         .map_or(Ok(config.listen), |l| l.local_addr())
         .map_err(StartError::Spawn)?;
+    if let Some(identity) = config.identity {
+        identity.assume()?;
+    }
     let publisher = Publisher::new(config.cores.len()).map_err(StartError::Spawn)?;
     let session = sessions(&publisher);
     let (sender, events) = channel();
@@ -113,12 +123,13 @@ where
         address,
         threads: Vec::new(),
         publisher,
-        admission: Arc::new(Admission::new(config.max_connections.unwrap_or(u64::MAX))),
+        admission: Arc::new(Admission::new(config.bounds)),
         events,
         sender,
         drain_timeout: config.drain_timeout,
         pulses: config.cores.iter().map(|_| Arc::default()).collect(),
         watchdog: None,
+        guard: None,
     };
     let farewell = (!config.farewell.is_empty()).then(|| {
         Arc::new(Message {
@@ -180,6 +191,10 @@ where
                 return Err(StartError::Stuck(START_BOUND));
             }
         }
+    }
+    if config.memory_reserve_bytes > 0 {
+        let guard = Guard::start(Arc::clone(&server.admission), config.memory_reserve_bytes);
+        server.guard = Some(guard.map_err(StartError::Spawn)?);
     }
     if let Some(timeout) = config.stall_timeout {
         let watchdog = Watchdog::start(server.pulses.clone(), timeout, server.sender.clone());

@@ -81,6 +81,9 @@ impl fmt::Display for Summary {
             "  connections  {} accepted, {} held at most",
             stats.accepted, stats.held_max
         )?;
+        for (reason, count) in &stats.refused {
+            writeln!(f, "  refused      {count} {reason}")?;
+        }
         for (reason, count) in &stats.closed {
             writeln!(f, "  closed       {count} {reason}")?;
         }
@@ -113,10 +116,6 @@ impl fmt::Display for Summary {
             (
                 "published    {} messages given to sessions",
                 stats.messages_published,
-            ),
-            (
-                "refused      {} over --max-connections",
-                stats.refused_max_connections,
             ),
             ("LOST         {} in a full table", stats.dropped_table_full),
             (

@@ -1,12 +1,10 @@
 //! One pinned thread per core: what it is given, how it is reached, how it ends.
 //!
-//! Owns: the mailbox through which other threads reach a worker, and the count of connections all workers
-//! share. Knows no engine's insides.
+//! Owns: the mailbox through which other threads reach a worker. Knows no engine's insides.
 
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -17,6 +15,7 @@ use ring::Descriptors;
 use thiserror::Error;
 use wire::{Out, Session};
 
+use crate::admission::Admission;
 use crate::conn::Limits;
 use crate::engine::{Engine, EngineError};
 use crate::stats::Stats;
@@ -262,51 +261,6 @@ impl Mailbox {
     pub fn take(&self) -> Vec<Command> {
         let _ = self.wake.read();
         std::mem::take(&mut *self.commands.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-/// Counts the connections of all workers against `--max-connections`.
-#[derive(Debug)]
-pub struct Admission {
-    max: u64,
-    held: AtomicU64,
-    held_max: AtomicU64,
-}
-
-impl Admission {
-    /// Up to `max` connections at a time.
-    pub fn new(max: u64) -> Admission {
-        Admission {
-            max,
-            held: AtomicU64::new(0),
-            held_max: AtomicU64::new(0),
-        }
-    }
-
-    /// Whether one more may come in; then it is counted until [`Admission::leave`].
-    pub fn enter(&self) -> bool {
-        let before = self.held.fetch_add(1, Ordering::Relaxed);
-        if before >= self.max {
-            self.held.fetch_sub(1, Ordering::Relaxed);
-            return false;
-        }
-        self.held_max.fetch_max(before + 1, Ordering::Relaxed);
-        true
-    }
-
-    /// `count` connections have ended.
-    pub fn leave(&self, count: u64) {
-        self.held.fetch_sub(count, Ordering::Relaxed);
-    }
-
-    /// Connections held now.
-    pub fn held(&self) -> u64 {
-        self.held.load(Ordering::Relaxed)
-    }
-
-    /// The most held at one time.
-    pub fn held_max(&self) -> u64 {
-        self.held_max.load(Ordering::Relaxed)
     }
 }
 

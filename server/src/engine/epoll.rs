@@ -18,6 +18,7 @@ use nix::sys::socket::{MsgFlags, recv, send};
 use tracing::warn;
 use wire::{Out, Session};
 
+use crate::admission::Sources;
 use crate::conn::{Budget, Conn, Said};
 use crate::drain::{CLOSED_PER_TURN, Drain};
 use crate::engine::{
@@ -75,6 +76,7 @@ struct Loop<S, F> {
     /// By descriptor.
     connections: Vec<Option<Connection<S>>>,
     held: u32,
+    sources: Sources,
     heartbeats: Option<Heartbeats>,
     published: Published,
     budget: Budget,
@@ -111,6 +113,7 @@ impl<S: Session, F: Fn() -> S> Loop<S, F> {
             epoll,
             connections: Vec::with_capacity(slots as usize),
             held: 0,
+            sources: Sources::default(),
             heartbeats: worker
                 .heartbeat_at_start()
                 .map(|every| Heartbeats::new(every.as_nanos() as u64, slots, clock.now_ns())),
@@ -202,19 +205,24 @@ impl<S: Session, F: Fn() -> S> Loop<S, F> {
     }
 
     fn accepted(&mut self, fd: OwnedFd) {
-        if !self.worker.admission.enter() {
-            self.stats.refused_max_connections += 1;
-            return turn_away(fd.as_raw_fd(), &self.worker.refusal);
-        }
         let raw = fd.as_raw_fd();
+        let source = match self.worker.admission.enter(raw) {
+            Ok(source) => source,
+            Err(reason) => {
+                self.stats.count_refusal(reason);
+                return turn_away(raw, &self.worker.refusal);
+            }
+        };
         if let Err(errno) = self.epoll.add(&fd, EpollEvent::new(INPUT, raw as u64)) {
             if self.stats.accept_retries == 0 {
                 warn!(%errno, "a connection cannot be watched and is closed; see fs.epoll.max_user_watches");
             }
             self.stats.accept_retries += 1;
             self.worker.admission.leave(1);
+            self.worker.admission.forget(source);
             return;
         }
+        self.sources.put(raw as u32, source);
         self.stats.accepted += 1;
         self.held += 1;
         if self.connections.len() <= raw as usize {
@@ -368,6 +376,7 @@ impl<S: Session, F: Fn() -> S> Loop<S, F> {
         self.held -= 1;
         self.stats.count_close(reason);
         self.worker.admission.leave(1);
+        self.worker.admission.forget(self.sources.take(fd as u32));
     }
 
     fn await_room(&mut self, fd: RawFd, on: bool) {

@@ -20,6 +20,7 @@ use tokio_uring::net::TcpStream;
 use tracing::warn;
 use wire::{Out, Session};
 
+use crate::admission::Sources;
 use crate::conn::Budget;
 use crate::engine::turn_away;
 use crate::stats::{CloseReason, Stats};
@@ -39,6 +40,7 @@ pub(super) struct Hub<S, F> {
     clock: Clock,
     connections: Vec<Option<Connection<S>>>,
     free: Vec<u32>,
+    sources: Sources,
     held: u32,
     /// Until it is to stop.
     listener: Option<TcpListener>,
@@ -88,6 +90,7 @@ impl<S: Session, F: Fn() -> S> Hub<S, F> {
             clock,
             connections: Vec::new(),
             free: Vec::new(),
+            sources: Sources::default(),
             held: 0,
             listener: None,
             accepting: 0,
@@ -134,11 +137,14 @@ impl<S: Session, F: Fn() -> S> Hub<S, F> {
 
     /// Takes a connection in and lets it greet. None where it is refused and told so.
     pub(super) fn open(&mut self, stream: &Rc<TcpStream>) -> Option<u32> {
-        if !self.worker.admission.enter() {
-            self.stats.refused_max_connections += 1;
-            turn_away(stream.as_raw_fd(), &self.worker.refusal);
-            return None;
-        }
+        let source = match self.worker.admission.enter(stream.as_raw_fd()) {
+            Ok(source) => source,
+            Err(reason) => {
+                self.stats.count_refusal(reason);
+                turn_away(stream.as_raw_fd(), &self.worker.refusal);
+                return None;
+            }
+        };
         self.stats.accepted += 1;
         self.held += 1;
         let slot = self.free.pop().unwrap_or_else(|| {
@@ -147,6 +153,7 @@ impl<S: Session, F: Fn() -> S> Hub<S, F> {
             self.call();
             self.connections.len() as u32 - 1
         });
+        self.sources.put(slot, source);
         self.connections[slot as usize] = Some(Connection {
             session: (self.worker.session)(),
             stream: Rc::clone(stream),
@@ -295,6 +302,7 @@ impl<S: Session, F: Fn() -> S> Hub<S, F> {
         self.held -= 1;
         self.free.push(slot);
         self.worker.admission.leave(1);
+        self.worker.admission.forget(self.sources.take(slot));
         if self.is_stopping() {
             self.call();
         }

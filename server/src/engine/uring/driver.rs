@@ -4,7 +4,7 @@
 //! all tables of a core. Decides nothing about a connection: that is the machine's.
 
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use ring::{Completion, Config, Descriptors, Group, Op, Operation, RecvBuffers, U
 use tracing::{debug, warn};
 use wire::Session;
 
+use crate::admission::Sources;
 use crate::conn::Budget;
 use crate::drain::{CLOSED_PER_TURN, Drain};
 use crate::engine::uring::acceptor::{Accepted, Acceptor, Step};
@@ -65,6 +66,7 @@ struct Driver<S, F> {
     heartbeats: Vec<Heartbeats>,
     published: Published,
     acceptor: Acceptor,
+    sources: Sources,
     budget: Budget,
     stats: Stats,
     /// Settlings so far. Starts above 1, so that no slot seems to have sent just now.
@@ -93,6 +95,7 @@ impl<S: Session, F: Fn() -> S> Driver<S, F> {
         let clock = Clock::new();
         let mut driver = Driver {
             acceptor: Acceptor::new(listener.as_raw_fd()),
+            sources: Sources::default(),
             budget: Budget::new(worker.limits),
             stats: Stats::new(),
             machines: Vec::new(),
@@ -305,11 +308,16 @@ impl<S: Session, F: Fn() -> S> Driver<S, F> {
             .completed(op, result, more, room, self.now_ms())
         {
             Accepted::Connection(slot) => {
-                if !self.worker.admission.enter() {
-                    self.stats.refused_max_connections += 1;
-                    let line = Arc::clone(&self.worker.refusal);
-                    return self
-                        .with_turn(table, |machine, _, turn| machine.refuse(slot, &line, turn));
+                // Sources are counted of ordinary descriptors only, of which each is its slot.
+                match self.worker.admission.enter(slot as RawFd) {
+                    Ok(source) => self.sources.put(slot, source),
+                    Err(reason) => {
+                        self.stats.count_refusal(reason);
+                        let line = Arc::clone(&self.worker.refusal);
+                        return self.with_turn(table, |machine, _, turn| {
+                            machine.refuse(slot, &line, turn)
+                        });
+                    }
                 }
                 let session = (self.worker.session)();
                 let held = self.machines[table].held();
@@ -499,6 +507,11 @@ impl<S: Session, F: Fn() -> S> Driver<S, F> {
             self.worker.admission.leave(u64::from(left));
         }
         for operation in self.ops.drain(..) {
+            if let Operation::Close { slot, .. } = operation
+                && let Some(source) = self.sources.take(slot)
+            {
+                self.worker.admission.forget(Some(source));
+            }
             self.group.push(table, operation)?;
         }
         Ok(())

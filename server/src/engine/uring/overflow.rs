@@ -11,9 +11,10 @@ use std::time::Duration;
 use wire::{Out, Session};
 
 use super::driver::run_on;
+use crate::admission::{Admission, Bounds};
 use crate::stats::CloseReason;
 use crate::timeouts::Timeouts;
-use crate::worker::{Admission, Command, Event, Publisher, Worker};
+use crate::worker::{Command, Event, Publisher, Worker};
 
 const CONNECTIONS: usize = 2_000;
 const TABLE_SLOTS: u32 = 900;
@@ -70,7 +71,7 @@ fn what_overflows_is_counted_and_not_lost() {
         farewell: None,
         descriptors: ring::Descriptors::Direct,
         table_slots: TABLE_SLOTS,
-        admission: Arc::new(Admission::new(u64::MAX)),
+        admission: Arc::new(Admission::new(Bounds::default())),
         refusal: Arc::new([]),
         publisher: publisher.clone(),
         events: sender,
