@@ -204,7 +204,7 @@ pub struct Flags {
         default_value_t = 64,
         help_heading = "Who may come in"
     )]
-    pub memory_reserve: u32,
+    pub memory_reserve: u64,
     /// Be this user once the port is bound: NAME or UID, and :GROUP or :GID
     #[arg(long, value_name = "USER", help_heading = "What it may do")]
     pub user: Option<Identity>,
@@ -538,7 +538,7 @@ pub fn resolve(args: impl Iterator<Item = OsString>) -> Result<Resolved, UsageEr
                 max_per_source: flags.max_per_source,
                 accept_rate: flags.accept_rate,
             },
-            memory_reserve_bytes: u64::from(flags.memory_reserve) << 20,
+            memory_reserve_bytes: flags.memory_reserve.saturating_mul(1 << 20),
             identity: flags.user,
             refusal,
             reuse_port: flags.reuse_port,
