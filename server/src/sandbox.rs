@@ -68,7 +68,10 @@ const CALLS: &[i64] = &[
     libc::SYS_mremap,
     libc::SYS_madvise,
     libc::SYS_getrandom,
-    // Threads that are there, and time.
+    // Threads that are there, or have just been started, and time.
+    libc::SYS_sched_getaffinity,
+    libc::SYS_set_robust_list,
+    libc::SYS_rseq,
     libc::SYS_futex,
     libc::SYS_sched_yield,
     libc::SYS_clock_gettime,
@@ -123,17 +126,20 @@ fn rules() -> Result<BTreeMap<i64, Vec<SeccompRule>>, SandboxError> {
     rules.insert(libc::SYS_mmap, vec![without(2, executable)?]);
     rules.insert(libc::SYS_mprotect, vec![without(2, executable)?]);
     // Whether it is a terminal, and whether it waits: not TIOCSTI, which types for the terminal's user.
-    let requests = [libc::TCGETS, libc::FIONBIO];
-    let requests: Result<_, SandboxError> = requests
-        .into_iter()
-        .map(|request| {
-            let is_it = SeccompCmpOp::Eq;
-            let condition = SeccompCondition::new(1, SeccompCmpArgLen::Dword, is_it, request)?;
-            Ok(SeccompRule::new(vec![condition])?)
-        })
-        .collect();
-    rules.insert(libc::SYS_ioctl, requests?);
+    rules.insert(
+        libc::SYS_ioctl,
+        vec![with(1, libc::TCGETS)?, with(1, libc::FIONBIO)?],
+    );
+    // A thread's name.
+    rules.insert(libc::SYS_prctl, vec![with(0, libc::PR_SET_NAME as u64)?]);
     Ok(rules)
+}
+
+/// True where argument number `argument` is `value`.
+fn with(argument: u8, value: u64) -> Result<SeccompRule, SandboxError> {
+    let condition =
+        SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value)?;
+    Ok(SeccompRule::new(vec![condition])?)
 }
 
 /// True where argument number `argument` has none of `bits`.
