@@ -18,6 +18,7 @@ use crate::conn::Limits;
 use crate::control::Control;
 use crate::drain::Drain;
 use crate::engine::EngineKind;
+use crate::listener::Vanishing;
 use crate::privileges::Identity;
 use crate::timeouts::Timeouts;
 
@@ -52,6 +53,8 @@ pub struct Config {
     pub limits: Limits,
     /// Bounds on a peer's silence.
     pub timeouts: Timeouts,
+    /// How a peer that has vanished is found out by TCP.
+    pub vanishing: Vanishing,
     /// How long connections may take to go after the stop ([`drain`](crate::drain)); those that are left are closed towards
     /// its end.
     pub drain_timeout: Duration,
@@ -88,6 +91,7 @@ impl Config {
             backlog: 4096,
             limits: Limits::default(),
             timeouts: Timeouts::default(),
+            vanishing: Vanishing::default(),
             drain_timeout: Drain::DEFAULT_TIMEOUT,
             farewell: Vec::new(),
             stall_timeout: Some(Duration::from_secs(10)),
@@ -226,6 +230,12 @@ pub struct Flags {
     /// End with an error when a worker does nothing for this long; 0 = never
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "10s", help_heading = "How it ends")]
     pub stall_timeout: Duration,
+    /// Probe an idle connection after this long, so that a peer that has vanished is found out [default: not]
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "0", hide_default_value = true, help_heading = "How it serves")]
+    pub keepalive: Duration,
+    /// Give up a connection that acknowledges nothing of what was sent, or no probe, for this long (TCP_USER_TIMEOUT) [default: as the host says]
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "0", hide_default_value = true, help_heading = "How it serves")]
+    pub user_timeout: Duration,
     /// Take commands from a unix socket here: `broadcast TEXT`, `broadcast over 5s TEXT`
     #[arg(long, value_name = "PATH", help_heading = "What it broadcasts")]
     pub control: Option<PathBuf>,
@@ -321,6 +331,9 @@ pub enum UsageError {
     /// The user cannot be taken on.
     #[error("--user: only root may become another user; start as root, or without it")]
     NotRoot,
+    /// The kernel takes no other.
+    #[error("--keepalive must be between 1s and 32767s (or 0 for none)")]
+    Keepalive,
     /// A worker that is idle turns twice a second.
     #[error(
         "--stall-timeout must be at least 1s (or 0 for none): an idle worker turns twice a second"
@@ -432,7 +445,20 @@ pub fn resolve(args: impl Iterator<Item = OsString>) -> Result<Resolved, UsageEr
         idle: Some(flags.idle_timeout).filter(|t| !t.is_zero()),
         write: Some(flags.write_timeout).filter(|t| !t.is_zero()),
     };
+    let vanishing = Vanishing {
+        keepalive: Some(flags.keepalive).filter(|t| !t.is_zero()),
+        user_timeout: Some(flags.user_timeout).filter(|t| !t.is_zero()),
+    };
+    // The kernel's bounds (tcp(7)): whole seconds, and those of a signed 16-bit number.
+    let seconds = 1.0..=32_767.0;
+    if vanishing
+        .keepalive
+        .is_some_and(|t| !seconds.contains(&t.as_secs_f64()))
+    {
+        return Err(UsageError::Keepalive);
+    }
     for (flag, time) in [
+        ("--user-timeout", vanishing.user_timeout),
         ("--heartbeat", heartbeat),
         ("--idle-timeout", timeouts.idle),
         ("--write-timeout", timeouts.write),
@@ -527,6 +553,7 @@ pub fn resolve(args: impl Iterator<Item = OsString>) -> Result<Resolved, UsageEr
             heartbeat,
             heartbeat_waits: flags.heartbeat_at_signal,
             timeouts,
+            vanishing,
             drain_timeout: flags.drain_timeout,
             farewell: match flags.protocol {
                 Protocol::Line => wire::line::FAREWELL.to_vec(),
@@ -589,6 +616,8 @@ mod tests {
         assert!(refused("--canary-port 7000").contains("--canary-port"));
         assert!(refused("--max-connections 0").contains("--max-connections"));
         assert!(refused("--max-per-source 0").contains("--max-per-source"));
+        assert!(refused("--keepalive 500ms").contains("1s"));
+        assert!(refused("--user-timeout 1ms").contains("--user-timeout"));
         assert!(refused("--accept-rate 0").contains("--accept-rate"));
         assert!(refused("--user root").contains("ordinary"));
         let long = format!("--max-connections 1 --refusal {}", "x".repeat(1024));

@@ -108,6 +108,7 @@ where
         config.cores.len(),
         config.backlog,
         config.reuse_port,
+        config.vanishing,
     )?;
     let address = listeners
         .first()

@@ -18,7 +18,15 @@ fn start(engine: &str) -> Server {
     let cores = format!("{core},{core}");
     Server::start(
         engine,
-        &["--faults", "--stall-timeout", "2s", "--cores", &cores],
+        &[
+            "--faults",
+            "--heartbeat",
+            "0",
+            "--stall-timeout",
+            "2s",
+            "--cores",
+            &cores,
+        ],
     )
 }
 

@@ -52,7 +52,7 @@ fn what_overflows_is_counted_and_not_lost() {
     }
     kernel_tuning::process::raise_nofile().unwrap();
     let address = "127.0.0.1:0".parse().unwrap();
-    let listener = crate::listener::listen(address, 1, 256, false)
+    let listener = crate::listener::listen(address, 1, 256, false, Default::default())
         .unwrap()
         .remove(0);
     let address = listener.local_addr().unwrap();
