@@ -33,6 +33,8 @@ for_each_engine!(
     the_silent_go_in_time_and_the_talking_stay,
     a_peer_that_takes_nothing_goes_by_the_write_timeout,
     a_reader_that_stops_and_resumes_gets_every_line_once,
+    slow_writers_get_their_lines_back_whole,
+    what_slow_writers_leave_is_bounded_over_all_of_them,
 );
 
 fn server(engine: &str, flags: &[&str]) -> Server {
@@ -422,4 +424,44 @@ fn a_reader_that_stops_and_resumes_gets_every_line_once(engine: &str) {
     let summary: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
     assert!(summary["short_sends"].as_u64().unwrap() >= 1, "{summary}");
     assert_eq!(summary["bytes_out"], (GREETING.len() + said.len()) as u64);
+}
+
+fn slow_writers_get_their_lines_back_whole(engine: &str) {
+    let server = server(engine, &["--heartbeat", "0"]);
+    let mut streams: Vec<_> = (0..50).map(|_| server.connect()).collect();
+    for byte in b"slowly, byte by byte\n" {
+        for stream in &mut streams {
+            stream.write_all(&[*byte]).unwrap();
+        }
+    }
+    for stream in &mut streams {
+        assert_eq!(read(stream, GREETING.len()), GREETING);
+        assert_eq!(read(stream, 21), b"slowly, byte by byte\n");
+    }
+}
+
+/// 72 MB of unfinished lines, of which a worker keeps 64 MiB: the others are closed, for that reason.
+fn what_slow_writers_leave_is_bounded_over_all_of_them(engine: &str) {
+    let core = kernel_tuning::process::affinity().unwrap()[0].to_string();
+    let server = server(engine, &["--heartbeat", "0", "--cores", &core]);
+    let mut steady = server.connect();
+    assert_eq!(read(&mut steady, GREETING.len()), GREETING);
+    let unfinished: Vec<_> = (0..1_200)
+        .map(|_| {
+            let mut stream = server.connect();
+            // The server may have closed it in the middle.
+            let _ = stream.write_all(&[b'x'; 60_000]);
+            stream
+        })
+        .collect();
+    steady.write_all(b"still here\n").unwrap();
+    assert_eq!(read(&mut steady, 11), b"still here\n");
+    let usage = kernel_tuning::process::Usage::of(server.pid()).unwrap();
+    assert!(usage.rss_bytes < 300 << 20, "{} bytes", usage.rss_bytes);
+    let (_, said) = server.stop(Duration::from_secs(10));
+    drop(unfinished);
+    assert!(
+        said.contains("bound on waiting bytes was reached"),
+        "{said}"
+    );
 }

@@ -165,6 +165,8 @@ counters! {
     /// Those of them that the server had served and then closed or reset: not those it turned away (ungreeted, or
     /// where it does not greet, at once and without a byte), nor those given up for what it sent.
     dropped,
+    /// Those of the lost that the server had told that it ends.
+    announced,
     heartbeats,
     heartbeats_late,
     messages,

@@ -443,6 +443,8 @@ pub struct Summary {
     pub failed: BTreeMap<String, u64>,
     /// Times that an established connection was lost, whether or not it was made again.
     pub lost_while_held: u64,
+    /// Those of them that the server had told that it ends (`bye`): they were closed when nothing more was awaited.
+    pub announced: u64,
     /// Those by cause.
     pub lost_by_cause: BTreeMap<String, u64>,
     /// Lost connections made again; none where that was not asked for.
@@ -524,6 +526,7 @@ impl Summary {
             established: report.established_max,
             failed: by_errno(&report.failed),
             lost_while_held: counts.lost,
+            announced: counts.announced,
             lost_by_cause: report.lost.clone(),
             reconnects: config
                 .reconnect

@@ -3,7 +3,7 @@
 //! Pure and streaming: bytes may come in any pieces. Heartbeats come between messages, never within one.
 //! Invariant: once something was wrong, the verifier stays at that and reads nothing more.
 
-use wire::line::{GREETING, HEARTBEAT};
+use wire::line::{FAREWELL, GREETING, HEARTBEAT};
 
 use crate::config::Protocol;
 
@@ -54,6 +54,8 @@ impl Payload {
 pub struct Verifier {
     at: u32,
     unit: Unit,
+    /// The server has said that it ends.
+    dismissed: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +63,7 @@ enum Unit {
     Greeting,
     Between,
     Heartbeat,
+    Farewell,
     Message,
     Wrong,
 }
@@ -96,12 +99,22 @@ impl Verifier {
             Protocol::Line => Unit::Greeting,
             Protocol::Echo => Unit::Between,
         };
-        Verifier { at: 0, unit }
+        Verifier {
+            at: 0,
+            unit,
+            dismissed: false,
+        }
     }
 
     /// True once messages may be sent: the greeting, where there is one, was right.
     pub fn is_greeted(&self) -> bool {
         !matches!(self.unit, Unit::Greeting | Unit::Wrong)
+    }
+
+    /// True once the server has said that it ends: the connection is to be closed, and whoever closes it, that is no loss
+    /// without warning.
+    pub fn is_dismissed(&self) -> bool {
+        self.dismissed
     }
 
     /// Hears `input`. `expected` is the message whose echo is due, if one is.
@@ -114,6 +127,7 @@ impl Verifier {
                 self.at = 0;
                 self.unit = match expected {
                     _ if beats && *first == HEARTBEAT[0] => Unit::Heartbeat,
+                    _ if beats && *first == FAREWELL[0] => Unit::Farewell,
                     Some(_) => Unit::Message,
                     None => return self.wrong(heard, Wrong::Unexpected),
                 };
@@ -122,6 +136,7 @@ impl Verifier {
             let (right, is_last): (&[u8], bool) = match (self.unit, expected) {
                 (Unit::Greeting, _) => piece(GREETING, at, input.len()),
                 (Unit::Heartbeat, _) => piece(HEARTBEAT, at, input.len()),
+                (Unit::Farewell, _) => piece(FAREWELL, at, input.len()),
                 (Unit::Message, Some(payload)) => {
                     let rest = payload.len as usize - at;
                     let len = rest.min(input.len()).min(scratch.len());
@@ -146,6 +161,7 @@ impl Verifier {
                 match self.unit {
                     Unit::Greeting => heard.greeting = true,
                     Unit::Heartbeat => heard.heartbeats += 1,
+                    Unit::Farewell => self.dismissed = true,
                     _ => {
                         heard.message = true;
                         expected = None;
@@ -262,6 +278,20 @@ mod tests {
         let one = bytes(Payload::new(Protocol::Echo, 1, 1, 64));
         assert_ne!(one, bytes(Payload::new(Protocol::Echo, 2, 1, 64)));
         assert_ne!(one, bytes(Payload::new(Protocol::Echo, 1, 2, 64)));
+    }
+
+    #[test]
+    fn a_farewell_is_understood_between_messages_at_every_split() {
+        let payload = Payload::new(Protocol::Line, 3, 1, 40);
+        let text = [GREETING, b"ok\n", &bytes(payload)[..], FAREWELL, b"ok\n"].concat();
+        for at in 0..=text.len() {
+            let mut verifier = Verifier::new(Protocol::Line);
+            let first = verifier.hear(&text[..at], Some(payload));
+            let expected = (!first.message).then_some(payload);
+            let last = verifier.hear(&text[at..], expected);
+            assert_eq!((first.wrong, last.wrong), (None, None), "split at {at}");
+            assert!(verifier.is_dismissed() && verifier.is_greeted());
+        }
     }
 
     #[test]

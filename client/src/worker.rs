@@ -25,7 +25,7 @@ use anyhow::anyhow;
 use kernel_tuning::host::NetCounters;
 use kernel_tuning::limit::{self, Evidence, Step};
 use nix::errno::Errno;
-use ring::{Completion, Group, Op, Operation, Token, Unavailable};
+use ring::{Completion, Group, Op, Operation, Token, Unavailable, Uses};
 
 use crate::churn::Churners;
 use crate::config::Config;
@@ -145,6 +145,7 @@ impl<'a> Worker<'a> {
             recv_buffers: RECV_BUFFERS,
             recv_buffer_bytes: RECV_BUFFER_BYTES,
             targets: config.targets.clone(),
+            uses: Uses::Connect,
             ..ring::Config::default()
         })?;
         let tables = connections.div_ceil(slots);

@@ -23,6 +23,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::socket::{SockaddrLike, SockaddrStorage};
 
 use crate::buffers::{BufferId, RecvBuffers, SendArena, Span};
+use crate::lockdown::Uses;
 use crate::operation::Operation;
 use crate::probe::Unavailable;
 use crate::ring::{Ring, Role};
@@ -58,6 +59,8 @@ pub struct Config {
     pub recv_buffer_bytes: usize,
     /// Where `Connect` may connect to.
     pub targets: Vec<SocketAddr>,
+    /// What is asked of the rings; the kernel refuses the rest (-EACCES).
+    pub uses: Uses,
 }
 
 impl Default for Config {
@@ -70,6 +73,7 @@ impl Default for Config {
             recv_buffers: 256,
             recv_buffer_bytes: 32 * 1024,
             targets: Vec::new(),
+            uses: Uses::All,
         }
     }
 }
@@ -100,6 +104,8 @@ pub struct Completion {
 pub struct Stats {
     /// Rings, and so tables.
     pub rings: u64,
+    /// Those of them that do what they are for and nothing else.
+    pub restricted_rings: u64,
     /// Calls of io_uring_enter.
     pub enters: u64,
     /// Operations submitted.
@@ -121,6 +127,7 @@ impl Stats {
     pub fn merged(self, other: Stats) -> Stats {
         Stats {
             rings: self.rings + other.rings,
+            restricted_rings: self.restricted_rings + other.restricted_rings,
             enters: self.enters + other.enters,
             submitted: self.submitted + other.submitted,
             full_flushes: self.full_flushes + other.full_flushes,
@@ -213,6 +220,13 @@ impl Group {
         self.rings.push(ring);
         self.wakes.push(wake);
         Ok(number)
+    }
+
+    /// Why the first of the rings that may be asked for anything was not restricted to [`Config::uses`]. None where all are.
+    pub fn unrestricted(&self) -> Option<&io::Error> {
+        self.rings
+            .iter()
+            .find_map(|ring| ring.unrestricted.as_ref())
     }
 
     /// Rings so far.
@@ -508,6 +522,11 @@ impl Group {
         };
         Stats {
             rings: self.rings.len() as u64,
+            restricted_rings: self
+                .rings
+                .iter()
+                .map(|ring| u64::from(ring.unrestricted.is_none()))
+                .sum(),
             enters: sum(|c| c.enters),
             submitted: sum(|c| c.submitted),
             full_flushes: sum(|c| c.full_flushes),
@@ -529,6 +548,7 @@ impl Group {
                 Descriptors::Direct => self.config.table_slots,
                 Descriptors::Ordinary => 0,
             },
+            self.config.uses,
         )
     }
 

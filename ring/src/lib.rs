@@ -10,6 +10,7 @@
 
 mod buffers;
 mod group;
+mod lockdown;
 mod operation;
 pub mod probe;
 mod ring;
@@ -18,6 +19,7 @@ mod token;
 
 pub use buffers::{BufferId, RecvBuffers, SendArena, Span};
 pub use group::{Completion, Config, Descriptors, Group, Stats};
+pub use lockdown::Uses;
 pub use operation::Operation;
 pub use probe::{Unavailable, direct_descriptors_release, probe};
 pub use table::{Room, Table};

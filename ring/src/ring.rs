@@ -11,6 +11,7 @@ use io_uring::types::Timespec;
 use io_uring::{EnterFlags, IoUring, squeue};
 use nix::libc;
 
+use crate::lockdown::{Uses, restrict};
 use crate::probe::{Unavailable, why};
 
 /// What makes a ring the first of its group or one of the others.
@@ -42,6 +43,8 @@ pub(crate) struct Ring {
     /// Completions that were in the queue when the last submission was over, and have not been drained.
     owed: usize,
     pub(crate) counters: Counters,
+    /// Why it may be asked for anything, where it may.
+    pub(crate) unrestricted: Option<io::Error>,
 }
 
 /// What `struct io_uring_getevents_arg` is in the kernel's headers. `min_wait_usec` (padding before Linux 6.12) is always
@@ -63,6 +66,7 @@ impl Ring {
         entries: u32,
         cq_entries: u32,
         table_slots: u32,
+        uses: Uses,
     ) -> Result<Ring, Unavailable> {
         // The ladder: an index array less where the kernel knows how (6.6), else as 6.1 has it.
         let io = build(&role, entries, cq_entries, true)
@@ -86,12 +90,17 @@ impl Ring {
                 true
             }
         };
+        let unrestricted = restrict(&io, uses).err();
+        io.submitter()
+            .register_enable_rings()
+            .map_err(|error| why(error, "rings that are enabled when they are set up"))?;
         let params = io.params();
         Ok(Ring {
             announces,
             no_iowait: params.is_feature_no_iowait(),
             owed: 0,
             counters: Counters::default(),
+            unrestricted,
             io,
         })
     }
@@ -261,6 +270,8 @@ fn build(role: &Role, entries: u32, cq_entries: u32, no_sqarray: bool) -> io::Re
     let mut builder = IoUring::builder();
     builder
         .setup_single_issuer()
+        // Until it is restricted.
+        .setup_r_disabled()
         .setup_submit_all()
         .setup_clamp()
         .setup_cqsize(cq_entries);

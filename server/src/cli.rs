@@ -1,13 +1,14 @@
 //! The command `throng-server`: flags in, exit status out.
 
 use std::ffi::OsString;
-use std::io::{Read, Write};
+use std::io::{IsTerminal, Read, Write};
 use std::process::ExitCode;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use kernel_tuning::setting::Role;
+use nix::sys::prctl::set_no_new_privs;
 use nix::sys::signal::{SigSet, Signal};
 use tracing::level_filters::LevelFilter;
 use tracing::warn;
@@ -16,6 +17,7 @@ use tracing_subscriber::EnvFilter;
 use crate::canary::Responder;
 use crate::config::{Protocol, Resolved, UsageError, resolve};
 use crate::control::Control;
+use crate::sandbox;
 use crate::server::{Server, StartError, start};
 use crate::summary::Summary;
 use crate::worker::{Command, Event};
@@ -63,8 +65,10 @@ fn run(resolved: &mut Resolved) -> anyhow::Result<()> {
              a file descriptor per connection is used, and RLIMIT_NOFILE bounds them"
         );
     }
+    // Nothing that this process starts, which is nothing, may do more than it.
+    set_no_new_privs().context("giving up new privileges (PR_SET_NO_NEW_PRIVS)")?;
     let brief = |connections| kernel_tuning::check::brief(Role::Server, connections);
-    if let Some(line) = resolved.config.max_connections.and_then(brief) {
+    if let Some(line) = resolved.config.bounds.max_connections.and_then(brief) {
         warn!("{line}");
     }
     // Before any thread exists, so that all of them inherit the mask and only the waiting one gets the signals.
@@ -75,16 +79,27 @@ fn run(resolved: &mut Resolved) -> anyhow::Result<()> {
     signals.add(Signal::SIGUSR2);
     signals.thread_block().context("blocking signals")?;
 
-    let started = Instant::now();
-    let server = serve(resolved)?;
-    let address = server.address().to_string();
+    if resolved.until_stdin_closes {
+        // Part of a load test. Where it is refused (a read-only /proc), the server serves as well.
+        let _ = kernel_tuning::process::prefer_oom_kill();
+    }
+    if let (Some(user), Some((control, _))) = (resolved.config.identity, &resolved.control) {
+        control
+            .give_to(user)
+            .context("giving the control socket to --user")?;
+    }
     // Ends with the server.
     let canary = resolved
         .canary_port
-        .map(|port| Responder::start(server.address().ip(), port))
+        .map(|port| Responder::start(resolved.config.listen.ip(), port))
         .transpose()?;
+    let started = Instant::now();
+    let server = serve(resolved)?;
+    show_panics(&server);
+    let address = server.address().to_string();
     announce(resolved, &address, canary.as_ref());
-    obey_signals(signals, &server, resolved.broadcast.clone())?;
+    let drain_timeout = resolved.config.drain_timeout;
+    obey_signals(signals, &server, resolved.broadcast.clone(), drain_timeout)?;
     // Removed when the server has ended.
     let _control = match resolved.control.take() {
         None => None,
@@ -95,24 +110,48 @@ fn run(resolved: &mut Resolved) -> anyhow::Result<()> {
         }
     };
     if resolved.until_stdin_closes {
-        // Part of a load test. Where it is refused (a read-only /proc), the server serves as well.
-        let _ = kernel_tuning::process::prefer_oom_kill();
         stop_when_stdin_closes(server.stopper())?;
+    }
+    if resolved.sandbox {
+        sandbox::enter()?;
     }
     let ended = server.wait()?;
     let mut summary = Summary::new(resolved, address, started.elapsed().as_secs_f64(), ended);
     summary.canary = canary.as_ref().map(Responder::summary);
     // A reader that has gone must not keep the summary from its file.
     let _ = write!(std::io::stdout(), "{summary}");
-    if let Some(path) = &resolved.json {
+    if let Some((path, mut file)) = resolved.json.take() {
         let json = serde_json::to_vec_pretty(&summary)?;
-        std::fs::write(path, json).with_context(|| format!("writing {}", path.display()))?;
+        file.write_all(&json)
+            .with_context(|| format!("writing {}", path.display()))?;
     }
     Ok(())
 }
 
+/// Shows what a worker was doing that panics, and ends the process at once, in every build: a runtime that catches the
+/// panic of a task would serve on without it.
+fn show_panics(server: &Server) {
+    let pulses = server.pulses().to_vec();
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        before(info);
+        let thread = std::thread::current();
+        let number = thread.name().and_then(|name| name.strip_prefix("worker-"));
+        if let Some(number) = number.and_then(|number| number.parse::<usize>().ok())
+            && let Some(state) = pulses.get(number).and_then(|pulse| pulse.state())
+        {
+            let _ = writeln!(std::io::stderr(), "worker {number} panicked {state}");
+            std::process::abort();
+        }
+    }));
+}
+
 fn serve(resolved: &Resolved) -> Result<Server, StartError> {
     match resolved.protocol {
+        #[cfg(feature = "burn")]
+        Protocol::Line if resolved.faults => {
+            start(&resolved.config, |_| crate::faults::Faulty::default)
+        }
         Protocol::Line => start(&resolved.config, |_| wire::Line::default),
         #[cfg(feature = "burn")]
         Protocol::Echo if resolved.burn > 0 => {
@@ -151,8 +190,10 @@ fn obey_signals(
     signals: SigSet,
     server: &Server,
     (text, over): (Vec<u8>, Duration),
+    drain_timeout: Duration,
 ) -> anyhow::Result<()> {
     let (stop, publisher) = (server.stopper(), server.publisher().clone());
+    let (admission, timeout) = (server.admission(), drain_timeout);
     std::thread::Builder::new()
         .name("signals".into())
         .spawn(move || {
@@ -163,8 +204,17 @@ fn obey_signals(
                     }
                 } else if signal == Signal::SIGUSR2 {
                     publisher.post(Command::Beat);
-                } else if stop.send(Event::Stop(signal.as_str())).is_err() {
-                    return;
+                } else {
+                    if admission.held() > 0 && std::io::stderr().is_terminal() {
+                        let time = humantime::format_duration(timeout);
+                        eprintln!(
+                            "{} connections have up to {time} to go; once more to end at once",
+                            admission.held()
+                        );
+                    }
+                    if stop.send(Event::Stop(signal.as_str())).is_err() {
+                        return;
+                    }
                 }
             }
         })

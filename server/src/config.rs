@@ -8,13 +8,18 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use kernel_tuning::process;
+use nix::unistd::geteuid;
 use ring::Descriptors;
 use serde::Serialize;
 use thiserror::Error;
 
+use crate::admission::Bounds;
 use crate::conn::Limits;
 use crate::control::Control;
+use crate::drain::Drain;
 use crate::engine::EngineKind;
+use crate::listener::Vanishing;
+use crate::privileges::Identity;
 use crate::timeouts::Timeouts;
 
 /// Everything a server needs to start.
@@ -30,8 +35,13 @@ pub struct Config {
     pub heartbeat: Option<Duration>,
     /// No heartbeat is said before [`crate::worker::Command::Beat`].
     pub heartbeat_waits: bool,
-    /// Connections held at one time, over all workers; more are accepted and closed.
-    pub max_connections: Option<u64>,
+    /// Who may come in, over all workers; the others are accepted and closed. With `max_per_source` the descriptors must be
+    /// ordinary ones.
+    pub bounds: Bounds,
+    /// While less memory than this is left, nobody may come in; 0 for whatever there is.
+    pub memory_reserve_bytes: u64,
+    /// Who the process is from the time on at which its port is bound.
+    pub identity: Option<Identity>,
     /// What those are told, as far as their sockets take it at once; nothing where it is empty. Cut off after
     /// [`Config::MAX_REFUSAL_BYTES`].
     pub refusal: Vec<u8>,
@@ -43,8 +53,15 @@ pub struct Config {
     pub limits: Limits,
     /// Bounds on a peer's silence.
     pub timeouts: Timeouts,
-    /// For how long output may still be sent after the stop.
+    /// How a peer that has vanished is found out by TCP.
+    pub vanishing: Vanishing,
+    /// How long connections may take to go after the stop ([`drain`](crate::drain)); those that are left are closed towards
+    /// its end.
     pub drain_timeout: Duration,
+    /// What they are told then, evenly over the first quarter of it; nothing where it is empty.
+    pub farewell: Vec<u8>,
+    /// A worker that does not turn for so long ends the server with an error; never without.
+    pub stall_timeout: Option<Duration>,
     /// What an io_uring connection costs: an entry of a table, or a file descriptor.
     pub descriptors: Descriptors,
     /// Direct descriptors in each table of a worker: at most RLIMIT_NOFILE, at most 1 << 20.
@@ -66,13 +83,18 @@ impl Config {
             cores,
             heartbeat: None,
             heartbeat_waits: false,
-            max_connections: None,
+            bounds: Bounds::default(),
+            memory_reserve_bytes: 0,
+            identity: None,
             refusal: Vec::new(),
             reuse_port: false,
             backlog: 4096,
             limits: Limits::default(),
             timeouts: Timeouts::default(),
-            drain_timeout: Duration::from_secs(5),
+            vanishing: Vanishing::default(),
+            drain_timeout: Drain::DEFAULT_TIMEOUT,
+            farewell: Vec::new(),
+            stall_timeout: Some(Duration::from_secs(10)),
             descriptors: Descriptors::Direct,
             table_slots: nofile.min(u64::from(Self::MAX_TABLE_SLOTS)) as u32,
         }
@@ -122,8 +144,9 @@ Examples:
   throng-server --max-connections 10000 --refusal 'busy, try later' --idle-timeout 5m
   throng-server --canary-port 7001                   answers the client's --canary too
 
-SIGINT or SIGTERM: stops accepting, sends what waits, closes, prints a summary.
-Exit status: 0 ended in good order; 1 failed while running; 2 bad usage.";
+SIGINT or SIGTERM: stops accepting, tells the clients (line: `bye`), waits for them to go for --drain-timeout, closes
+those that are left, prints a summary. A second one: closes at once.
+Exit status: 0 ended in good order; 1 failed while running, a dead worker included; 2 bad usage.";
 
 /// Holds very many TCP connections: io_uring or epoll, one pinned worker per core.
 #[derive(Debug, Parser)]
@@ -170,15 +193,30 @@ pub struct Flags {
     )]
     pub cores: Cores,
     /// Hold at most this many connections; more are accepted, closed and counted
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), help_heading = "How it serves")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), help_heading = "Who may come in")]
     pub max_connections: Option<u64>,
-    /// What those are told before they are closed, followed by a line end [default: nothing]
+    /// Hold at most this many from one IPv4 address or IPv6 /64 network; io_uring then takes a file descriptor per connection
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Who may come in")]
+    pub max_per_source: Option<u32>,
+    /// Let in at most this many a second, and as many at once
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Who may come in")]
+    pub accept_rate: Option<u32>,
+    /// Let nobody in while less memory is left than so many MiB, of the host's or the control group's, or little of tcp_mem; 0 = whatever there is
     #[arg(
         long,
-        value_name = "TEXT",
-        requires = "max_connections",
-        help_heading = "How it serves"
+        value_name = "MIB",
+        default_value_t = 64,
+        help_heading = "Who may come in"
     )]
+    pub memory_reserve: u64,
+    /// Be this user once the port is bound: NAME or UID, and :GROUP or :GID
+    #[arg(long, value_name = "USER", help_heading = "What it may do")]
+    pub user: Option<Identity>,
+    /// Make no system call that a running server does not need (seccomp); one that is made all the same ends the process
+    #[arg(long, help_heading = "What it may do")]
+    pub sandbox: bool,
+    /// What those are told before they are closed, followed by a line end [default: nothing]
+    #[arg(long, value_name = "TEXT", help_heading = "Who may come in")]
     pub refusal: Option<String>,
     /// Close a connection from which nothing was received for this long [default: none]
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "0", hide_default_value = true, help_heading = "How it serves")]
@@ -186,6 +224,18 @@ pub struct Flags {
     /// Close a connection whose peer took nothing of what waits for it for this long; 0 = never
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "60s", help_heading = "How it serves")]
     pub write_timeout: Duration,
+    /// At SIGTERM: how long clients may take to go; those that are left are closed evenly in its last quarter
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "10s", help_heading = "How it ends")]
+    pub drain_timeout: Duration,
+    /// End with an error when a worker does nothing for this long; 0 = never
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "10s", help_heading = "How it ends")]
+    pub stall_timeout: Duration,
+    /// Probe an idle connection after this long, so that a peer that has vanished is found out [default: not]
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "0", hide_default_value = true, help_heading = "How it serves")]
+    pub keepalive: Duration,
+    /// Give up a connection that acknowledges nothing of what was sent, or no probe, for this long (TCP_USER_TIMEOUT) [default: as the host says]
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "0", hide_default_value = true, help_heading = "How it serves")]
+    pub user_timeout: Duration,
     /// Take commands from a unix socket here: `broadcast TEXT`, `broadcast over 5s TEXT`
     #[arg(long, value_name = "PATH", help_heading = "What it broadcasts")]
     pub control: Option<PathBuf>,
@@ -209,11 +259,15 @@ pub struct Flags {
         help_heading = "How it serves"
     )]
     pub burn: u8,
+    /// Panic at the line `panic`, stall at the line `stall`, with --protocol line
+    #[cfg(feature = "burn")]
+    #[arg(long, help_heading = "How it serves")]
+    pub faults: bool,
     /// Write the summary to this file too, with more in it
     #[arg(long, value_name = "FILE", help_heading = "What it says")]
     pub json: Option<PathBuf>,
     /// End, as by SIGTERM, when standard input closes: a parent's death then ends the server too
-    #[arg(long, help_heading = "What it says")]
+    #[arg(long, help_heading = "How it ends")]
     pub until_stdin_closes: bool,
 }
 
@@ -269,6 +323,22 @@ pub enum UsageError {
     /// A time nobody can keep.
     #[error("{0} must be at least 10ms (or 0 for none)")]
     TooShort(&'static str),
+    /// Nobody can say where a direct descriptor comes from.
+    #[error(
+        "--max-per-source asks each connection where it comes from, which direct descriptors cannot say: use --descriptors fd"
+    )]
+    NoSource,
+    /// The user cannot be taken on.
+    #[error("--user: only root may become another user; start as root, or without it")]
+    NotRoot,
+    /// The kernel takes no other.
+    #[error("--keepalive must be between 1s and 32767s (or 0 for none)")]
+    Keepalive,
+    /// A worker that is idle turns twice a second.
+    #[error(
+        "--stall-timeout must be at least 1s (or 0 for none): an idle worker turns twice a second"
+    )]
+    StallTimeout,
     /// A refusal that a new socket might not take at once.
     #[error("--refusal has {0} bytes: at most {most} go out without waiting", most = Config::MAX_REFUSAL_BYTES - 1)]
     RefusalTooLong(usize),
@@ -335,7 +405,9 @@ pub struct Resolved {
     /// Where canaries are answered.
     pub canary_port: Option<u16>,
     /// Where the summary goes.
-    pub json: Option<PathBuf>,
+    pub json: Option<(PathBuf, std::fs::File)>,
+    /// Whether system calls are filtered.
+    pub sandbox: bool,
     /// Where commands come from.
     pub control: Option<(Control, UnixListener)>,
     /// What SIGUSR1 tells every connection, and over which time.
@@ -345,6 +417,9 @@ pub struct Resolved {
     /// How much CPU time is wasted, in percent of what is used.
     #[cfg(feature = "burn")]
     pub burn: u8,
+    /// Whether two lines break it.
+    #[cfg(feature = "burn")]
+    pub faults: bool,
 }
 
 /// Reads and checks the command line. The soft limit of open files is raised to the hard one first: it
@@ -370,7 +445,20 @@ pub fn resolve(args: impl Iterator<Item = OsString>) -> Result<Resolved, UsageEr
         idle: Some(flags.idle_timeout).filter(|t| !t.is_zero()),
         write: Some(flags.write_timeout).filter(|t| !t.is_zero()),
     };
+    let vanishing = Vanishing {
+        keepalive: Some(flags.keepalive).filter(|t| !t.is_zero()),
+        user_timeout: Some(flags.user_timeout).filter(|t| !t.is_zero()),
+    };
+    // The kernel's bounds (tcp(7)): whole seconds, and those of a signed 16-bit number.
+    let seconds = 1.0..=32_767.0;
+    if vanishing
+        .keepalive
+        .is_some_and(|t| !seconds.contains(&t.as_secs_f64()))
+    {
+        return Err(UsageError::Keepalive);
+    }
     for (flag, time) in [
+        ("--user-timeout", vanishing.user_timeout),
         ("--heartbeat", heartbeat),
         ("--idle-timeout", timeouts.idle),
         ("--write-timeout", timeouts.write),
@@ -378,6 +466,10 @@ pub fn resolve(args: impl Iterator<Item = OsString>) -> Result<Resolved, UsageEr
         if time.is_some_and(|time| time < Duration::from_millis(10)) {
             return Err(UsageError::TooShort(flag));
         }
+    }
+    let stall_timeout = Some(flags.stall_timeout).filter(|t| !t.is_zero());
+    if stall_timeout.is_some_and(|t| t < Duration::from_secs(1)) {
+        return Err(UsageError::StallTimeout);
     }
     let refusal = flags
         .refusal
@@ -399,12 +491,20 @@ pub fn resolve(args: impl Iterator<Item = OsString>) -> Result<Resolved, UsageEr
             None => cores,
         },
     };
-    if let Some(path) = &flags.json {
-        std::fs::File::create(path).map_err(|error| UsageError::Json {
-            path: path.clone(),
-            error,
-        })?;
+    if let Some(user) = flags.user
+        && !geteuid().is_root()
+        && geteuid() != user.uid
+    {
+        return Err(UsageError::NotRoot);
     }
+    // Open from now on: it could not be opened by another user, or in the sandbox.
+    let json = match flags.json {
+        None => None,
+        Some(path) => match std::fs::File::create(&path) {
+            Ok(file) => Some((path, file)),
+            Err(error) => return Err(UsageError::Json { path, error }),
+        },
+    };
     let control = match flags.control {
         None => None,
         Some(path) => {
@@ -430,6 +530,11 @@ pub fn resolve(args: impl Iterator<Item = OsString>) -> Result<Resolved, UsageEr
     };
     let releases = || matches!(ring::direct_descriptors_release(), Ok(true));
     let (descriptors, leaks) = match (engine, flags.descriptors) {
+        // A direct descriptor has no address that could be asked for before Linux 6.19.
+        (EngineKind::Uring, DescriptorChoice::Direct) if flags.max_per_source.is_some() => {
+            return Err(UsageError::NoSource);
+        }
+        (EngineKind::Uring, _) if flags.max_per_source.is_some() => (Descriptors::Ordinary, false),
         (EngineKind::Uring, DescriptorChoice::Fd) => (Descriptors::Ordinary, false),
         (EngineKind::Uring, DescriptorChoice::Auto) if !releases() => (Descriptors::Ordinary, true),
         _ => (Descriptors::Direct, false),
@@ -448,7 +553,20 @@ pub fn resolve(args: impl Iterator<Item = OsString>) -> Result<Resolved, UsageEr
             heartbeat,
             heartbeat_waits: flags.heartbeat_at_signal,
             timeouts,
-            max_connections: flags.max_connections,
+            vanishing,
+            drain_timeout: flags.drain_timeout,
+            farewell: match flags.protocol {
+                Protocol::Line => wire::line::FAREWELL.to_vec(),
+                Protocol::Echo => Vec::new(),
+            },
+            stall_timeout,
+            bounds: Bounds {
+                max_connections: flags.max_connections,
+                max_per_source: flags.max_per_source,
+                accept_rate: flags.accept_rate,
+            },
+            memory_reserve_bytes: flags.memory_reserve.saturating_mul(1 << 20),
+            identity: flags.user,
             refusal,
             reuse_port: flags.reuse_port,
             table_slots,
@@ -457,7 +575,8 @@ pub fn resolve(args: impl Iterator<Item = OsString>) -> Result<Resolved, UsageEr
         protocol: flags.protocol,
         fallback,
         canary_port: flags.canary_port,
-        json: flags.json,
+        json,
+        sandbox: flags.sandbox,
         control,
         broadcast: (
             format!("{}\n", flags.broadcast).into_bytes(),
@@ -466,6 +585,8 @@ pub fn resolve(args: impl Iterator<Item = OsString>) -> Result<Resolved, UsageEr
         until_stdin_closes: flags.until_stdin_closes,
         #[cfg(feature = "burn")]
         burn: flags.burn,
+        #[cfg(feature = "burn")]
+        faults: flags.faults,
     })
 }
 
@@ -487,13 +608,18 @@ mod tests {
         assert!(refused("--heartbeat 1ms").contains("at least 10ms"));
         assert!(refused("--heartbeat 0 --heartbeat-at-signal").contains("--heartbeat TIME"));
         assert!(refused("--idle-timeout 1ms").contains("--idle-timeout"));
+        assert!(refused("--stall-timeout 10ms").contains("at least 1s"));
         assert!(refused("--write-timeout soon").contains("500ms"));
         assert!(refused("--cores 4096").contains("affinity mask"));
         assert!(refused("--cores 0,x").contains("not a core"));
         assert!(refused("--listen nowhere").contains("--listen"));
         assert!(refused("--canary-port 7000").contains("--canary-port"));
         assert!(refused("--max-connections 0").contains("--max-connections"));
-        assert!(refused("--refusal busy").contains("--max-connections"));
+        assert!(refused("--max-per-source 0").contains("--max-per-source"));
+        assert!(refused("--keepalive 500ms").contains("1s"));
+        assert!(refused("--user-timeout 1ms").contains("--user-timeout"));
+        assert!(refused("--accept-rate 0").contains("--accept-rate"));
+        assert!(refused("--user root").contains("ordinary"));
         let long = format!("--max-connections 1 --refusal {}", "x".repeat(1024));
         assert!(refused(&long).contains("at most 1023"));
         assert!(refused("--json /nonexistent/x.json").contains("cannot be written"));
@@ -501,6 +627,9 @@ mod tests {
         assert!(refused("--engine epoll --table-slots 64").contains("--engine uring"));
         assert!(refused("--table-slots 63").contains("--table-slots"));
         if ring::probe().is_ok() {
+            assert!(
+                refused("--engine uring --descriptors direct --max-per-source 1").contains("fd")
+            );
             assert!(refused("--engine uring --table-slots 4000000000").contains("RLIMIT_NOFILE"));
         }
     }

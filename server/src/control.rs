@@ -13,7 +13,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::worker::{Admission, Publisher};
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::chown;
+
+use crate::admission::Admission;
+use crate::privileges::Identity;
+use crate::worker::Publisher;
 
 /// The most that is read of one client: no command is longer, and few clients say more than a few.
 const MAX_COMMAND_BYTES: u64 = 1 << 20;
@@ -44,12 +49,24 @@ impl Control {
             }
             _ => {}
         }
-        let listener = UnixListener::bind(path)?;
+        // Before anybody can connect, and not after it: the file is made with these permissions.
+        let mask = umask(Mode::from_bits_truncate(0o177));
+        let listener = UnixListener::bind(path);
+        umask(mask);
         let control = Control {
             path: path.to_owned(),
         };
+        let listener = listener?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
         Ok((control, listener))
+    }
+
+    /// Makes `owner` the one who may use it.
+    ///
+    /// # Errors
+    /// That of chown(2).
+    pub fn give_to(&self, owner: Identity) -> io::Result<()> {
+        Ok(chown(&self.path, Some(owner.uid), Some(owner.gid))?)
     }
 
     /// Obeys commands from `listener` on a thread of its own, until the process ends.

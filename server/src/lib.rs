@@ -14,6 +14,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod admission;
 #[cfg(feature = "burn")]
 pub mod burn;
 pub mod canary;
@@ -21,13 +22,20 @@ pub mod cli;
 pub mod config;
 pub mod conn;
 pub mod control;
+pub mod drain;
 pub mod engine;
+#[cfg(feature = "burn")]
+pub mod faults;
+mod guard;
 pub mod listener;
+pub mod privileges;
+pub mod sandbox;
 pub mod schedule;
 mod server;
 pub mod stats;
 pub mod summary;
 pub mod timeouts;
+pub mod watchdog;
 pub mod worker;
 
 pub use config::Config;

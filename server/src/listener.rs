@@ -4,7 +4,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use thiserror::Error;
 
 /// Why there is no listener.
@@ -32,6 +32,16 @@ pub enum ListenError {
 /// the process has gone.
 const LEAVING: Duration = Duration::from_secs(2);
 
+/// How a peer that has vanished is found out; none where it is left to the host's settings, or not at all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Vanishing {
+    /// An idle connection is probed after so long, then every tenth of it (at least each second), and given up after as
+    /// many probes as the host says (net.ipv4.tcp_keepalive_probes).
+    pub keepalive: Option<Duration>,
+    /// Sent bytes, and probes, may stay unacknowledged for so long (TCP_USER_TIMEOUT, RFC 5482).
+    pub user_timeout: Option<Duration>,
+}
+
 /// `count` listening sockets on `address`, the kernel spreading connections over them. Port 0 takes a free
 /// port, the same for all. With `share`, other processes may listen on the port too; without it, a port that
 /// another socket has is an error.
@@ -43,6 +53,7 @@ pub fn listen(
     count: usize,
     backlog: u32,
     share: bool,
+    vanishing: Vanishing,
 ) -> Result<Vec<TcpListener>, ListenError> {
     let explain = |error: io::Error| match error.kind() {
         io::ErrorKind::AddrInUse => ListenError::InUse(address),
@@ -78,10 +89,24 @@ pub fn listen(
             Some(socket) => socket,
             None => bind(address, true).map_err(explain)?,
         };
+        // Accepted sockets inherit both.
+        expect(&socket, vanishing).map_err(explain)?;
         socket.listen(backlog as i32).map_err(explain)?;
         listeners.push(socket.into());
     }
     Ok(listeners)
+}
+
+fn expect(socket: &Socket, vanishing: Vanishing) -> io::Result<()> {
+    if let Some(time) = vanishing.keepalive {
+        let interval = (time / 10).max(Duration::from_secs(1));
+        let keepalive = TcpKeepalive::new().with_time(time).with_interval(interval);
+        socket.set_tcp_keepalive(&keepalive)?;
+    }
+    match vanishing.user_timeout {
+        Some(time) => socket.set_tcp_user_timeout(Some(time)),
+        None => Ok(()),
+    }
 }
 
 fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
@@ -106,19 +131,50 @@ mod tests {
     #[test]
     fn all_listeners_share_one_port_and_nobody_else_gets_it() {
         let any = "127.0.0.1:0".parse().unwrap();
-        let listeners = listen(any, 3, 16, false).unwrap();
+        let listeners = listen(any, 3, 16, false, Vanishing::default()).unwrap();
         let address = listeners[0].local_addr().unwrap();
         assert!(listeners.iter().all(|l| l.local_addr().unwrap() == address));
         assert!(matches!(
-            listen(address, 1, 16, false),
+            listen(address, 1, 16, false, Vanishing::default()),
             Err(ListenError::InUse(_))
         ));
-        assert!(listen(address, 1, 16, true).is_ok());
+        assert!(listen(address, 1, 16, true, Vanishing::default()).is_ok());
+    }
+
+    #[test]
+    fn what_is_accepted_inherits_how_vanishing_is_found_out() {
+        let any = "127.0.0.1:0".parse().unwrap();
+        let vanishing = Vanishing {
+            keepalive: Some(Duration::from_secs(300)),
+            user_timeout: Some(Duration::from_millis(45_000)),
+        };
+        let listener = listen(any, 1, 16, false, vanishing).unwrap().remove(0);
+        listener.set_nonblocking(false).unwrap();
+        let _peer = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let accepted = Socket::from(listener.accept().unwrap().0);
+        assert!(accepted.keepalive().unwrap());
+        assert_eq!(
+            accepted.tcp_keepalive_time().unwrap(),
+            Duration::from_secs(300)
+        );
+        assert_eq!(
+            accepted.tcp_keepalive_interval().unwrap(),
+            Duration::from_secs(30)
+        );
+        let timeout = Some(Duration::from_millis(45_000));
+        assert_eq!(accepted.tcp_user_timeout().unwrap(), timeout);
     }
 
     #[test]
     fn a_foreign_address_is_named() {
-        let error = listen("192.0.2.77:7000".parse().unwrap(), 1, 16, false).unwrap_err();
+        let error = listen(
+            "192.0.2.77:7000".parse().unwrap(),
+            1,
+            16,
+            false,
+            Vanishing::default(),
+        )
+        .unwrap_err();
         assert!(matches!(error, ListenError::NotLocal(_)), "{error}");
     }
 }

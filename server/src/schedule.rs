@@ -161,6 +161,11 @@ impl Published {
         self.queue.push_back((message, None));
     }
 
+    /// Those messages more.
+    pub fn extend(&mut self, messages: impl IntoIterator<Item = Arc<Message>>) {
+        messages.into_iter().for_each(|message| self.push(message));
+    }
+
     /// No message is on its way.
     pub fn is_empty(&self) -> bool {
         self.queue.is_empty()

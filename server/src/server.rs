@@ -10,14 +10,19 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 use wire::Session;
 
+use crate::admission::Admission;
 use crate::config::Config;
+use crate::drain::Drain;
 use crate::engine::epoll::EpollEngine;
 use crate::engine::tokio_uring::TokioUring;
 use crate::engine::uring::Uring;
 use crate::engine::{EngineError, EngineKind};
+use crate::guard::Guard;
 use crate::listener::{ListenError, listen};
+use crate::privileges::PrivilegeError;
 use crate::stats::Stats;
-use crate::worker::{self, Admission, Command, Event, Publisher, Worker};
+use crate::watchdog::{Pulse, State, Watchdog};
+use crate::worker::{self, Command, Event, Message, Publisher, Worker};
 
 /// Why a server did not start or ended early.
 #[derive(Debug, Error)]
@@ -25,6 +30,9 @@ pub enum StartError {
     /// No listener.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// Still more than an ordinary user.
+    #[error(transparent)]
+    Privileges(#[from] PrivilegeError),
     /// No thread, no eventfd.
     #[error("a worker could not be started: {0}")]
     Spawn(#[source] io::Error),
@@ -36,6 +44,16 @@ pub enum StartError {
         /// Why.
         #[source]
         source: EngineError,
+    },
+    /// A worker does nothing any more.
+    #[error(
+        "worker {worker} has not turned for the stall timeout, {state}; see /proc/PID/task/*/stack of another run, or raise --stall-timeout"
+    )]
+    Stalled {
+        /// Which.
+        worker: usize,
+        /// What it was doing.
+        state: State,
     },
     /// A worker did not say that it is ready, or did not end, in time.
     #[error("a worker did not answer within {0:?}")]
@@ -60,10 +78,15 @@ pub struct Server {
     events: Receiver<Event>,
     sender: Sender<Event>,
     drain_timeout: Duration,
+    pulses: Vec<Arc<Pulse>>,
+    watchdog: Option<Watchdog>,
+    guard: Option<Guard>,
 }
 
 /// How long a worker may take to set up.
 const START_BOUND: Duration = Duration::from_secs(20);
+/// How long the others may take to end when one worker has stalled.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 /// How long a worker may take to end, beyond the drain.
 const END_BOUND: Duration = Duration::from_secs(20);
 
@@ -85,11 +108,15 @@ where
         config.cores.len(),
         config.backlog,
         config.reuse_port,
+        config.vanishing,
     )?;
     let address = listeners
         .first()
         .map_or(Ok(config.listen), |l| l.local_addr())
         .map_err(StartError::Spawn)?;
+    if let Some(identity) = config.identity {
+        identity.assume()?;
+    }
     let publisher = Publisher::new(config.cores.len()).map_err(StartError::Spawn)?;
     let session = sessions(&publisher);
     let (sender, events) = channel();
@@ -97,16 +124,25 @@ where
         address,
         threads: Vec::new(),
         publisher,
-        admission: Arc::new(Admission::new(config.max_connections.unwrap_or(u64::MAX))),
+        admission: Arc::new(Admission::new(config.bounds)),
         events,
         sender,
         drain_timeout: config.drain_timeout,
+        pulses: config.cores.iter().map(|_| Arc::default()).collect(),
+        watchdog: None,
+        guard: None,
     };
+    let farewell = (!config.farewell.is_empty()).then(|| {
+        Arc::new(Message {
+            bytes: config.farewell.clone(),
+            over: Drain::farewell_over(config.drain_timeout),
+        })
+    });
     let refusal = &config.refusal[..config.refusal.len().min(Config::MAX_REFUSAL_BYTES)];
     for (number, (listener, core)) in listeners.into_iter().zip(&config.cores).enumerate() {
         let worker = Worker {
             number,
-            listener,
+            listener: Some(listener),
             backlog: config.backlog,
             session: session.clone(),
             heartbeat: config.heartbeat,
@@ -114,12 +150,14 @@ where
             limits: config.limits,
             timeouts: config.timeouts,
             drain_timeout: config.drain_timeout,
+            farewell: farewell.clone(),
             descriptors: config.descriptors,
             table_slots: config.table_slots,
             admission: Arc::clone(&server.admission),
             refusal: refusal.into(),
             publisher: server.publisher.clone(),
             events: server.sender.clone(),
+            pulse: Arc::clone(&server.pulses[number]),
         };
         let thread = match config.engine {
             EngineKind::Uring => worker::spawn::<Uring, S, F>(*core, worker),
@@ -149,11 +187,19 @@ where
                 });
                 return Err(StartError::Worker { worker, source });
             }
-            Ok(Event::Stop(_)) | Err(_) => {
+            Ok(Event::Stop(_) | Event::Stalled { .. }) | Err(_) => {
                 server.stop();
                 return Err(StartError::Stuck(START_BOUND));
             }
         }
+    }
+    if config.memory_reserve_bytes > 0 {
+        let guard = Guard::start(Arc::clone(&server.admission), config.memory_reserve_bytes);
+        server.guard = Some(guard.map_err(StartError::Spawn)?);
+    }
+    if let Some(timeout) = config.stall_timeout {
+        let watchdog = Watchdog::start(server.pulses.clone(), timeout, server.sender.clone());
+        server.watchdog = Some(watchdog.map_err(StartError::Spawn)?);
     }
     Ok(server)
 }
@@ -184,33 +230,41 @@ impl Server {
         self.sender.clone()
     }
 
-    /// Waits until the server is told to end or a worker fails, drains, and joins all workers.
+    /// What the workers show of themselves, by their numbers.
+    pub fn pulses(&self) -> &[Arc<Pulse>] {
+        &self.pulses
+    }
+
+    /// Waits until the server is told to end, drains, and joins all workers. Where a worker fails or stalls, it ends at
+    /// once: the others could not serve the connections of that one.
     ///
     /// # Errors
     /// A worker failed; the others were stopped in good order.
     pub fn wait(mut self) -> Result<Ended, StartError> {
         let mut stats = Stats::new();
         let mut failure = None;
+        let mut cause = None;
         let mut running = self.threads.len();
-        // `self.sender` lives, so the channel cannot close.
-        let cause = match self.events.recv() {
-            Ok(Event::Stop(cause)) => cause,
-            Ok(Event::Ended { worker, result }) => {
-                running -= 1;
-                match result {
-                    Ok(counts) => stats.merge(&counts),
-                    Err(source) => failure = Some(StartError::Worker { worker, source }),
-                }
-                "a worker ended"
-            }
-            Ok(Event::Ready) | Err(_) => "the workers fell silent",
-        };
-        self.stop();
-        let bound = self.drain_timeout + END_BOUND;
-        let deadline = Instant::now() + bound;
+        let mut deadline = None;
         while running > 0 {
-            let left = deadline.saturating_duration_since(Instant::now());
-            match self.events.recv_timeout(left) {
+            let event = match deadline {
+                // `self.sender` lives, so the channel cannot close.
+                None => self
+                    .events
+                    .recv()
+                    .map_err(|_| RecvTimeoutError::Disconnected),
+                Some(deadline) => {
+                    let left = Instant::saturating_duration_since(&deadline, Instant::now());
+                    self.events.recv_timeout(left)
+                }
+            };
+            match event {
+                Ok(Event::Stop(why)) if cause.is_none() => {
+                    cause = Some(why);
+                    self.publisher.post(Command::Stop);
+                    deadline = Some(Instant::now() + self.drain_timeout + END_BOUND);
+                }
+                Ok(Event::Stop(_)) => self.publisher.post(Command::End),
                 Ok(Event::Ended { worker, result }) => {
                     running -= 1;
                     match result {
@@ -219,25 +273,39 @@ impl Server {
                             failure.get_or_insert(StartError::Worker { worker, source });
                         }
                     }
+                    if failure.is_some() || cause.is_none() {
+                        cause.get_or_insert("a worker ended");
+                        self.publisher.post(Command::End);
+                        deadline.get_or_insert(Instant::now() + END_BOUND);
+                    }
                 }
-                Ok(_) => {}
+                Ok(Event::Stalled { worker, state }) => {
+                    failure.get_or_insert(StartError::Stalled { worker, state });
+                    self.publisher.post(Command::End);
+                    // Nobody waits for that one.
+                    running -= 1;
+                    deadline = Some(Instant::now() + LAST_WORDS);
+                }
+                Ok(Event::Ready) => {}
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
-                    return Err(StartError::Stuck(bound));
+                    let stuck = StartError::Stuck(self.drain_timeout + END_BOUND);
+                    return Err(failure.unwrap_or(stuck));
                 }
             }
         }
+        if let Some(failure) = failure {
+            return Err(failure);
+        }
         for thread in self.threads.drain(..) {
-            // How it ended is known already, a panic included.
+            // How it ended is known already.
             let _ = thread.join();
         }
         stats.held_max = self.admission.held_max();
-        match failure {
-            Some(failure) => Err(failure),
-            None => Ok(Ended { stats, cause }),
-        }
+        let cause = cause.unwrap_or("the workers fell silent");
+        Ok(Ended { stats, cause })
     }
 
     fn stop(&self) {
-        self.publisher.post(Command::Stop);
+        self.publisher.post(Command::End);
     }
 }

@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use hdrhistogram::Histogram;
 use serde::{Serialize, Serializer};
 
+use crate::admission::Refusal;
+
 /// Why a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -92,12 +94,15 @@ pub struct Stats {
     pub accepted: u64,
     /// The most held at one time.
     pub held_max: u64,
-    /// Accepted and closed at once: `--max-connections` are held already.
-    pub refused_max_connections: u64,
+    /// Accepted, told so and closed at once, by reason.
+    pub refused: BTreeMap<Refusal, u64>,
     /// Accepted by the kernel and lost because a table was full. Stays 0, or the headroom is too small.
     pub dropped_table_full: u64,
     /// Accepts that failed for lack of files or memory, and were tried again.
     pub accept_retries: u64,
+    /// Connections held when the end began. Those that were not closed by it ([`CloseReason::Shutdown`]) went by
+    /// themselves.
+    pub drained: u64,
     /// Connections ended, by reason.
     pub closed: BTreeMap<CloseReason, u64>,
     /// Bytes received.
@@ -131,9 +136,10 @@ impl Stats {
         Stats {
             accepted: 0,
             held_max: 0,
-            refused_max_connections: 0,
+            refused: BTreeMap::new(),
             dropped_table_full: 0,
             accept_retries: 0,
+            drained: 0,
             closed: BTreeMap::new(),
             bytes_in: 0,
             bytes_out: 0,
@@ -155,6 +161,19 @@ impl Stats {
         *self.closed.entry(reason).or_default() += 1;
     }
 
+    /// A connection was refused.
+    pub fn count_refusal(&mut self, reason: Refusal) {
+        *self.refused.entry(reason).or_default() += 1;
+    }
+
+    /// Of those held when the end began, how many it closed.
+    pub fn drained_closed(&self) -> u64 {
+        self.closed
+            .get(&CloseReason::Shutdown)
+            .copied()
+            .unwrap_or(0)
+    }
+
     /// A heartbeat was said `late_ns` after it was due.
     pub fn count_heartbeat(&mut self, late_ns: u64) {
         self.heartbeats_sent += 1;
@@ -165,9 +184,12 @@ impl Stats {
     pub fn merge(&mut self, other: &Stats) {
         self.accepted += other.accepted;
         self.held_max += other.held_max;
-        self.refused_max_connections += other.refused_max_connections;
+        for (reason, count) in &other.refused {
+            *self.refused.entry(*reason).or_default() += count;
+        }
         self.dropped_table_full += other.dropped_table_full;
         self.accept_retries += other.accept_retries;
+        self.drained += other.drained;
         for (reason, count) in &other.closed {
             *self.closed.entry(*reason).or_default() += count;
         }

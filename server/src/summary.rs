@@ -81,8 +81,20 @@ impl fmt::Display for Summary {
             "  connections  {} accepted, {} held at most",
             stats.accepted, stats.held_max
         )?;
+        for (reason, count) in &stats.refused {
+            writeln!(f, "  refused      {count} {reason}")?;
+        }
         for (reason, count) in &stats.closed {
             writeln!(f, "  closed       {count} {reason}")?;
+        }
+        if stats.drained > 0 {
+            let closed = stats.drained_closed();
+            writeln!(
+                f,
+                "  drained      {} held at the stop: {} went by themselves, {closed} were closed",
+                stats.drained,
+                stats.drained.saturating_sub(closed),
+            )?;
         }
         writeln!(
             f,
@@ -104,10 +116,6 @@ impl fmt::Display for Summary {
             (
                 "published    {} messages given to sessions",
                 stats.messages_published,
-            ),
-            (
-                "refused      {} over --max-connections",
-                stats.refused_max_connections,
             ),
             ("LOST         {} in a full table", stats.dropped_table_full),
             (
@@ -133,8 +141,8 @@ impl fmt::Display for Summary {
         if let Some(ring) = &stats.ring {
             write!(
                 f,
-                "  rings        {} tables, {} enters",
-                ring.rings, ring.enters
+                "  rings        {} tables, {} restricted to what they are for, {} enters",
+                ring.rings, ring.restricted_rings, ring.enters
             )?;
             for (what, count) in [
                 ("turns with overflowed completions", ring.overflows),

@@ -1,12 +1,10 @@
 //! One pinned thread per core: what it is given, how it is reached, how it ends.
 //!
-//! Owns: the mailbox through which other threads reach a worker, and the count of connections all workers
-//! share. Knows no engine's insides.
+//! Owns: the mailbox through which other threads reach a worker. Knows no engine's insides.
 
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -17,17 +15,20 @@ use ring::Descriptors;
 use thiserror::Error;
 use wire::{Out, Session};
 
+use crate::admission::Admission;
 use crate::conn::Limits;
 use crate::engine::{Engine, EngineError};
 use crate::stats::Stats;
 use crate::timeouts::Timeouts;
+use crate::watchdog::{Pulse, State};
 
 /// What a worker is given. `F` makes the session of a new connection.
 pub struct Worker<F> {
     /// Which worker, from 0.
     pub number: usize,
-    /// Its own listening socket, non-blocking.
-    pub listener: TcpListener,
+    /// Its own listening socket, non-blocking. Taken, and closed when the worker is told to stop, so that another process
+    /// can have the port.
+    pub listener: Option<TcpListener>,
     /// Pending connections the listener keeps.
     pub backlog: u32,
     /// Makes a session.
@@ -40,8 +41,10 @@ pub struct Worker<F> {
     pub limits: Limits,
     /// Bounds on a peer's silence.
     pub timeouts: Timeouts,
-    /// For how long output may still be sent after the stop.
+    /// How long letting connections go may take after the stop.
     pub drain_timeout: Duration,
+    /// What they are told then.
+    pub farewell: Option<Arc<Message>>,
     /// What an io_uring connection costs.
     pub descriptors: Descriptors,
     /// Slots of each table of an engine that has tables.
@@ -54,6 +57,8 @@ pub struct Worker<F> {
     pub publisher: Publisher,
     /// Where `ready` is said.
     pub events: Sender<Event>,
+    /// Where each turn is shown.
+    pub pulse: Arc<Pulse>,
 }
 
 impl<F> Worker<F> {
@@ -86,7 +91,14 @@ pub enum Event {
         /// Its counts, or why it ended early.
         result: Result<Box<Stats>, EngineError>,
     },
-    /// The server is asked to end.
+    /// A worker does nothing any more.
+    Stalled {
+        /// Which.
+        worker: usize,
+        /// What it was doing.
+        state: State,
+    },
+    /// The server is asked to end. Asked again, it ends at once.
     Stop(&'static str),
 }
 
@@ -109,6 +121,7 @@ pub fn spawn<E: Engine, S: Session + 'static, F: Fn() -> S + Send + 'static>(
                     source: io::Error::other("panicked"),
                 })),
             };
+            let _alive = worker.pulse.begin();
             let pinned = kernel_tuning::process::pin_current_thread(core).map_err(|error| {
                 EngineError::System {
                     what: "pinning a worker to its core",
@@ -142,6 +155,8 @@ impl Drop for Ending {
 pub enum Command {
     /// Stop accepting, drain, end.
     Stop,
+    /// Stop accepting, or draining, and end now.
+    End,
     /// Begin with the heartbeats that wait for it.
     Beat,
     /// Give this to every session.
@@ -246,51 +261,6 @@ impl Mailbox {
     pub fn take(&self) -> Vec<Command> {
         let _ = self.wake.read();
         std::mem::take(&mut *self.commands.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-/// Counts the connections of all workers against `--max-connections`.
-#[derive(Debug)]
-pub struct Admission {
-    max: u64,
-    held: AtomicU64,
-    held_max: AtomicU64,
-}
-
-impl Admission {
-    /// Up to `max` connections at a time.
-    pub fn new(max: u64) -> Admission {
-        Admission {
-            max,
-            held: AtomicU64::new(0),
-            held_max: AtomicU64::new(0),
-        }
-    }
-
-    /// Whether one more may come in; then it is counted until [`Admission::leave`].
-    pub fn enter(&self) -> bool {
-        let before = self.held.fetch_add(1, Ordering::Relaxed);
-        if before >= self.max {
-            self.held.fetch_sub(1, Ordering::Relaxed);
-            return false;
-        }
-        self.held_max.fetch_max(before + 1, Ordering::Relaxed);
-        true
-    }
-
-    /// `count` connections have ended.
-    pub fn leave(&self, count: u64) {
-        self.held.fetch_sub(count, Ordering::Relaxed);
-    }
-
-    /// Connections held now.
-    pub fn held(&self) -> u64 {
-        self.held.load(Ordering::Relaxed)
-    }
-
-    /// The most held at one time.
-    pub fn held_max(&self) -> u64 {
-        self.held_max.load(Ordering::Relaxed)
     }
 }
 

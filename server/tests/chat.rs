@@ -20,7 +20,10 @@ fn every_line_goes_to_everybody_in_the_order_it_was_said() {
             std::io::stderr().write_all(skipped).unwrap();
             continue;
         }
-        let config = Config::new("127.0.0.1:0".parse().unwrap(), engine, vec![core, core]);
+        let config = Config {
+            drain_timeout: Duration::from_millis(300),
+            ..Config::new("127.0.0.1:0".parse().unwrap(), engine, vec![core, core])
+        };
         let server = server::start(&config, |room| {
             let room = room.clone();
             move || chat::Guest::new(room.clone())

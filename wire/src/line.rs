@@ -1,4 +1,5 @@
-//! The seed's protocol: a greeting, each line echoed, `quit` closes, a heartbeat at every tick.
+//! The seed's protocol: a greeting, each line echoed, `quit` closes, a heartbeat at every tick, and a farewell before
+//! the server ends.
 //!
 //! Invariant: a line is echoed whole or not yet; a line of more than [`MAX_LINE_BYTES`] is never kept.
 
@@ -10,6 +11,8 @@ use crate::session::{Close, Out, Session};
 pub const GREETING: &[u8] = b"Welcome to the echo server! Type quit to exit.\r\n";
 /// What a server says at every heartbeat.
 pub const HEARTBEAT: &[u8] = b"ok\n";
+/// What a server says to every client before it ends: go, and come again elsewhere.
+pub const FAREWELL: &[u8] = b"bye\n";
 /// The longest line, its line end included. A longer one closes the connection.
 pub const MAX_LINE_BYTES: usize = 64 * 1024;
 

@@ -80,7 +80,7 @@ pub fn server(args: impl Iterator<Item = OsString>) -> ExitCode {
     let work = move || -> io::Result<Turns> {
         pin_current_thread(flags.cores).map_err(io::Error::other)?;
         let listen = SocketAddr::from(([127, 0, 0, 1], 0));
-        let listeners = server::listener::listen(listen, 1, 4096, false);
+        let listeners = server::listener::listen(listen, 1, 4096, false, Default::default());
         let listener = listeners.map_err(io::Error::other)?.remove(0);
         writeln!(
             io::stdout(),

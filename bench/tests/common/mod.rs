@@ -96,6 +96,10 @@ impl Server {
         if !flags.contains(&"--listen") {
             command.args(["--listen", "127.0.0.1:0"]);
         }
+        // Most tests stop a server whose clients are still there.
+        if !flags.contains(&"--drain-timeout") {
+            command.args(["--drain-timeout", "300ms"]);
+        }
         Server::spawn(command)
     }
 
@@ -139,8 +143,13 @@ impl Server {
     }
 
     /// SIGTERM, then the exit status within `bound` and what was printed.
-    pub fn stop(mut self, bound: Duration) -> (std::process::ExitStatus, String) {
+    pub fn stop(self, bound: Duration) -> (std::process::ExitStatus, String) {
         self.signal(Signal::SIGTERM);
+        self.stop_told(bound)
+    }
+
+    /// The same of a server that has been told to stop.
+    pub fn stop_told(mut self, bound: Duration) -> (std::process::ExitStatus, String) {
         let status = wait(&mut self.child, bound).expect("the server does not end");
         let mut said = String::new();
         self.stdout.read_to_string(&mut said).unwrap();

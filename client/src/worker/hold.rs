@@ -120,6 +120,7 @@ impl Worker<'_> {
                 self.report.messages_mismatched += u64::from(wrong == Wrong::Message);
                 self.lose(c, Cause::Wrong(wrong))
             }
+            None if self.is_to_leave(c) => self.lose(c, Cause::Closed),
             None if heard.message || heard.greeting => self.go_on(c),
             None => Ok(()),
         }
@@ -155,6 +156,13 @@ impl Worker<'_> {
         }
     }
 
+    /// The server has said that it ends, and nothing more is awaited from it.
+    fn is_to_leave(&self, c: u32) -> bool {
+        let conn = &self.conns[c as usize];
+        let is_free = !conn.flags.has(Flags::AWAITS) && !conn.flags.has(Flags::CYCLING);
+        conn.phase == Phase::Held && conn.verifier.is_dismissed() && is_free
+    }
+
     pub(super) fn lose(&mut self, c: u32, cause: Cause) -> io::Result<()> {
         if self.conns[c as usize].phase == Phase::Ending {
             return self.terminate(c);
@@ -166,7 +174,13 @@ impl Worker<'_> {
         let age_ms = now_ms.wrapping_sub(conn.last_heartbeat_ms);
         let came_to_nothing =
             !conn.flags.has(Flags::HEARD) && age_ms <= TURNED_AWAY.as_millis() as u32;
-        let is_dropped = conn.verifier.is_greeted() && !came_to_nothing;
+        let is_announced = conn.verifier.is_dismissed() && !matches!(cause, Cause::Wrong(_));
+        let cause = if is_announced {
+            Cause::Announced
+        } else {
+            cause
+        };
+        let is_dropped = conn.verifier.is_greeted() && !came_to_nothing && !is_announced;
         let (awaits, cycling) = (
             conn.flags.take(Flags::AWAITS),
             conn.flags.take(Flags::CYCLING),
@@ -174,6 +188,7 @@ impl Worker<'_> {
         self.counts.outstanding -= u64::from(awaits || cycling);
         self.counts.lost += 1;
         self.counts.dropped += u64::from(is_dropped);
+        self.counts.announced += u64::from(is_announced);
         *self.report.lost.entry(cause.name(is_dropped)).or_default() += 1;
         self.let_come_back(c, !came_to_nothing, (awaits, cycling));
         self.terminate(c)
@@ -250,6 +265,8 @@ impl Worker<'_> {
 pub(super) enum Cause {
     Errno(i32),
     Closed,
+    /// By whichever end, after the server said that it ends.
+    Announced,
     Wrong(Wrong),
 }
 
@@ -257,6 +274,7 @@ impl Cause {
     fn name(self, is_dropped: bool) -> String {
         match self {
             Cause::Errno(errno) => format!("{:?}", Errno::from_raw(errno)),
+            Cause::Announced => "announced by the server".into(),
             Cause::Closed if is_dropped => "closed by the server".into(),
             Cause::Closed => "closed before the first byte".into(),
             Cause::Wrong(Wrong::Greeting) => "wrong bytes in the greeting".into(),

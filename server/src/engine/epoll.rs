@@ -18,7 +18,9 @@ use nix::sys::socket::{MsgFlags, recv, send};
 use tracing::warn;
 use wire::{Out, Session};
 
+use crate::admission::Sources;
 use crate::conn::{Budget, Conn, Said};
+use crate::drain::{CLOSED_PER_TURN, Drain};
 use crate::engine::{
     Engine, EngineError, HEARTBEATS_PER_TURN, IDLE, PUBLISHED_PER_TURN, turn_away,
 };
@@ -74,6 +76,7 @@ struct Loop<S, F> {
     /// By descriptor.
     connections: Vec<Option<Connection<S>>>,
     held: u32,
+    sources: Sources,
     heartbeats: Option<Heartbeats>,
     published: Published,
     budget: Budget,
@@ -87,7 +90,8 @@ struct Loop<S, F> {
     /// Connections with output that waits.
     waiting: u32,
     accept_at_ms: Option<u32>,
-    drain_until_ns: Option<u64>,
+    drain: Option<Drain>,
+    turn: u32,
 }
 
 impl<S: Session, F: Fn() -> S> Loop<S, F> {
@@ -99,7 +103,9 @@ impl<S: Session, F: Fn() -> S> Loop<S, F> {
                 .add(fd.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, data))
                 .map_err(|e| EngineError::system("epoll_ctl")(e.into()))
         };
-        add(&worker.listener, LISTENER)?;
+        if let Some(listener) = &worker.listener {
+            add(listener, LISTENER)?;
+        }
         add(worker.mailbox().wake(), MAILBOX)?;
         let clock = Clock::new();
         let slots = worker.table_slots;
@@ -107,6 +113,7 @@ impl<S: Session, F: Fn() -> S> Loop<S, F> {
             epoll,
             connections: Vec::with_capacity(slots as usize),
             held: 0,
+            sources: Sources::default(),
             heartbeats: worker
                 .heartbeat_at_start()
                 .map(|every| Heartbeats::new(every.as_nanos() as u64, slots, clock.now_ns())),
@@ -120,7 +127,8 @@ impl<S: Session, F: Fn() -> S> Loop<S, F> {
             output: vec![0; Out::MIN_ROOM],
             waiting: 0,
             accept_at_ms: None,
-            drain_until_ns: None,
+            drain: None,
+            turn: 0,
             clock,
             worker,
         })
@@ -150,8 +158,11 @@ impl<S: Session, F: Fn() -> S> Loop<S, F> {
                 self.accept_at_ms = None;
                 self.listen(EpollFlags::EPOLLIN);
             }
-            if let Some(until) = self.drain_until_ns
-                && (self.now_ns >= until || (self.waiting == 0 && self.published.is_empty()))
+            self.let_go();
+            self.turn = self.turn.wrapping_add(1);
+            self.worker.pulse.beat(self.turn, self.held);
+            if let Some(drain) = &self.drain
+                && (drain.is_over(self.now_ns) || self.held == 0)
             {
                 return Ok(());
             }
@@ -168,13 +179,13 @@ impl<S: Session, F: Fn() -> S> Loop<S, F> {
     }
 
     fn accept(&mut self) {
-        if self.drain_until_ns.is_some() {
-            return;
-        }
         for _ in 0..ACCEPTS_PER_EVENT {
+            let Some(listener) = &self.worker.listener else {
+                return;
+            };
             // One accept4. The socket stays blocking, which costs a system call less; every receive and send says
             // MSG_DONTWAIT instead.
-            match self.worker.listener.accept().map_err(errno_of) {
+            match listener.accept().map_err(errno_of) {
                 Ok((stream, _)) => self.accepted(stream.into()),
                 Err(Errno::EAGAIN) => return,
                 Err(errno @ (Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::ENOBUFS)) => {
@@ -194,19 +205,24 @@ impl<S: Session, F: Fn() -> S> Loop<S, F> {
     }
 
     fn accepted(&mut self, fd: OwnedFd) {
-        if !self.worker.admission.enter() {
-            self.stats.refused_max_connections += 1;
-            return turn_away(fd.as_raw_fd(), &self.worker.refusal);
-        }
         let raw = fd.as_raw_fd();
+        let source = match self.worker.admission.enter(raw) {
+            Ok(source) => source,
+            Err(reason) => {
+                self.stats.count_refusal(reason);
+                return turn_away(raw, &self.worker.refusal);
+            }
+        };
         if let Err(errno) = self.epoll.add(&fd, EpollEvent::new(INPUT, raw as u64)) {
             if self.stats.accept_retries == 0 {
                 warn!(%errno, "a connection cannot be watched and is closed; see fs.epoll.max_user_watches");
             }
             self.stats.accept_retries += 1;
             self.worker.admission.leave(1);
+            self.worker.admission.forget(source);
             return;
         }
+        self.sources.put(raw as u32, source);
         self.stats.accepted += 1;
         self.held += 1;
         if self.connections.len() <= raw as usize {
@@ -360,6 +376,7 @@ impl<S: Session, F: Fn() -> S> Loop<S, F> {
         self.held -= 1;
         self.stats.count_close(reason);
         self.worker.admission.leave(1);
+        self.worker.admission.forget(self.sources.take(fd as u32));
     }
 
     fn await_room(&mut self, fd: RawFd, on: bool) {
@@ -448,13 +465,16 @@ impl<S: Session, F: Fn() -> S> Loop<S, F> {
     fn read_mailbox(&mut self) {
         for command in self.worker.mailbox().take() {
             match command {
-                Command::Stop if self.drain_until_ns.is_none() => {
-                    self.listen(EpollFlags::empty());
-                    self.accept_at_ms = None;
-                    let timeout = self.worker.drain_timeout.as_nanos() as u64;
-                    self.drain_until_ns = Some(self.now_ns + timeout);
+                Command::Stop => {
+                    self.begin_drain(self.worker.drain_timeout);
+                    self.published.extend(self.worker.farewell.take());
                 }
-                Command::Stop => {}
+                Command::End => {
+                    self.begin_drain(Duration::ZERO);
+                    if let Some(drain) = &mut self.drain {
+                        drain.cut_short(self.now_ns);
+                    }
+                }
                 Command::Beat if self.heartbeats.is_none() => {
                     let (slots, now_ns) = (self.worker.table_slots, self.now_ns);
                     let begun =
@@ -467,9 +487,36 @@ impl<S: Session, F: Fn() -> S> Loop<S, F> {
         }
     }
 
+    /// Closes the listener, after those that it holds already are let in.
+    fn begin_drain(&mut self, timeout: Duration) {
+        if self.drain.is_some() {
+            return;
+        }
+        self.accept();
+        self.worker.listener = None;
+        self.accept_at_ms = None;
+        self.stats.drained = self.held.into();
+        self.drain = Some(Drain::new(timeout, self.now_ns));
+    }
+
+    /// Closes those whose turn it is in a drain.
+    fn let_go(&mut self) {
+        for _ in 0..CLOSED_PER_TURN {
+            let Some(drain) = &mut self.drain else { return };
+            let high_waters = || [self.connections.len() as u32];
+            let Some((_, fd)) = drain.next(self.now_ns, high_waters) else {
+                return;
+            };
+            self.finish(fd as RawFd, CloseReason::Shutdown);
+        }
+    }
+
     fn listen(&mut self, interest: EpollFlags) {
+        let Some(listener) = &self.worker.listener else {
+            return;
+        };
         let mut event = EpollEvent::new(interest, LISTENER);
-        if let Err(errno) = self.epoll.modify(&self.worker.listener, &mut event) {
+        if let Err(errno) = self.epoll.modify(listener, &mut event) {
             warn!(%errno, "the listener cannot be watched as it should");
         }
     }
@@ -492,8 +539,8 @@ impl<S: Session, F: Fn() -> S> Loop<S, F> {
         if let Some(at) = self.accept_at_ms {
             wake_ns = wake_ns.min(u64::from(at) * 1_000_000);
         }
-        if let Some(until) = self.drain_until_ns {
-            wake_ns = wake_ns.min(until);
+        if let Some(drain) = &self.drain {
+            wake_ns = wake_ns.min(drain.next_due_ns(now_ns));
         }
         let left_ms = wake_ns.saturating_sub(now_ns).div_ceil(1_000_000);
         EpollTimeout::try_from(left_ms as u32).unwrap_or(EpollTimeout::ZERO)

@@ -52,8 +52,10 @@ fn turn_away(fd: RawFd, line: &[u8]) {
 /// - It reads `worker.mailbox()` whenever the mailbox's descriptor is readable.
 /// - It sweeps its connections as [`timeouts`](crate::timeouts) says, and closes those that break the rules.
 /// - It gives a published message to every session once, in the order of publishing, within the message's time.
-/// - Told to stop, it stops accepting, sends what waits for at most `worker.drain_timeout`, closes
-///   everything and returns. It waits for nothing without a bound.
+/// - Told to stop, it closes its listener, publishes `worker.farewell`, serves on, and closes as
+///   [`drain`](crate::drain) says; it returns when nobody is left, or its time is over. Told to end, it does so at once. It
+///   waits for nothing without a bound.
+/// - It beats `worker.pulse` each turn, and turns at least every half second.
 /// - It counts everything it does, drops or refuses in the `Stats` it returns; an error is returned only where
 ///   it cannot go on at all.
 pub trait Engine {

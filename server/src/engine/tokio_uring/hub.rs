@@ -9,7 +9,7 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::net::Shutdown;
+use std::net::{Shutdown, TcpListener};
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
@@ -20,6 +20,7 @@ use tokio_uring::net::TcpStream;
 use tracing::warn;
 use wire::{Out, Session};
 
+use crate::admission::Sources;
 use crate::conn::Budget;
 use crate::engine::turn_away;
 use crate::stats::{CloseReason, Stats};
@@ -39,7 +40,10 @@ pub(super) struct Hub<S, F> {
     clock: Clock,
     connections: Vec<Option<Connection<S>>>,
     free: Vec<u32>,
+    sources: Sources,
     held: u32,
+    /// Until it is to stop.
+    listener: Option<TcpListener>,
     /// Accepting tasks.
     accepting: u32,
     /// Connections with a write under way.
@@ -86,7 +90,9 @@ impl<S: Session, F: Fn() -> S> Hub<S, F> {
             clock,
             connections: Vec::new(),
             free: Vec::new(),
+            sources: Sources::default(),
             held: 0,
+            listener: None,
             accepting: 0,
             writing: 0,
             room: vec![0; Out::MIN_ROOM],
@@ -131,11 +137,14 @@ impl<S: Session, F: Fn() -> S> Hub<S, F> {
 
     /// Takes a connection in and lets it greet. None where it is refused and told so.
     pub(super) fn open(&mut self, stream: &Rc<TcpStream>) -> Option<u32> {
-        if !self.worker.admission.enter() {
-            self.stats.refused_max_connections += 1;
-            turn_away(stream.as_raw_fd(), &self.worker.refusal);
-            return None;
-        }
+        let source = match self.worker.admission.enter(stream.as_raw_fd()) {
+            Ok(source) => source,
+            Err(reason) => {
+                self.stats.count_refusal(reason);
+                turn_away(stream.as_raw_fd(), &self.worker.refusal);
+                return None;
+            }
+        };
         self.stats.accepted += 1;
         self.held += 1;
         let slot = self.free.pop().unwrap_or_else(|| {
@@ -144,6 +153,7 @@ impl<S: Session, F: Fn() -> S> Hub<S, F> {
             self.call();
             self.connections.len() as u32 - 1
         });
+        self.sources.put(slot, source);
         self.connections[slot as usize] = Some(Connection {
             session: (self.worker.session)(),
             stream: Rc::clone(stream),
@@ -292,6 +302,7 @@ impl<S: Session, F: Fn() -> S> Hub<S, F> {
         self.held -= 1;
         self.free.push(slot);
         self.worker.admission.leave(1);
+        self.worker.admission.forget(self.sources.take(slot));
         if self.is_stopping() {
             self.call();
         }
@@ -355,25 +366,36 @@ impl<S: Session, F: Fn() -> S> Hub<S, F> {
         }
     }
 
+    /// What it shuts down when it is to stop.
+    pub(super) fn listens_on(&mut self, listener: TcpListener) {
+        self.listener = Some(listener);
+    }
+
     /// Ends the accepts that are under way, and has no more of them.
     pub(super) fn stop(&mut self) {
         self.stopping = true;
-        if let Err(error) = SockRef::from(&self.worker.listener).shutdown(Shutdown::Both) {
+        self.stats.drained = self.held.into();
+        if let Some(listener) = self.listener.take()
+            && let Err(error) = SockRef::from(&listener).shutdown(Shutdown::Both)
+        {
             warn!(%error, "the listener cannot be shut down");
         }
     }
 
-    /// Ends connections: once their output is sent, or `now`.
-    pub(super) fn drain(&mut self, now: bool) {
+    /// Ends a connection once its output is sent.
+    pub(super) fn finish(&mut self, slot: u32) {
+        if let Some(Some(connection)) = self.connections.get_mut(slot as usize)
+            && connection.close.is_none()
+        {
+            connection.close = Some(CloseReason::Shutdown);
+            wake(connection);
+        }
+    }
+
+    /// Ends all connections now.
+    pub(super) fn abort_all(&mut self) {
         for slot in 0..self.connections.len() as u32 {
-            if now {
-                self.abort(slot, CloseReason::Shutdown);
-            } else if let Some(connection) = &mut self.connections[slot as usize]
-                && connection.close.is_none()
-            {
-                connection.close = Some(CloseReason::Shutdown);
-                wake(connection);
-            }
+            self.abort(slot, CloseReason::Shutdown);
         }
     }
 

@@ -24,6 +24,7 @@ mod tests;
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
+use std::io;
 use std::net::Shutdown;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -54,8 +55,11 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 impl Engine for TokioUring {
     fn run<S: Session + 'static, F: Fn() -> S + 'static>(
-        worker: Worker<F>,
+        mut worker: Worker<F>,
     ) -> Result<Stats, EngineError> {
+        let listener = worker.listener.take().ok_or_else(|| {
+            EngineError::system("finding a listener")(io::ErrorKind::NotFound.into())
+        })?;
         let mut ring = tokio_uring::uring_builder();
         // Linux 5.19. Not deferred task work: the crate waits in epoll, where nothing would run it.
         ring.setup_cqsize(COMPLETIONS).setup_coop_taskrun();
@@ -65,7 +69,7 @@ impl Engine for TokioUring {
             .map_err(EngineError::system("setting up tokio-uring"))?;
         let worker = Rc::new(worker);
         let hub = Rc::new(RefCell::new(Hub::new(Rc::clone(&worker))));
-        let ended = runtime.block_on(serve(&hub, &worker));
+        let ended = runtime.block_on(serve(&hub, &worker, listener));
         if hub.borrow().is_idle() {
             drop(runtime);
         } else {
@@ -82,20 +86,23 @@ impl Engine for TokioUring {
 async fn serve<S: Session + 'static, F: Fn() -> S + 'static>(
     hub: &Shared<S, F>,
     worker: &Rc<Worker<F>>,
+    listener: std::net::TcpListener,
 ) -> Result<(), EngineError> {
     let mailbox =
         overseer::watch(worker.mailbox()).map_err(EngineError::system("watching the mailbox"))?;
     // On some kernels an accept on a non-blocking socket fails instead of waiting.
-    let listener = worker
-        .listener
+    let accepting = listener
         .set_nonblocking(false)
-        .and_then(|()| worker.listener.try_clone())
+        .and_then(|()| listener.try_clone())
         .map_err(EngineError::system("preparing the listener"))?;
-    let listener = Rc::new(TcpListener::from_std(listener));
+    hub.borrow_mut().listens_on(listener);
+    let listener = Rc::new(TcpListener::from_std(accepting));
     for _ in 0..ACCEPTS {
         hub.borrow_mut().acceptor_begins();
         tokio_uring::spawn(accept(Rc::clone(hub), Rc::clone(&listener)));
     }
+    // The accepting tasks alone keep it.
+    drop(listener);
     worker.ready();
     overseer::oversee(hub, worker, &mailbox).await;
     Ok(())

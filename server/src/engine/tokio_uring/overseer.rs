@@ -18,6 +18,7 @@ use tokio::io::unix::AsyncFd;
 use wire::Session;
 
 use super::hub::{Hub, Shared};
+use crate::drain::{CLOSED_PER_TURN, Drain};
 use crate::engine::IDLE;
 use crate::schedule::{Heartbeats, Published, STEP_NS};
 use crate::worker::{Command, Mailbox, Worker};
@@ -68,7 +69,8 @@ struct Overseer<'a, S, F> {
     worker: &'a Worker<F>,
     heartbeats: Option<Heartbeats>,
     published: Published,
-    drain_until_ns: Option<u64>,
+    drain: Option<Drain>,
+    turns: u32,
 }
 
 impl<'a, S: Session, F: Fn() -> S> Overseer<'a, S, F> {
@@ -81,7 +83,8 @@ impl<'a, S: Session, F: Fn() -> S> Overseer<'a, S, F> {
                 .heartbeat_at_start()
                 .map(|every| Heartbeats::new(every.as_nanos() as u64, worker.table_slots, now_ns)),
             published: Published::default(),
-            drain_until_ns: None,
+            drain: None,
+            turns: 0,
         }
     }
 
@@ -94,13 +97,20 @@ impl<'a, S: Session, F: Fn() -> S> Overseer<'a, S, F> {
         if let Some(due_ns) = hub.sweep(now_ns) {
             wake_ns = wake_ns.min(due_ns);
         }
-        if let Some(until_ns) = self.drain_until_ns {
-            let now = now_ns >= until_ns;
-            if now || self.published.is_empty() {
-                hub.drain(now);
+        if let Some(drain) = &mut self.drain {
+            for _ in 0..CLOSED_PER_TURN {
+                let Some((_, slot)) = drain.next(now_ns, || [hub.high_water()]) else {
+                    break;
+                };
+                hub.finish(slot);
             }
-            wake_ns = wake_ns.min(until_ns.max(now_ns + STEP_NS));
+            if drain.is_over(now_ns) {
+                hub.abort_all();
+            }
+            wake_ns = wake_ns.min(drain.next_due_ns(now_ns).max(now_ns + STEP_NS));
         }
+        self.turns = self.turns.wrapping_add(1);
+        self.worker.pulse.beat(self.turns, hub.held());
         if busy {
             return (now_ns, now_ns);
         }
@@ -148,12 +158,19 @@ impl<'a, S: Session, F: Fn() -> S> Overseer<'a, S, F> {
         let mut hub = self.hub.borrow_mut();
         for command in self.worker.mailbox().take() {
             match command {
-                Command::Stop if self.drain_until_ns.is_none() => {
-                    let timeout = self.worker.drain_timeout.as_nanos() as u64;
-                    self.drain_until_ns = Some(hub.now_ns() + timeout);
-                    hub.stop();
+                Command::Stop => {
+                    if self.drain.is_none() {
+                        self.drain = Some(Drain::new(self.worker.drain_timeout, hub.now_ns()));
+                        self.published.extend(self.worker.farewell.clone());
+                        hub.stop();
+                    }
                 }
-                Command::Stop => {}
+                Command::End => {
+                    if self.drain.is_none() {
+                        hub.stop();
+                    }
+                    self.drain = Some(Drain::new(Duration::ZERO, hub.now_ns()));
+                }
                 Command::Beat if self.heartbeats.is_none() => {
                     let (slots, now_ns) = (self.worker.table_slots, hub.now_ns());
                     let begun =
@@ -167,8 +184,8 @@ impl<'a, S: Session, F: Fn() -> S> Overseer<'a, S, F> {
     }
 
     fn has_ended(&self, now_ns: u64) -> bool {
-        self.drain_until_ns.is_some_and(|until_ns| {
-            self.hub.borrow().is_idle() || now_ns >= until_ns + END_BOUND_NS
+        self.drain.as_ref().is_some_and(|drain| {
+            self.hub.borrow().is_idle() || drain.is_over(now_ns.saturating_sub(END_BOUND_NS))
         })
     }
 }

@@ -26,6 +26,7 @@ fn serve<S: Session + 'static>(
     let core = kernel_tuning::process::affinity().unwrap()[0];
     let address = "127.0.0.1:0".parse().unwrap();
     let mut config = Config::new(address, EngineKind::TokioUring, vec![core]);
+    config.drain_timeout = Duration::from_millis(500);
     change(&mut config);
     Some(crate::start(&config, |_| session).unwrap())
 }

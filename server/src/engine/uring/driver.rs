@@ -3,15 +3,18 @@
 //! Owns: the worker's ring group, one machine per table, the acceptor and the heartbeats. One thread drives
 //! all tables of a core. Decides nothing about a connection: that is the machine's.
 
-use std::os::fd::AsRawFd;
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ring::{Completion, Config, Descriptors, Group, Op, Operation, RecvBuffers};
+use ring::{Completion, Config, Descriptors, Group, Op, Operation, RecvBuffers, Uses};
 use tracing::{debug, warn};
 use wire::Session;
 
+use crate::admission::Sources;
 use crate::conn::Budget;
+use crate::drain::{CLOSED_PER_TURN, Drain};
 use crate::engine::uring::acceptor::{Accepted, Acceptor, Step};
 use crate::engine::uring::machine::{Event, Machine, Turn};
 use crate::engine::{Engine, EngineError, HEARTBEATS_PER_TURN, IDLE, PUBLISHED_PER_TURN};
@@ -33,6 +36,7 @@ impl Engine for Uring {
         let config = Config {
             descriptors: worker.descriptors,
             table_slots: worker.table_slots,
+            uses: Uses::Accept,
             ..Config::default()
         };
         run_on(config, worker)
@@ -44,7 +48,11 @@ pub(super) fn run_on<S: Session, F: Fn() -> S>(
     config: Config,
     worker: Worker<F>,
 ) -> Result<Stats, EngineError> {
-    let mut driver = Driver::new(Group::new(config)?, worker)?;
+    let group = Group::new(config)?;
+    if let Some(error) = group.unrestricted() {
+        warn!(%error, "the kernel does not restrict rings to the operations in use");
+    }
+    let mut driver = Driver::new(group, worker)?;
     driver.worker.ready();
     driver.serve()?;
     Ok(driver.end())
@@ -58,6 +66,7 @@ struct Driver<S, F> {
     heartbeats: Vec<Heartbeats>,
     published: Published,
     acceptor: Acceptor,
+    sources: Sources,
     budget: Budget,
     stats: Stats,
     /// Settlings so far. Starts above 1, so that no slot seems to have sent just now.
@@ -67,9 +76,8 @@ struct Driver<S, F> {
     /// The sweep's tick at `now_ns`.
     tick: Tick,
     ops: Vec<Operation>,
-    /// When draining ends.
-    drain_until_ns: Option<u64>,
-    /// Turns in a row, while draining, in which nothing waited.
+    drain: Option<Drain>,
+    /// Turns in a row, while draining, in which nothing was held.
     quiet_turns: u32,
     /// The kernel gave no further ring: not before this time again.
     next_ring_ms: Option<u32>,
@@ -78,13 +86,16 @@ struct Driver<S, F> {
 impl<S: Session, F: Fn() -> S> Driver<S, F> {
     fn new(group: Group, worker: Worker<F>) -> Result<Self, EngineError> {
         // The ring waits for connections only where the descriptor does not ask for an answer at once.
-        worker
-            .listener
+        let listener = worker.listener.as_ref().ok_or_else(|| {
+            EngineError::system("finding a listener")(io::ErrorKind::NotFound.into())
+        })?;
+        listener
             .set_nonblocking(false)
             .map_err(EngineError::system("making the listener blocking"))?;
         let clock = Clock::new();
         let mut driver = Driver {
-            acceptor: Acceptor::new(worker.listener.as_raw_fd()),
+            acceptor: Acceptor::new(listener.as_raw_fd()),
+            sources: Sources::default(),
             budget: Budget::new(worker.limits),
             stats: Stats::new(),
             machines: Vec::new(),
@@ -95,7 +106,7 @@ impl<S: Session, F: Fn() -> S> Driver<S, F> {
             sweep: Sweep::new(worker.timeouts, clock.now_ns()),
             tick: Tick::default(),
             ops: Vec::new(),
-            drain_until_ns: None,
+            drain: None,
             quiet_turns: 0,
             next_ring_ms: None,
             group,
@@ -133,14 +144,15 @@ impl<S: Session, F: Fn() -> S> Driver<S, F> {
             }
             self.turn = self.turn.wrapping_add(1);
             self.after_settling().map_err(&broken)?;
-            if let Some(until) = self.drain_until_ns {
+            self.worker.pulse.beat(self.turn, self.held());
+            if let Some(drain) = &self.drain {
                 self.quiet_turns = if self.is_drained() {
                     self.quiet_turns + 1
                 } else {
                     0
                 };
                 // What was sent in the last turn is answered for in the next.
-                if self.now_ns >= until || self.quiet_turns > 1 {
+                if drain.is_over(self.now_ns) || self.quiet_turns > 1 {
                     return self.group.submit_and_wait(Duration::ZERO).map_err(&broken);
                 }
             }
@@ -148,7 +160,7 @@ impl<S: Session, F: Fn() -> S> Driver<S, F> {
     }
 
     fn end(mut self) -> Stats {
-        let held: u64 = self.machines.iter().map(|m| u64::from(m.held())).sum();
+        let held = u64::from(self.held());
         if held > 0 {
             *self.stats.closed.entry(CloseReason::Shutdown).or_default() += held;
         }
@@ -238,7 +250,7 @@ impl<S: Session, F: Fn() -> S> Driver<S, F> {
         });
     }
 
-    fn complete(&mut self, completion: Completion) -> std::io::Result<()> {
+    fn complete(&mut self, completion: Completion) -> io::Result<()> {
         let table = completion.ring;
         match completion.token.op {
             op @ (Op::AcceptMulti | Op::AcceptOne) => {
@@ -289,18 +301,23 @@ impl<S: Session, F: Fn() -> S> Driver<S, F> {
         Ok(())
     }
 
-    fn accepted(&mut self, table: usize, op: Op, result: i32, more: bool) -> std::io::Result<()> {
+    fn accepted(&mut self, table: usize, op: Op, result: i32, more: bool) -> io::Result<()> {
         let room = self.machines[table].table().room(0);
         match self
             .acceptor
             .completed(op, result, more, room, self.now_ms())
         {
             Accepted::Connection(slot) => {
-                if !self.worker.admission.enter() {
-                    self.stats.refused_max_connections += 1;
-                    let line = Arc::clone(&self.worker.refusal);
-                    return self
-                        .with_turn(table, |machine, _, turn| machine.refuse(slot, &line, turn));
+                // Sources are counted of ordinary descriptors only, of which each is its slot.
+                match self.worker.admission.enter(slot as RawFd) {
+                    Ok(source) => self.sources.put(slot, source),
+                    Err(reason) => {
+                        self.stats.count_refusal(reason);
+                        let line = Arc::clone(&self.worker.refusal);
+                        return self.with_turn(table, |machine, _, turn| {
+                            machine.refuse(slot, &line, turn)
+                        });
+                    }
                 }
                 let session = (self.worker.session)();
                 let held = self.machines[table].held();
@@ -326,7 +343,7 @@ impl<S: Session, F: Fn() -> S> Driver<S, F> {
     }
 
     /// What had to wait for the end of a turn, and what is due.
-    fn after_settling(&mut self) -> std::io::Result<()> {
+    fn after_settling(&mut self) -> io::Result<()> {
         for table in 0..self.machines.len() {
             if self.machines[table].has_deferred() {
                 self.with_turn(table, |machine, _, turn| machine.settled(turn))?;
@@ -334,11 +351,13 @@ impl<S: Session, F: Fn() -> S> Driver<S, F> {
             self.beat(table)?;
         }
         self.sweep()?;
-        self.publish()
+        self.publish()?;
+        self.let_go();
+        Ok(())
     }
 
     /// Terminates connections whose peers said or took nothing for too long.
-    fn sweep(&mut self) -> std::io::Result<()> {
+    fn sweep(&mut self) -> io::Result<()> {
         let waits = || self.machines.iter().any(Machine::has_waiting_sends);
         let high_waters = || self.machines.iter().map(|m| m.table().high_water());
         let Some((table, slots)) = self.sweep.next(self.now_ns, waits, high_waters) else {
@@ -348,7 +367,7 @@ impl<S: Session, F: Fn() -> S> Driver<S, F> {
         self.with_turn(table, |machine, _, turn| machine.sweep(slots, rules, turn))
     }
 
-    fn beat(&mut self, table: usize) -> std::io::Result<()> {
+    fn beat(&mut self, table: usize) -> io::Result<()> {
         if self.heartbeats.is_empty() {
             return Ok(());
         }
@@ -367,7 +386,7 @@ impl<S: Session, F: Fn() -> S> Driver<S, F> {
     }
 
     /// Gives published messages to the sessions whose time has come.
-    fn publish(&mut self) -> std::io::Result<()> {
+    fn publish(&mut self) -> io::Result<()> {
         for _ in 0..PUBLISHED_PER_TURN {
             let high_waters = || self.machines.iter().map(|m| m.table().high_water());
             let Some((message, table, slot)) = self.published.next(self.now_ns, high_waters) else {
@@ -404,8 +423,8 @@ impl<S: Session, F: Fn() -> S> Driver<S, F> {
         if let Some(at) = self.acceptor.retry_at_ms() {
             wake_ns = wake_ns.min(u64::from(at) * 1_000_000);
         }
-        if let Some(until) = self.drain_until_ns {
-            wake_ns = wake_ns.min(until);
+        if let Some(drain) = &self.drain {
+            wake_ns = wake_ns.min(drain.next_due_ns(now_ns));
         }
         Duration::from_nanos(wake_ns.saturating_sub(now_ns))
     }
@@ -413,12 +432,16 @@ impl<S: Session, F: Fn() -> S> Driver<S, F> {
     fn read_mailbox(&mut self) {
         for command in self.worker.mailbox().take() {
             match command {
-                Command::Stop if self.drain_until_ns.is_none() => {
-                    self.acceptor.stop();
-                    let timeout = self.worker.drain_timeout.as_nanos() as u64;
-                    self.drain_until_ns = Some(self.now_ns + timeout);
+                Command::Stop => {
+                    self.begin_drain(self.worker.drain_timeout);
+                    self.published.extend(self.worker.farewell.take());
                 }
-                Command::Stop => {}
+                Command::End => {
+                    self.begin_drain(Duration::ZERO);
+                    if let Some(drain) = &mut self.drain {
+                        drain.cut_short(self.now_ns);
+                    }
+                }
                 Command::Beat => {
                     self.worker.heartbeat_waits = false;
                     self.begin_heartbeats();
@@ -428,14 +451,36 @@ impl<S: Session, F: Fn() -> S> Driver<S, F> {
         }
     }
 
-    /// True when nothing more can be sent that was said, and no accept is armed.
+    fn begin_drain(&mut self, timeout: Duration) {
+        if self.drain.is_none() {
+            self.acceptor.stop();
+            self.stats.drained = self.held().into();
+            self.drain = Some(Drain::new(timeout, self.now_ns));
+        }
+    }
+
+    /// Closes those whose turn it is in a drain, and the listener once no accept is armed on it: that holds it open.
+    fn let_go(&mut self) {
+        if self.drain.is_some() && self.acceptor.is_idle() {
+            self.worker.listener = None;
+        }
+        for _ in 0..CLOSED_PER_TURN {
+            let Some(drain) = &mut self.drain else { break };
+            let high_waters = || self.machines.iter().map(|m| m.table().high_water());
+            let Some((table, slot)) = drain.next(self.now_ns, high_waters) else {
+                break;
+            };
+            self.machines[table].finish(slot, CloseReason::Shutdown);
+        }
+    }
+
+    /// True when nobody is held, and no accept is armed.
     fn is_drained(&self) -> bool {
-        self.acceptor.is_idle()
-            && self.published.is_empty()
-            && self
-                .machines
-                .iter()
-                .all(|m| !m.has_deferred() && !m.has_waiting_sends())
+        self.acceptor.is_idle() && self.held() == 0
+    }
+
+    fn held(&self) -> u32 {
+        self.machines.iter().map(Machine::held).sum()
     }
 
     /// Lets the machine of `table` act, queues what it asks for, and takes those who left off the count.
@@ -443,7 +488,7 @@ impl<S: Session, F: Fn() -> S> Driver<S, F> {
         &mut self,
         table: usize,
         act: impl FnOnce(&mut Machine<S>, &RecvBuffers, &mut Turn<'_>),
-    ) -> std::io::Result<()> {
+    ) -> io::Result<()> {
         let machine = &mut self.machines[table];
         let held = machine.held();
         let (buffers, arena) = self.group.memory();
@@ -462,6 +507,11 @@ impl<S: Session, F: Fn() -> S> Driver<S, F> {
             self.worker.admission.leave(u64::from(left));
         }
         for operation in self.ops.drain(..) {
+            if let Operation::Close { slot, .. } = operation
+                && let Some(source) = self.sources.take(slot)
+            {
+                self.worker.admission.forget(Some(source));
+            }
             self.group.push(table, operation)?;
         }
         Ok(())

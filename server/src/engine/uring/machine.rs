@@ -211,6 +211,16 @@ impl<S: Session> Machine<S> {
         true
     }
 
+    /// Closes the connection in `slot`, for this reason, once what waits is sent; it is not heard any more.
+    pub fn finish(&mut self, slot: u32, reason: CloseReason) {
+        if self.open_conn(slot).is_some() {
+            let this = &mut self.slots[slot as usize];
+            this.flags |= flag::FINISHING;
+            this.reason = reason;
+            self.defer(slot);
+        }
+    }
+
     /// The turn is settled: `turn.number` is new. Does what had to wait for that.
     pub fn settled(&mut self, turn: &mut Turn<'_>) {
         for slot in std::mem::take(&mut self.deferred) {

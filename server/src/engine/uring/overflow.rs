@@ -11,9 +11,10 @@ use std::time::Duration;
 use wire::{Out, Session};
 
 use super::driver::run_on;
+use crate::admission::{Admission, Bounds};
 use crate::stats::CloseReason;
 use crate::timeouts::Timeouts;
-use crate::worker::{Admission, Command, Event, Publisher, Worker};
+use crate::worker::{Command, Event, Publisher, Worker};
 
 const CONNECTIONS: usize = 2_000;
 const TABLE_SLOTS: u32 = 900;
@@ -51,7 +52,7 @@ fn what_overflows_is_counted_and_not_lost() {
     }
     kernel_tuning::process::raise_nofile().unwrap();
     let address = "127.0.0.1:0".parse().unwrap();
-    let listener = crate::listener::listen(address, 1, 256, false)
+    let listener = crate::listener::listen(address, 1, 256, false, Default::default())
         .unwrap()
         .remove(0);
     let address = listener.local_addr().unwrap();
@@ -59,7 +60,7 @@ fn what_overflows_is_counted_and_not_lost() {
     let (sender, events) = channel();
     let worker = Worker {
         number: 0,
-        listener,
+        listener: Some(listener),
         backlog: 256,
         session: || Sleeper,
         heartbeat: None,
@@ -67,12 +68,14 @@ fn what_overflows_is_counted_and_not_lost() {
         limits: Default::default(),
         timeouts: Timeouts::default(),
         drain_timeout: BOUND,
+        farewell: None,
         descriptors: ring::Descriptors::Direct,
         table_slots: TABLE_SLOTS,
-        admission: Arc::new(Admission::new(u64::MAX)),
+        admission: Arc::new(Admission::new(Bounds::default())),
         refusal: Arc::new([]),
         publisher: publisher.clone(),
         events: sender,
+        pulse: Arc::default(),
     };
     let config = ring::Config {
         sq_entries: 8,

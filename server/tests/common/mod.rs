@@ -1,0 +1,121 @@
+//! What the tests over real server processes share: a server that never outlives its test, and waits with a bound.
+#![allow(dead_code, clippy::unwrap_used)]
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::TcpStream;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+pub const LONG: Duration = Duration::from_secs(30);
+
+/// Killed when dropped.
+pub struct Server {
+    pub child: Child,
+    pub address: String,
+}
+
+impl Server {
+    /// On a port of the kernel's choice.
+    pub fn start(engine: &str, flags: &[&str]) -> Server {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_throng-server"));
+        command.args(["--engine", engine, "--listen", "127.0.0.1:0"]);
+        command.args(flags);
+        Server::spawn(command)
+    }
+
+    pub fn spawn(mut command: Command) -> Server {
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        // Not a byte more than the line.
+        let mut stdout = BufReader::with_capacity(1, child.stdout.as_mut().unwrap());
+        stdout.read_line(&mut line).unwrap();
+        let Some(rest) = line.strip_prefix("ready on ") else {
+            let mut said = String::new();
+            child
+                .stderr
+                .take()
+                .unwrap()
+                .read_to_string(&mut said)
+                .unwrap();
+            panic!("it does not start: {line} {said}");
+        };
+        let address = rest.split(' ').next().unwrap().to_owned();
+        Server { child, address }
+    }
+
+    /// A connection that was greeted.
+    pub fn connect(&self) -> TcpStream {
+        let mut stream = self.dial();
+        stream
+            .read_exact(&mut [0; wire::line::GREETING.len()])
+            .unwrap();
+        stream
+    }
+
+    pub fn dial(&self) -> TcpStream {
+        let stream = TcpStream::connect(&self.address).unwrap();
+        stream.set_read_timeout(Some(LONG)).unwrap();
+        stream
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id() as i32), signal).unwrap();
+    }
+
+    /// SIGTERM, then as [`Server::end`].
+    pub fn stop(self) -> (ExitStatus, String) {
+        self.signal(Signal::SIGTERM);
+        self.end()
+    }
+
+    /// The exit status, and all that was said.
+    pub fn end(mut self) -> (ExitStatus, String) {
+        let began = Instant::now();
+        let status = loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status;
+            }
+            assert!(began.elapsed() < LONG, "it lives on");
+            std::thread::sleep(Duration::from_millis(20));
+        };
+        let mut said = String::new();
+        let (mut stdout, mut stderr) = (self.child.stdout.take(), self.child.stderr.take());
+        stdout.as_mut().unwrap().read_to_string(&mut said).unwrap();
+        stderr.as_mut().unwrap().read_to_string(&mut said).unwrap();
+        (status, said)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs `test` for each engine that this machine has.
+pub fn for_each_engine(test: impl Fn(&str)) {
+    for engine in ["uring", "epoll", "tokio-uring"] {
+        match ring::probe() {
+            Err(why) if engine != "epoll" => eprintln!("SKIPPED {engine}: {why}"),
+            _ => test(engine),
+        }
+    }
+}
+
+/// Waits until `condition` holds.
+pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !condition() {
+        assert!(began.elapsed() < LONG, "not in time: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
