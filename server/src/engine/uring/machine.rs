@@ -272,9 +272,12 @@ impl<S: Session> Machine<S> {
             return self.join(slot, turn);
         }
         if result < 0 {
-            // EAGAIN: the event was for input that an earlier receive took.
-            if result != -libc::EAGAIN && result != -libc::EINTR {
-                return self.terminate(slot, CloseReason::Reset, turn);
+            match -result {
+                // The event was for input that an earlier receive took.
+                libc::EAGAIN => {}
+                // What is there will not be announced again.
+                libc::EINTR => this.flags |= flag::READABLE,
+                _ => return self.terminate(slot, CloseReason::Reset, turn),
             }
             return self.receive_if_ready(slot, turn);
         }

@@ -6,7 +6,10 @@ mod driver;
 pub mod machine;
 #[cfg(test)]
 mod overflow;
+mod rings;
 #[cfg(test)]
 mod scripted;
+#[cfg(test)]
+mod simulation;
 
 pub use driver::Uring;
