@@ -86,6 +86,8 @@ pub struct Kernel {
     told: Vec<Rc<RefCell<Truth>>>,
     arena: SendArena,
     pub(super) step: u32,
+    /// The step in which a connection was closed last.
+    pub(super) closed_in: u32,
     /// Nothing fails any more, and everybody behaves.
     pub(super) is_calm: bool,
     pub(super) refused: u64,
@@ -116,6 +118,7 @@ impl Kernel {
             told: Vec::new(),
             arena: SendArena::new(),
             step: 0,
+            closed_in: 0,
             is_calm: false,
             refused: 0,
             accept_faults: 0,
@@ -362,7 +365,7 @@ impl Kernel {
         if truth.is_some_and(|truth| !truth.borrow().ended) {
             self.fail(Some(peer), "closed under a living session");
         }
-        self.peers[peer].closed = true;
+        self.closed_in = self.step;
         let this = &mut self.tables[table].slots[slot as usize];
         *this = Slot {
             generation: Some(generation),
@@ -726,11 +729,15 @@ impl Rings for Kernel {
     }
 
     fn settle(&mut self) -> io::Result<bool> {
-        for table in &mut self.tables {
+        for number in 0..self.tables.len() {
+            let table = &mut self.tables[number];
             if !table.overflow.is_empty() {
                 let most = self.plan.cq_entries - table.ready.len().min(self.plan.cq_entries);
                 let flushed = most.min(table.overflow.len());
                 table.ready.extend(table.overflow.drain(..flushed));
+                // What is late gets its turn too, as by any enter.
+                self.complete_late(number);
+                let table = &mut self.tables[number];
                 table.owed = table.ready.len();
                 return Ok(false);
             }

@@ -36,7 +36,6 @@ pub struct Peer {
     pub entered: u64,
     /// The server's session for it, once there is one.
     pub truth: Option<Rc<RefCell<Truth>>>,
-    pub closed: bool,
 }
 
 /// What a peer did that a poll tells of.
@@ -62,7 +61,6 @@ impl Peer {
             reset: false,
             entered: 0,
             truth: None,
-            closed: false,
         }
     }
 

@@ -58,7 +58,7 @@ impl Plan {
     pub fn of(seed: u64) -> Plan {
         // A stream of its own, so that the rest of a run does not change with what is drawn here.
         let random = &mut StdRng::seed_from_u64(seed ^ 0x9E37_79B9_7F4A_7C15);
-        let buffer_bytes = random.random_range(1..=12) * random.random_range(1..=200);
+        let buffer_bytes = random.random_range(1..=12) * random.random_range(16..=200);
         let is_tight = random.random_range(0..3) == 0;
         let longest = wire::Out::MIN_ROOM + buffer_bytes;
         let ms = Duration::from_millis;

@@ -105,6 +105,11 @@ impl Truth {
         self.unsent.len()
     }
 
+    /// Output waits, as far as the server knows.
+    fn waits(&self) -> bool {
+        self.unsent.len() + self.untold > 0
+    }
+
     /// It will be said nothing more.
     pub fn is_finishing(&self) -> bool {
         self.asked.is_some() || self.told_eof || self.ended
@@ -178,7 +183,7 @@ impl Truth {
                 CloseReason::WriteTimeout,
                 timeouts
                     .write
-                    .is_some_and(|write| !said_all && too_long_ms(self.moved_ns, write)),
+                    .is_some_and(|write| self.waits() && too_long_ms(self.moved_ns, write)),
             ),
             (
                 CloseReason::WorkerMemory,

@@ -48,8 +48,11 @@ impl World {
     }
 }
 
-/// Steps in which everything must come to rest once everybody behaves.
-const MOST_CALM_STEPS: u32 = 50_000;
+/// Steps in which the next connection must come to its end once everybody behaves.
+const MOST_CALM_STEPS: u32 = 20_000;
+/// What a socket holds then, and how far apart steps are, at least, so that this bound is no question of sizes.
+const CALM_WINDOW: usize = 1_000;
+const CALM_NAP: Duration = Duration::from_millis(10);
 /// A worker reacts within so many of its turns.
 const TURNS: u64 = 8;
 
@@ -62,6 +65,8 @@ impl Kernel {
             self.is_calm = true;
             self.trace.note(None, || "now all is calm".to_owned());
             self.peers.iter_mut().for_each(Peer::behave);
+            self.plan.window = self.plan.window.max(CALM_WINDOW);
+            self.plan.nap = self.plan.nap.max(CALM_NAP);
         }
         self.arrive();
         let ends = self
@@ -152,11 +157,14 @@ impl Kernel {
                 .note(None, || "the worker is told to stop".to_owned());
             self.post(Command::Stop);
         }
-        if self.step > self.plan.steps + MOST_CALM_STEPS {
-            let (table, slot, peer) = self.taken().first().copied().unwrap_or_default();
-            self.shared.blame.set(Some(peer));
+        if self.step > self.plan.steps.max(self.closed_in) + MOST_CALM_STEPS {
+            let left = self.taken();
+            self.shared
+                .blame
+                .set(left.first().map(|(_, _, peer)| *peer));
+            let (unborn, backlog) = (self.world.unborn.len(), self.backlog.len());
             panic!(
-                "nothing comes to rest: peer {peer} in slot {slot} of table {table} is still there"
+                "nothing comes to rest: held are (table, slot, peer) {left:?}; {backlog} are in the backlog, {unborn} have not come"
             );
         }
     }
