@@ -8,8 +8,6 @@ pub mod machine;
 mod overflow;
 mod rings;
 #[cfg(test)]
-mod scripted;
-#[cfg(test)]
 mod simulation;
 
 pub use driver::Uring;

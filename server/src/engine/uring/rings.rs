@@ -1,6 +1,6 @@
 //! What the driver asks of the rings it drives: the seam between it and the kernel.
 //!
-//! Two things are behind it: the kernel's rings ([`Group`]), and the [`simulation`](super::simulation)'s. What each
+//! Two things are behind it: the kernel's rings ([`Group`]), and in tests the simulation's. What each
 //! promises is written at [`Group`]'s methods of the same names.
 
 use std::io;

@@ -7,7 +7,9 @@
 //! docs/reliability.md.
 #![allow(clippy::unwrap_used)]
 
+mod accepts;
 mod kernel;
+mod operations;
 mod peer;
 mod plan;
 mod trace;
