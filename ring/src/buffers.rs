@@ -96,6 +96,16 @@ impl RecvBuffers {
         self.free.push(id.0);
     }
 
+    /// Receives the first of `bytes` (at least one) that fit, as a kernel would: for a scripted ring. None when no buffer
+    /// is free.
+    pub fn fill(&mut self, bytes: &[u8]) -> Option<BufferId> {
+        let (index, address, size) = self.lend()?;
+        let len = bytes.len().min(size);
+        // SAFETY: the buffer is lent, so that nobody else touches its `size` bytes, and `bytes` cannot lie within it.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), address, len) };
+        self.returned(index, len as i32)
+    }
+
     pub(crate) fn has_free(&self) -> bool {
         !self.free.is_empty()
     }
@@ -275,12 +285,10 @@ mod tests {
     #[test]
     fn a_buffer_is_lent_filled_and_free_in_turn() {
         let mut buffers = RecvBuffers::new(2, 64);
-        let (a, address, size) = buffers.lend().expect("a free buffer");
+        let id = buffers.fill(b"hello").expect("a free buffer");
+        let (_, _, size) = buffers.lend().expect("a free buffer");
         assert_eq!(size, 64);
-        assert!(buffers.lend().is_some() && buffers.lend().is_none() && buffers.any_in_flight());
-        // SAFETY: what the kernel would do: the buffer is lent, and `address` has `size` bytes.
-        unsafe { std::ptr::copy_nonoverlapping(b"hello".as_ptr(), address, 5) };
-        let id = buffers.returned(a, 5).expect("filled");
+        assert!(buffers.lend().is_none() && buffers.any_in_flight());
         assert_eq!(buffers.bytes(id), b"hello");
         assert!(!buffers.has_free());
         buffers.recycle(id);

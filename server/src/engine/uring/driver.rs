@@ -17,6 +17,7 @@ use crate::conn::Budget;
 use crate::drain::{CLOSED_PER_TURN, Drain};
 use crate::engine::uring::acceptor::{Accepted, Acceptor, Step};
 use crate::engine::uring::machine::{Event, Machine, Turn};
+use crate::engine::uring::rings::Rings;
 use crate::engine::{Engine, EngineError, HEARTBEATS_PER_TURN, IDLE, PUBLISHED_PER_TURN};
 use crate::schedule::{Heartbeats, Published, STEP_NS};
 use crate::stats::{CloseReason, Stats};
@@ -48,26 +49,27 @@ pub(super) fn run_on<S: Session, F: Fn() -> S>(
     config: Config,
     worker: Worker<F>,
 ) -> Result<Stats, EngineError> {
-    let group = Group::new(config)?;
+    let (group, clock) = (Group::new(config)?, Clock::new());
     if let Some(error) = group.unrestricted() {
         warn!(%error, "the kernel does not restrict rings to the operations in use");
     }
-    let mut driver = Driver::new(group, worker)?;
+    let mut driver = Driver::new(group, move || clock.now_ns(), worker)?;
     driver.worker.ready();
     driver.serve()?;
     Ok(driver.end())
 }
 
-struct Driver<S, F> {
+/// A worker's loop over rings `R`, by the clock `C`, which gives nanoseconds.
+pub(super) struct Driver<S, F, R, C> {
     worker: Worker<F>,
-    clock: Clock,
-    group: Group,
+    clock: C,
+    pub(super) group: R,
     machines: Vec<Machine<S>>,
     heartbeats: Vec<Heartbeats>,
     published: Published,
     acceptor: Acceptor,
     sources: Sources,
-    budget: Budget,
+    pub(super) budget: Budget,
     stats: Stats,
     /// Settlings so far. Starts above 1, so that no slot seems to have sent just now.
     turn: u32,
@@ -83,8 +85,8 @@ struct Driver<S, F> {
     next_ring_ms: Option<u32>,
 }
 
-impl<S: Session, F: Fn() -> S> Driver<S, F> {
-    fn new(group: Group, worker: Worker<F>) -> Result<Self, EngineError> {
+impl<S: Session, F: Fn() -> S, R: Rings, C: Fn() -> u64> Driver<S, F, R, C> {
+    pub(super) fn new(group: R, clock: C, worker: Worker<F>) -> Result<Self, EngineError> {
         // The ring waits for connections only where the descriptor does not ask for an answer at once.
         let listener = worker.listener.as_ref().ok_or_else(|| {
             EngineError::system("finding a listener")(io::ErrorKind::NotFound.into())
@@ -92,7 +94,7 @@ impl<S: Session, F: Fn() -> S> Driver<S, F> {
         listener
             .set_nonblocking(false)
             .map_err(EngineError::system("making the listener blocking"))?;
-        let clock = Clock::new();
+        let now_ns = clock();
         let mut driver = Driver {
             acceptor: Acceptor::new(listener.as_raw_fd()),
             sources: Sources::default(),
@@ -102,8 +104,8 @@ impl<S: Session, F: Fn() -> S> Driver<S, F> {
             heartbeats: Vec::new(),
             published: Published::default(),
             turn: 2,
-            now_ns: clock.now_ns(),
-            sweep: Sweep::new(worker.timeouts, clock.now_ns()),
+            now_ns,
+            sweep: Sweep::new(worker.timeouts, now_ns),
             tick: Tick::default(),
             ops: Vec::new(),
             drain: None,
@@ -122,14 +124,14 @@ impl<S: Session, F: Fn() -> S> Driver<S, F> {
         Ok(driver)
     }
 
-    fn serve(&mut self) -> Result<(), EngineError> {
+    pub(super) fn serve(&mut self) -> Result<(), EngineError> {
         let broken = EngineError::system("io_uring_enter");
         let mut completions = Vec::new();
         loop {
             self.accept()?;
             let timeout = self.timeout();
             self.group.submit_and_wait(timeout).map_err(&broken)?;
-            self.now_ns = self.clock.now_ns();
+            self.now_ns = (self.clock)();
             self.tick = self.sweep.tick(self.now_ns);
             loop {
                 self.group.drain(&mut completions);
@@ -159,7 +161,7 @@ impl<S: Session, F: Fn() -> S> Driver<S, F> {
         }
     }
 
-    fn end(mut self) -> Stats {
+    pub(super) fn end(mut self) -> Stats {
         let held = u64::from(self.held());
         if held > 0 {
             *self.stats.closed.entry(CloseReason::Shutdown).or_default() += held;
@@ -404,7 +406,7 @@ impl<S: Session, F: Fn() -> S> Driver<S, F> {
         if self.machines.iter().any(Machine::has_deferred) || self.quiet_turns > 0 {
             return Duration::ZERO;
         }
-        let now_ns = self.clock.now_ns();
+        let now_ns = (self.clock)();
         let mut wake_ns = now_ns + IDLE.as_nanos() as u64;
         if let Some(due) = self.published.next_due_ns(now_ns) {
             wake_ns = due;

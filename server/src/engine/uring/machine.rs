@@ -282,9 +282,12 @@ impl<S: Session> Machine<S> {
             return self.join(slot, turn);
         }
         if result < 0 {
-            // EAGAIN: the event was for input that an earlier receive took.
-            if result != -libc::EAGAIN && result != -libc::EINTR {
-                return self.terminate(slot, CloseReason::Reset, turn);
+            match -result {
+                // The event was for input that an earlier receive took.
+                libc::EAGAIN => {}
+                // What is there will not be announced again.
+                libc::EINTR => this.flags |= flag::READABLE,
+                _ => return self.terminate(slot, CloseReason::Reset, turn),
             }
             return self.receive_if_ready(slot, turn);
         }
@@ -528,5 +531,70 @@ impl<S: Session> Machine<S> {
             this.flags |= flag::DEFERRED;
             self.deferred.push(slot);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    //! What the [`simulation`](super::super::simulation) meets by chance alone, or rarely.
+
+    use super::*;
+    use crate::conn::Limits;
+    use wire::Echo;
+
+    /// Gives `act` a machine of four slots and a turn; returns the operations asked for.
+    fn operations(act: impl FnOnce(&mut Machine<Echo>, &mut Turn<'_>)) -> Vec<Operation> {
+        let (mut arena, mut ops, mut stats) = (SendArena::new(), Vec::new(), Stats::new());
+        let mut budget = Budget::new(Limits::default());
+        let mut turn = Turn {
+            number: 2,
+            now_ms: 0,
+            tick: Tick::default(),
+            arena: &mut arena,
+            ops: &mut ops,
+            budget: &mut budget,
+            stats: &mut stats,
+        };
+        act(&mut Machine::new(4, 0), &mut turn);
+        ops
+    }
+
+    fn plain(op: Op, generation: u16, result: i32) -> Event<'static> {
+        Event {
+            token: Token::new(op, 0, generation),
+            result,
+            more: true,
+            input: &[],
+            nonempty: false,
+            span: None,
+            bytes: None,
+        }
+    }
+
+    #[test]
+    fn a_late_completion_finds_nobody() {
+        operations(|machine, turn| {
+            machine.refuse(0, b"", turn);
+            machine.accepted(0, Echo, turn);
+            for op in [Op::Poll, Op::Recv, Op::Send] {
+                machine.complete(plain(op, 0, -libc::ECONNRESET), turn);
+            }
+            assert_eq!(machine.held(), 1);
+        });
+    }
+
+    #[test]
+    fn an_interrupted_receive_is_made_again() {
+        let ops = operations(|machine, turn| {
+            machine.accepted(0, Echo, turn);
+            machine.complete(plain(Op::Poll, 0, libc::POLLIN.into()), turn);
+            turn.ops.clear();
+            machine.complete(plain(Op::Recv, 0, -libc::EINTR), turn);
+        });
+        let again = Operation::Recv {
+            slot: 0,
+            generation: 0,
+        };
+        assert_eq!(ops, [again]);
     }
 }

@@ -6,7 +6,8 @@ mod driver;
 pub mod machine;
 #[cfg(test)]
 mod overflow;
+mod rings;
 #[cfg(test)]
-mod scripted;
+mod simulation;
 
 pub use driver::Uring;

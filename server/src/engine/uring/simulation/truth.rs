@@ -1,0 +1,342 @@
+//! What is true of a connection, whatever the server thinks: the session's own record of what it was given and said.
+//!
+//! Invariant: each byte a session is given was received on its own connection, in order and once; each byte it says
+//! enters its own socket, in order and once ([`Truth::enters`]); and it ends for a reason that is true.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use wire::{Close, Out, Session};
+
+use super::plan::Plan;
+use crate::stats::CloseReason;
+
+/// What all sessions of a run share.
+pub struct Shared {
+    pub plan: Plan,
+    pub now_ns: Cell<u64>,
+    /// Enters of the kernel so far.
+    pub step: Cell<u32>,
+    /// Bytes that wait anywhere between sockets and sessions, at most.
+    pub waiting_bytes: Cell<usize>,
+    pub alive: Cell<u64>,
+    pub made: Cell<u64>,
+    pub beats: Cell<u64>,
+    pub messages: Cell<u64>,
+    /// Everything ends now, whatever its state.
+    pub stopping: Cell<bool>,
+    /// The session made last, until its slot is known.
+    pub unbound: RefCell<Option<Rc<RefCell<Truth>>>>,
+    /// The reasons for which each session may have ended.
+    pub endings: RefCell<Vec<Vec<CloseReason>>>,
+    /// What is wrong, found where one may not panic.
+    pub wrong: RefCell<Option<String>>,
+    /// Whose fault it was.
+    pub blame: Rc<Cell<Option<usize>>>,
+    scratch: RefCell<Vec<u8>>,
+}
+
+impl Shared {
+    pub fn new(plan: Plan, blame: Rc<Cell<Option<usize>>>) -> Rc<Shared> {
+        Rc::new(Shared {
+            now_ns: Cell::new(plan.clock_ns),
+            plan,
+            step: Cell::default(),
+            waiting_bytes: Cell::default(),
+            alive: Cell::default(),
+            made: Cell::default(),
+            beats: Cell::default(),
+            messages: Cell::default(),
+            stopping: Cell::default(),
+            unbound: RefCell::default(),
+            endings: RefCell::default(),
+            wrong: RefCell::default(),
+            blame,
+            scratch: RefCell::new(vec![0; ring::SendArena::SPAN_BYTES]),
+        })
+    }
+
+    fn wait(&self, bytes: usize) {
+        self.waiting_bytes.set(self.waiting_bytes.get() + bytes);
+    }
+
+    fn wait_no_more(&self, bytes: usize) {
+        self.waiting_bytes.set(self.waiting_bytes.get() - bytes);
+    }
+}
+
+/// One connection's truth.
+pub struct Truth {
+    shared: Rc<Shared>,
+    /// Which connection, once that is known.
+    pub id: Option<usize>,
+    /// Received by the kernel, not yet consumed by the session.
+    received: VecDeque<u8>,
+    /// Said by the session, not yet in the socket.
+    unsent: VecDeque<u8>,
+    /// In the socket by a waiting send that has not completed: they wait as far as the server knows.
+    untold: usize,
+    /// Its peer has finished, and the kernel said so.
+    pub eof: bool,
+    /// Reset, or given up by the kernel.
+    pub broken: bool,
+    pub asked: Option<Close>,
+    told_eof: bool,
+    pub ended: bool,
+    pub made_ns: u64,
+    /// The step in which it last said something.
+    pub said_in: u32,
+    /// When something was last received from the peer.
+    pub heard_ns: u64,
+    /// When output began to wait, or last moved.
+    pub moved_ns: u64,
+    pub beat_ns: u64,
+    pub last_message: Option<u64>,
+}
+
+impl Truth {
+    fn fail(&self, why: &str) -> ! {
+        self.shared.blame.set(self.id);
+        panic!("connection {:?}: {why}", self.id)
+    }
+
+    pub fn unsent(&self) -> usize {
+        self.unsent.len()
+    }
+
+    /// Output waits, as far as the server knows.
+    fn waits(&self) -> bool {
+        self.unsent.len() + self.untold > 0
+    }
+
+    /// It will be said nothing more.
+    pub fn is_finishing(&self) -> bool {
+        self.asked.is_some() || self.told_eof || self.ended
+    }
+
+    /// The kernel received `bytes` for it.
+    pub fn receives(&mut self, bytes: &[u8]) {
+        if !self.ended {
+            self.received.extend(bytes);
+            self.shared.wait(bytes.len());
+        }
+    }
+
+    /// `bytes` enter the socket, which the server knows at once, or with [`Truth::is_told`].
+    pub fn enters(&mut self, bytes: &[u8], is_known: bool) {
+        if self.ended {
+            return;
+        }
+        if bytes.len() > self.unsent.len() || !self.unsent.iter().take(bytes.len()).eq(bytes) {
+            self.fail("what is sent is not what the session said next");
+        }
+        self.unsent.drain(..bytes.len());
+        match is_known {
+            true => self.shared.wait_no_more(bytes.len()),
+            false => self.untold += bytes.len(),
+        }
+    }
+
+    /// The server knows all that a waiting send sent.
+    pub fn is_told(&mut self) {
+        if !self.ended {
+            self.shared.wait_no_more(std::mem::take(&mut self.untold));
+        }
+    }
+
+    /// The reasons for which it may end now.
+    fn reasons(&self) -> Vec<CloseReason> {
+        let Plan {
+            limits, timeouts, ..
+        } = &self.shared.plan;
+        let elapsed_ns = |since_ns| u128::from(self.shared.now_ns.get() - since_ns);
+        let said_all = self.unsent.is_empty();
+        // Read in whole milliseconds, at both ends.
+        let too_long_ms = |since_ns, most: std::time::Duration| {
+            elapsed_ns(since_ns) + 1_000_000 > most.as_nanos()
+        };
+        [
+            (CloseReason::PeerClosed, self.told_eof && said_all),
+            (
+                CloseReason::Finished,
+                self.asked == Some(Close::Done) && said_all,
+            ),
+            (
+                CloseReason::TooLong,
+                (self.asked == Some(Close::TooLong) && said_all)
+                    || self.received.len() > limits.input_bytes_per_conn,
+            ),
+            (CloseReason::Reset, self.broken),
+            (CloseReason::Failed, self.broken),
+            (
+                CloseReason::SlowReader,
+                self.unsent.len() + self.untold > limits.output_bytes_per_conn,
+            ),
+            (
+                CloseReason::IdleTimeout,
+                timeouts
+                    .idle
+                    .is_some_and(|idle| elapsed_ns(self.heard_ns) >= idle.as_nanos()),
+            ),
+            (
+                CloseReason::WriteTimeout,
+                timeouts
+                    .write
+                    .is_some_and(|write| self.waits() && too_long_ms(self.moved_ns, write)),
+            ),
+            (
+                CloseReason::WorkerMemory,
+                self.shared.waiting_bytes.get() > limits.bytes_per_worker,
+            ),
+            (CloseReason::Shutdown, self.shared.stopping.get()),
+        ]
+        .into_iter()
+        .filter_map(|(reason, is_true)| is_true.then_some(reason))
+        .collect()
+    }
+
+    fn end(&mut self) {
+        let reasons = self.reasons();
+        if reasons.is_empty() {
+            let (unsent, received) = (self.unsent.len(), self.received.len());
+            let said = format!(
+                "connection {:?} was closed for no reason, with {unsent} bytes unsent and {received} not given to its session (asked {:?}, told the end {})",
+                self.id, self.asked, self.told_eof
+            );
+            self.shared.blame.set(self.id);
+            self.shared.wrong.borrow_mut().get_or_insert(said);
+        }
+        self.shared.endings.borrow_mut().push(reasons);
+        self.ended = true;
+        self.shared
+            .wait_no_more(self.unsent.len() + self.untold + self.received.len());
+        self.shared.alive.set(self.shared.alive.get() - 1);
+    }
+}
+
+/// A session that writes the truth down.
+pub struct Witness<S> {
+    inner: S,
+    truth: Rc<RefCell<Truth>>,
+    shared: Rc<Shared>,
+}
+
+impl<S: Session> Witness<S> {
+    pub fn new(inner: S, shared: &Rc<Shared>) -> Witness<S> {
+        let now_ns = shared.now_ns.get();
+        shared.alive.set(shared.alive.get() + 1);
+        shared.made.set(shared.made.get() + 1);
+        let truth = Rc::new(RefCell::new(Truth {
+            shared: Rc::clone(shared),
+            id: None,
+            received: VecDeque::new(),
+            unsent: VecDeque::new(),
+            untold: 0,
+            eof: false,
+            broken: false,
+            asked: None,
+            told_eof: false,
+            ended: false,
+            made_ns: now_ns,
+            said_in: 0,
+            heard_ns: now_ns,
+            moved_ns: now_ns,
+            beat_ns: now_ns,
+            last_message: None,
+        }));
+        let before = shared.unbound.borrow_mut().replace(Rc::clone(&truth));
+        assert!(before.is_none(), "a session without a slot");
+        Witness {
+            inner,
+            truth,
+            shared: Rc::clone(shared),
+        }
+    }
+
+    fn say<T>(&mut self, out: &mut Out<'_>, act: impl FnOnce(&mut S, &mut Out<'_>) -> T) -> T {
+        let mut scratch = self.shared.scratch.borrow_mut();
+        let mut own = Out::new(&mut scratch[..out.room()]);
+        let result = act(&mut self.inner, &mut own);
+        let (written, closing) = (own.written(), own.closing());
+        let truth = &mut *self.truth.borrow_mut();
+        if truth.is_finishing() && !truth.told_eof {
+            truth.fail("called after it asked to close");
+        }
+        if own.overflowed() {
+            truth.fail("given too little room");
+        }
+        out.put(&scratch[..written]);
+        if let Some(close) = closing {
+            out.close(close);
+            truth.asked = Some(close);
+        }
+        if truth.unsent.is_empty() {
+            truth.moved_ns = self.shared.now_ns.get();
+        }
+        truth.unsent.extend(&scratch[..written]);
+        truth.said_in = self.shared.step.get();
+        self.shared.wait(written);
+        result
+    }
+}
+
+impl<S: Session> Session for Witness<S> {
+    fn on_open(&mut self, out: &mut Out<'_>) {
+        self.say(out, |inner, out| inner.on_open(out));
+    }
+
+    fn on_bytes(&mut self, input: &[u8], out: &mut Out<'_>) -> usize {
+        let taken = self.say(out, |inner, out| inner.on_bytes(input, out));
+        let truth = &mut *self.truth.borrow_mut();
+        let is_next = input.len() <= truth.received.len()
+            && truth.received.iter().take(input.len()).eq(input);
+        if !is_next {
+            truth.fail("the session is given what was not received next");
+        }
+        truth.received.drain(..taken);
+        self.shared.wait_no_more(taken);
+        taken
+    }
+
+    fn on_tick(&mut self, out: &mut Out<'_>) {
+        let before = out.written();
+        self.say(out, |inner, out| inner.on_tick(out));
+        let beats = u64::from(out.written() > before);
+        self.shared.beats.set(self.shared.beats.get() + beats);
+        self.truth.borrow_mut().beat_ns = self.shared.now_ns.get();
+    }
+
+    fn on_message(&mut self, message: &[u8], out: &mut Out<'_>) {
+        self.say(out, |inner, out| inner.on_message(message, out));
+        self.shared.messages.set(self.shared.messages.get() + 1);
+        let truth = &mut *self.truth.borrow_mut();
+        let number = message.iter().take_while(|b| b.is_ascii_digit());
+        let number = number.fold(0, |sum, b| sum * 10 + u64::from(b - b'0'));
+        if truth.last_message.is_some_and(|last| number != last + 1) {
+            truth.fail(&format!("message {number} after {:?}", truth.last_message));
+        }
+        truth.last_message = Some(number);
+    }
+
+    fn on_eof(&mut self, rest: &[u8], out: &mut Out<'_>) {
+        {
+            let truth = &mut *self.truth.borrow_mut();
+            if !truth.eof || !truth.received.iter().eq(rest) || truth.is_finishing() {
+                truth.fail("told an end that has not come");
+            }
+            truth.received.clear();
+            self.shared.wait_no_more(rest.len());
+            truth.told_eof = true;
+        }
+        self.say(out, |inner, out| inner.on_eof(rest, out));
+    }
+}
+
+impl<S> Drop for Witness<S> {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.truth.borrow_mut().end();
+        }
+    }
+}

@@ -1,0 +1,322 @@
+//! What goes on around the server in a run: peers come, act and go, time passes, something is published, and at last
+//! everything ends. Also what must be so after a time: nobody is forgotten.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::RngExt;
+use rand::seq::IndexedRandom;
+
+use super::kernel::Kernel;
+use super::peer::Peer;
+use crate::admission::Admission;
+use crate::worker::{Command, Publisher};
+
+/// The state of a run that is neither the kernel's nor a peer's.
+pub struct World {
+    /// What the peers to come will write.
+    pub unborn: Vec<Vec<u8>>,
+    pub publisher: Publisher,
+    pub admission: Arc<Admission>,
+    /// There is something in the mailbox that was not told.
+    pub mail: bool,
+    /// The worker waits for its mailbox.
+    pub is_watched: bool,
+    /// When heartbeats were let begin.
+    pub beating_since_ns: Option<u64>,
+    pub stopped_at_ns: Option<u64>,
+    next_message: u64,
+    /// Messages that sessions made before the first time must have by the second.
+    posted: VecDeque<(u64, u64, u64)>,
+    longest_step_ns: u64,
+}
+
+impl World {
+    pub fn new(unborn: Vec<Vec<u8>>, publisher: Publisher, admission: Arc<Admission>) -> World {
+        World {
+            unborn,
+            publisher,
+            admission,
+            mail: false,
+            is_watched: false,
+            beating_since_ns: None,
+            stopped_at_ns: None,
+            next_message: 1,
+            posted: VecDeque::new(),
+            longest_step_ns: 0,
+        }
+    }
+}
+
+/// Steps in which the next connection must come to its end once everybody behaves.
+const MOST_CALM_STEPS: u32 = 20_000;
+/// What a socket holds then, and how far apart steps are, at least, so that this bound is no question of sizes.
+const CALM_WINDOW: usize = 1_000;
+const CALM_NAP: Duration = Duration::from_millis(10);
+/// A worker reacts within so many of its turns.
+const TURNS: u64 = 8;
+
+impl Kernel {
+    /// What peers do between two enters.
+    pub(super) fn happen(&mut self) {
+        self.step += 1;
+        self.shared.step.set(self.step);
+        if !self.is_calm && self.step >= self.plan.steps {
+            self.is_calm = true;
+            self.trace.note(None, || "now all is calm".to_owned());
+            self.peers.iter_mut().for_each(Peer::behave);
+            self.plan.window = self.plan.window.max(CALM_WINDOW);
+            self.plan.nap = self.plan.nap.max(CALM_NAP);
+        }
+        self.arrive();
+        let ends = self
+            .lot(self.plan.mass_ends)
+            .then(|| self.random.random_range(0..2) == 0);
+        for (table, slot, number) in self.taken() {
+            let peer = &mut self.peers[number];
+            let mut did = peer.act(&self.plan, &mut self.random);
+            match ends {
+                Some(true) => peer.reset(),
+                Some(false) => peer.finish(),
+                None => {}
+            }
+            did.finished |= ends == Some(false);
+            did.reset |= ends == Some(true);
+            if did.wrote > 0 || did.finished || did.reset {
+                self.trace.note(Some(number), || {
+                    format!("peer {number} in slot {slot} of table {table} writes {} bytes, finishes {}, resets {}", did.wrote, did.finished, did.reset)
+                });
+                self.wake(table, slot);
+            }
+        }
+        self.command();
+    }
+
+    fn lot(&mut self, of_1000: u32) -> bool {
+        !self.is_calm && self.random.random_range(0..1000) < of_1000
+    }
+
+    fn arrive(&mut self) {
+        let room = self.plan.backlog as usize - self.backlog.len();
+        let most = match self.random.random_range(0..4) {
+            0 => room,
+            1 => room.min(1),
+            _ => 0,
+        };
+        for _ in 0..most {
+            let Some(conversation) = self.world.unborn.pop() else {
+                return;
+            };
+            let mut peer = Peer::new(conversation, &self.plan, &mut self.random);
+            if self.is_calm {
+                peer.behave();
+            }
+            self.backlog.push_back(self.peers.len());
+            self.peers.push(peer);
+        }
+    }
+
+    /// What the worker is told.
+    fn command(&mut self) {
+        let now_ns = self.shared.now_ns.get();
+        if self.plan.heartbeat_waits
+            && self.world.beating_since_ns.is_none()
+            && self.step > self.plan.steps / 3
+        {
+            self.world.beating_since_ns = Some(now_ns);
+            self.post(Command::Beat);
+        }
+        if self.lot(self.plan.publishes) {
+            let number = self.world.next_message;
+            self.world.next_message += 1;
+            let padding = self.random.random_range(0..=self.plan.published_bytes);
+            let text = format!("{number} {}\n", "m".repeat(padding));
+            let over = match self.random.random_range(0..3) {
+                0 => Duration::from_micros(self.random.random_range(0..300_000)),
+                _ => Duration::ZERO,
+            };
+            let before_ns = self.world.posted.back().map_or(0, |(_, _, by_ns)| *by_ns);
+            let by_ns = before_ns.max(now_ns) + over.as_nanos() as u64;
+            self.world.posted.push_back((number, now_ns, by_ns));
+            self.trace.note(None, || {
+                format!("message {number} is published over {over:?}")
+            });
+            if self.world.publisher.publish(text, over).is_err() {
+                panic!("message {number} is too long");
+            }
+            self.world.mail = true;
+        }
+        let is_time = match self.plan.stops_early {
+            true => self.step > self.plan.steps / 2,
+            false => self.is_calm && self.is_at_rest(),
+        };
+        if is_time && self.world.stopped_at_ns.is_none() {
+            self.world.stopped_at_ns = Some(now_ns);
+            self.shared.stopping.set(true);
+            self.trace
+                .note(None, || "the worker is told to stop".to_owned());
+            self.post(Command::Stop);
+        }
+        if self.step > self.plan.steps.max(self.closed_in) + MOST_CALM_STEPS {
+            let left = self.taken();
+            self.shared
+                .blame
+                .set(left.first().map(|(_, _, peer)| *peer));
+            let (unborn, backlog) = (self.world.unborn.len(), self.backlog.len());
+            panic!(
+                "nothing comes to rest: held are (table, slot, peer) {left:?}; {backlog} are in the backlog, {unborn} have not come"
+            );
+        }
+    }
+
+    fn post(&mut self, command: Command) {
+        self.world.publisher.post(command);
+        self.world.mail = true;
+    }
+
+    /// Everybody who was to come has come and gone.
+    fn is_at_rest(&self) -> bool {
+        self.world.unborn.is_empty() && self.backlog.is_empty() && self.taken().is_empty()
+    }
+
+    /// The worker waits for completions, for at most `timeout`.
+    pub(super) fn pass_time(&mut self, timeout: Duration, has_ready: bool) {
+        let nap_ns = self.plan.nap.as_nanos() as u64;
+        let most_ns = timeout.as_nanos() as u64;
+        let ns = match has_ready || most_ns == 0 {
+            true if self.random.random_range(0..200) == 0 => self.random.random_range(0..=nap_ns),
+            true => self.random.random_range(0..=50_000),
+            false => self
+                .random
+                .random_range(most_ns.min(nap_ns) / 2..=most_ns.min(nap_ns)),
+        };
+        self.world.longest_step_ns = self.world.longest_step_ns.max(ns);
+        self.shared.now_ns.set(self.shared.now_ns.get() + ns);
+        self.trace
+            .note(None, || format!("step {}: {ns} ns pass", self.step));
+    }
+
+    /// Nobody is forgotten: what is due has come.
+    pub(super) fn check_times(&mut self) {
+        let now_ns = self.shared.now_ns.get();
+        let late_ns = TURNS * self.world.longest_step_ns + 5_000_000;
+        let timeouts = self.plan.timeouts;
+        let swept_ns = |timeout: Duration| {
+            let slack = (timeout / 20).max(Duration::from_secs(1));
+            (timeout + slack).as_nanos() as u64 + late_ns
+        };
+        let held = self.world.admission.held();
+        assert_eq!(
+            held,
+            self.shared.alive.get(),
+            "connections counted, and alive"
+        );
+        if let Some(at_ns) = self.world.stopped_at_ns {
+            let by_ns = at_ns + self.plan.drain_timeout.as_nanos() as u64 + late_ns;
+            assert!(
+                now_ns <= by_ns,
+                "told to stop at {at_ns} ns, it goes on at {now_ns} ns"
+            );
+        }
+        while self.world.posted.len() > 1
+            && self.world.posted[0].2 + late_ns < now_ns
+            && self.world.posted[1].2 + late_ns < now_ns
+        {
+            self.world.posted.pop_front();
+        }
+        let message = self
+            .world
+            .posted
+            .front()
+            .filter(|(_, _, by_ns)| by_ns + late_ns < now_ns);
+        for (_, _, number) in self.taken() {
+            let Some(truth) = &self.peers[number].truth else {
+                continue;
+            };
+            let truth = truth.borrow();
+            if truth.is_finishing() {
+                continue;
+            }
+            let waits = truth.unsent() > 0;
+            let is_over = |since_ns: u64, timeout: Option<Duration>| {
+                timeout.is_some_and(|timeout| now_ns - since_ns > swept_ns(timeout))
+            };
+            let forgotten = if is_over(truth.heard_ns, timeouts.idle.filter(|_| !waits)) {
+                Some("is silent for too long, and still held")
+            } else if is_over(truth.moved_ns, timeouts.write.filter(|_| waits)) {
+                Some("takes nothing for too long, and is still held")
+            } else if let (Some(interval), Some(since_ns)) =
+                (self.plan.heartbeat, self.world.beating_since_ns)
+                && now_ns - truth.beat_ns.max(since_ns) > interval.as_nanos() as u64 + late_ns
+            {
+                Some("was told no heartbeat")
+            } else if let Some((message, at_ns, _)) = message
+                && truth.made_ns < *at_ns
+                && truth.last_message.is_none_or(|last| last < *message)
+            {
+                Some("was not given a message")
+            } else {
+                None
+            };
+            if let Some(forgotten) = forgotten {
+                self.shared.blame.set(Some(number));
+                panic!("connection {number} {forgotten}");
+            }
+        }
+    }
+
+    /// The server has ended by itself.
+    pub(super) fn check_end(&self) {
+        let now_ns = self.shared.now_ns.get();
+        let Some(at_ns) = self.world.stopped_at_ns else {
+            panic!("it ended, and nobody had said so");
+        };
+        if now_ns >= at_ns + self.plan.drain_timeout.as_nanos() as u64 {
+            return;
+        }
+        for (_, _, number) in self.taken() {
+            if let Some(truth) = &self.peers[number].truth
+                && !truth.borrow().ended
+                && !truth.borrow().broken
+                && truth.borrow().unsent() > 0
+                // What was said in the last turns is sent once, and not waited for.
+                && truth.borrow().said_in + 3 < self.step
+            {
+                self.shared.blame.set(Some(number));
+                panic!(
+                    "it ended with time left and {} bytes for connection {number} unsent",
+                    truth.borrow().unsent()
+                );
+            }
+        }
+    }
+}
+
+/// What a peer will write in the `line` protocol: lines of any length, rarely one too long, sometimes the end.
+pub fn lines(random: &mut rand::rngs::StdRng) -> Vec<u8> {
+    let mut text = Vec::new();
+    for number in 0..random.random_range(0..40) {
+        let longest = *[3, 40, 400].choose(random).unwrap_or(&3);
+        let length = match random.random_range(0..400) {
+            0 => wire::Out::MIN_ROOM - random.random_range(0..40),
+            _ => random.random_range(0..=longest),
+        };
+        text.extend(format!("{number} {}\n", "x".repeat(length)).into_bytes());
+    }
+    match random.random_range(0..6) {
+        0 => text.extend(b"quit\r\nnobody hears this\n"),
+        1 => text.extend(b"unfinished"),
+        _ => {}
+    }
+    text
+}
+
+/// What a peer will write where everything is echoed.
+pub fn bytes(random: &mut rand::rngs::StdRng) -> Vec<u8> {
+    let most = *[0, 100, 3_000, 20_000].choose(random).unwrap_or(&0);
+    let first: u8 = random.random();
+    (0..random.random_range(0..=most))
+        .map(|at: usize| (at * 7 + at / 256) as u8 ^ first)
+        .collect()
+}
