@@ -66,6 +66,17 @@ pub struct Config {
     pub descriptors: Descriptors,
     /// Direct descriptors in each table of a worker: at most RLIMIT_NOFILE, at most 1 << 20.
     pub table_slots: u32,
+    /// Sizes of the rings; none for the default.
+    pub ring_sizes: RingSizes,
+}
+
+/// Sizes of a worker's rings, of engines that have rings of Throng's own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RingSizes {
+    /// Entries of a completion queue: at most 65,536. What does not fit waits in the kernel, which costs time.
+    pub cq_entries: Option<u32>,
+    /// Receive buffers: connections read from in one turn. Others wait for a buffer.
+    pub recv_buffers: Option<u16>,
 }
 
 impl Config {
@@ -97,6 +108,7 @@ impl Config {
             stall_timeout: Some(Duration::from_secs(10)),
             descriptors: Descriptors::Direct,
             table_slots: nofile.min(u64::from(Self::MAX_TABLE_SLOTS)) as u32,
+            ring_sizes: RingSizes::default(),
         }
     }
 }
@@ -184,6 +196,12 @@ pub struct Flags {
     /// Direct descriptors in each table of a worker [default and most: what RLIMIT_NOFILE and the kernel allow]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(64..), help_heading = "How it serves")]
     pub table_slots: Option<u32>,
+    /// Completions that a ring keeps before they wait in the kernel [default: one for each slot of a table, at most 65536]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(64..=65_536), help_heading = "How it serves")]
+    pub cq_entries: Option<u32>,
+    /// Receive buffers of a worker, 32 KiB each, of those an io_uring connection takes one only while it is read [default: 256]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=32_768), help_heading = "How it serves")]
+    pub recv_buffers: Option<u16>,
     /// Cores to pin a worker to: a list such as 0,1, or all of the affinity mask
     #[arg(
         long,
@@ -355,6 +373,11 @@ pub enum UsageError {
     /// Tables for an engine without.
     #[error("--table-slots goes with --engine uring: the others have no tables")]
     NoTables,
+    /// Sizes of rings for an engine without.
+    #[error(
+        "--cq-entries and --recv-buffers go with --engine uring: the others have no rings to size"
+    )]
+    NoRings,
     /// The responder and the server on one port.
     #[error("--canary-port {0} is the port of --listen: choose another, or 0 for a free one")]
     CanaryPort(u16),
@@ -546,6 +569,13 @@ pub fn resolve(args: impl Iterator<Item = OsString>) -> Result<Resolved, UsageEr
         Some(wanted) if wanted > most => return Err(UsageError::TableSlots { wanted, most }),
         wanted => wanted.unwrap_or(most),
     };
+    let ring_sizes = RingSizes {
+        cq_entries: flags.cq_entries,
+        recv_buffers: flags.recv_buffers,
+    };
+    if engine != EngineKind::Uring && ring_sizes != RingSizes::default() {
+        return Err(UsageError::NoRings);
+    }
     Ok(Resolved {
         leaks,
         config: Config {
@@ -570,6 +600,7 @@ pub fn resolve(args: impl Iterator<Item = OsString>) -> Result<Resolved, UsageEr
             refusal,
             reuse_port: flags.reuse_port,
             table_slots,
+            ring_sizes,
             ..config
         },
         protocol: flags.protocol,

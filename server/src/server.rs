@@ -153,6 +153,7 @@ where
             farewell: farewell.clone(),
             descriptors: config.descriptors,
             table_slots: config.table_slots,
+            ring_sizes: config.ring_sizes,
             admission: Arc::clone(&server.admission),
             refusal: refusal.into(),
             publisher: server.publisher.clone(),

@@ -94,6 +94,8 @@ pub struct Stats {
     pub accepted: u64,
     /// The most held at one time.
     pub held_max: u64,
+    /// The most slots that ever were in use, of all tables: far above `held_max` where slots are lost.
+    pub slots_high_water: u64,
     /// Accepted, told so and closed at once, by reason.
     pub refused: BTreeMap<Refusal, u64>,
     /// Accepted by the kernel and lost because a table was full. Stays 0, or the headroom is too small.
@@ -136,6 +138,7 @@ impl Stats {
         Stats {
             accepted: 0,
             held_max: 0,
+            slots_high_water: 0,
             refused: BTreeMap::new(),
             dropped_table_full: 0,
             accept_retries: 0,
@@ -184,6 +187,7 @@ impl Stats {
     pub fn merge(&mut self, other: &Stats) {
         self.accepted += other.accepted;
         self.held_max += other.held_max;
+        self.slots_high_water += other.slots_high_water;
         for (reason, count) in &other.refused {
             *self.refused.entry(*reason).or_default() += count;
         }

@@ -16,6 +16,7 @@ use thiserror::Error;
 use wire::{Out, Session};
 
 use crate::admission::Admission;
+use crate::config::RingSizes;
 use crate::conn::Limits;
 use crate::engine::{Engine, EngineError};
 use crate::stats::Stats;
@@ -49,6 +50,8 @@ pub struct Worker<F> {
     pub descriptors: Descriptors,
     /// Slots of each table of an engine that has tables.
     pub table_slots: u32,
+    /// Sizes of the rings of an engine that has rings.
+    pub ring_sizes: RingSizes,
     /// Who may come in.
     pub admission: Arc<Admission>,
     /// What those are told who may not; nothing where it is empty.

@@ -34,11 +34,16 @@ const MAX_TABLES: usize = 256;
 
 impl Engine for Uring {
     fn run<S: Session, F: Fn() -> S>(worker: Worker<F>) -> Result<Stats, EngineError> {
+        let (sizes, default) = (worker.ring_sizes, Config::default());
         let config = Config {
+            // A queue of submissions may not be longer than that of completions.
+            sq_entries: sizes.cq_entries.unwrap_or(u32::MAX).min(default.sq_entries),
+            cq_entries: sizes.cq_entries,
+            recv_buffers: sizes.recv_buffers.unwrap_or(default.recv_buffers),
             descriptors: worker.descriptors,
             table_slots: worker.table_slots,
             uses: Uses::Accept,
-            ..Config::default()
+            ..default
         };
         run_on(config, worker)
     }
@@ -168,6 +173,11 @@ impl<S: Session, F: Fn() -> S, R: Rings, C: Fn() -> u64> Driver<S, F, R, C> {
         }
         self.worker.admission.leave(held);
         self.stats.pending_peak_bytes = self.budget.peak_bytes as u64;
+        self.stats.slots_high_water = self
+            .machines
+            .iter()
+            .map(|m| u64::from(m.table().high_water()))
+            .sum();
         self.stats.ring = Some(self.group.stats());
         self.stats
     }

@@ -192,6 +192,7 @@ fn run<S: Session>(
         farewell: None,
         descriptors: ring::Descriptors::Direct,
         table_slots: plan.slots,
+        ring_sizes: crate::config::RingSizes::default(),
         admission: Arc::clone(&admission),
         refusal: Arc::from(&b"no room\n"[..]),
         publisher,
