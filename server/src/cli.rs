@@ -16,9 +16,8 @@ use tracing_subscriber::EnvFilter;
 
 use crate::canary::Responder;
 use crate::config::{Protocol, Resolved, UsageError, resolve};
-use crate::control::Control;
 use crate::sandbox;
-use crate::server::{Server, StartError, start};
+use crate::server::{Server, StartError, prepare};
 use crate::summary::Summary;
 use crate::worker::{Command, Event};
 
@@ -94,17 +93,18 @@ fn run(resolved: &mut Resolved) -> anyhow::Result<()> {
         .map(|port| Responder::start(resolved.config.listen.ip(), port))
         .transpose()?;
     let started = Instant::now();
+    let given = resolved.sockets.len();
     let server = serve(resolved)?;
     show_panics(&server);
-    let address = server.address().to_string();
-    announce(resolved, &address, canary.as_ref());
     let drain_timeout = resolved.config.drain_timeout;
     obey_signals(signals, &server, resolved.broadcast.clone(), drain_timeout)?;
     // Removed when the server has ended.
     let _control = match resolved.control.take() {
         None => None,
         Some((control, listener)) => {
-            Control::serve(listener, server.publisher().clone(), server.admission())
+            let (publisher, admission) = (server.publisher().clone(), server.admission());
+            control
+                .serve(listener, publisher, admission, server.handover())
                 .context("starting the control thread")?;
             Some(control)
         }
@@ -115,6 +115,13 @@ fn run(resolved: &mut Resolved) -> anyhow::Result<()> {
     if resolved.sandbox {
         sandbox::enter()?;
     }
+    // Nothing can fail any more.
+    if let Some(predecessor) = resolved.predecessor.take() {
+        predecessor.retire()?;
+    }
+    server.open();
+    let address = server.address().to_string();
+    announce(resolved, given, &address, canary.as_ref());
     let ended = server.wait()?;
     let mut summary = Summary::new(resolved, address, started.elapsed().as_secs_f64(), ended);
     summary.canary = canary.as_ref().map(Responder::summary);
@@ -146,22 +153,23 @@ fn show_panics(server: &Server) {
     }));
 }
 
-fn serve(resolved: &Resolved) -> Result<Server, StartError> {
+fn serve(resolved: &mut Resolved) -> Result<Server, StartError> {
+    let given = std::mem::take(&mut resolved.sockets);
     match resolved.protocol {
         #[cfg(feature = "burn")]
         Protocol::Line if resolved.faults => {
-            start(&resolved.config, |_| crate::faults::Faulty::default)
+            prepare(&resolved.config, given, |_| crate::faults::Faulty::default)
         }
-        Protocol::Line => start(&resolved.config, |_| wire::Line::default),
+        Protocol::Line => prepare(&resolved.config, given, |_| wire::Line::default),
         #[cfg(feature = "burn")]
-        Protocol::Echo if resolved.burn > 0 => {
-            start(&resolved.config, |_| crate::burn::echo(resolved.burn))
-        }
-        Protocol::Echo => start(&resolved.config, |_| || wire::Echo),
+        Protocol::Echo if resolved.burn > 0 => prepare(&resolved.config, given, |_| {
+            crate::burn::echo(resolved.burn)
+        }),
+        Protocol::Echo => prepare(&resolved.config, given, |_| || wire::Echo),
     }
 }
 
-fn announce(resolved: &Resolved, address: &str, canary: Option<&Responder>) {
+fn announce(resolved: &Resolved, given: usize, address: &str, canary: Option<&Responder>) {
     let config = &resolved.config;
     let cores: Vec<String> = config.cores.iter().map(usize::to_string).collect();
     let (protocol, heartbeat) = match (resolved.protocol, config.heartbeat) {
@@ -177,9 +185,13 @@ fn announce(resolved: &Resolved, address: &str, canary: Option<&Responder>) {
         }
     };
     let canary = canary.map_or(String::new(), |c| format!(", canary {}", c.address()));
+    let given = match given {
+        0 => String::new(),
+        sockets => format!(", sockets given {sockets}"),
+    };
     let _ = writeln!(
         std::io::stdout(),
-        "ready on {address} (engine {}, workers {} on cores {}, protocol {protocol}{heartbeat}{canary})",
+        "ready on {address} (engine {}, workers {} on cores {}{given}, protocol {protocol}{heartbeat}{canary})",
         config.engine.name(),
         cores.len(),
         cores.join(","),

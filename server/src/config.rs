@@ -1,9 +1,10 @@
 //! From flags to a [`Config`] that can be started: everything that can be refused is refused here.
 
 use std::ffi::OsString;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
@@ -18,8 +19,9 @@ use crate::conn::Limits;
 use crate::control::Control;
 use crate::drain::Drain;
 use crate::engine::EngineKind;
-use crate::listener::Vanishing;
+use crate::listener::{GivenError, Vanishing, check, from_environment};
 use crate::privileges::Identity;
+use crate::takeover::{Predecessor, TakeoverError};
 use crate::timeouts::Timeouts;
 
 /// Everything a server needs to start.
@@ -147,6 +149,8 @@ pub enum DescriptorChoice {
     Fd,
 }
 
+const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 7000);
+
 const EXAMPLES: &str = "\
 Examples:
   throng-server                                      line protocol, a worker on every core
@@ -155,6 +159,9 @@ Examples:
   throng-server --engine epoll --max-connections 10000
   throng-server --max-connections 10000 --refusal 'busy, try later' --idle-timeout 5m
   throng-server --canary-port 7001                   answers the client's --canary too
+  throng-server --control /run/throng --takeover /run/throng   in place of the one that runs, and none is refused
+
+Listening sockets that a service manager has opened (LISTEN_FDS, systemd.socket(5)) are served on.
 
 SIGINT or SIGTERM: stops accepting, tells the clients (line: `bye`), waits for them to go for --drain-timeout, closes
 those that are left, prints a summary. A second one: closes at once.
@@ -164,14 +171,12 @@ Exit status: 0 ended in good order; 1 failed while running, a dead worker includ
 #[derive(Debug, Parser)]
 #[command(name = "throng-server", version, after_help = EXAMPLES)]
 pub struct Flags {
-    /// Where to listen; port 0 takes a free one
-    #[arg(
-        long,
-        value_name = "ADDRESS:PORT",
-        default_value = "127.0.0.1:7000",
-        help_heading = "What it serves"
-    )]
-    pub listen: SocketAddr,
+    /// Where to listen; port 0 takes a free one [default: 127.0.0.1:7000, or where the given sockets listen]
+    #[arg(long, value_name = "ADDRESS:PORT", help_heading = "What it serves")]
+    pub listen: Option<SocketAddr>,
+    /// Take the listening sockets over of the server whose --control is this, which drains then
+    #[arg(long, value_name = "PATH", help_heading = "What it serves")]
+    pub takeover: Option<PathBuf>,
     /// What is said on a connection
     #[arg(long, value_enum, default_value_t = Protocol::Line, help_heading = "What it serves")]
     pub protocol: Protocol,
@@ -410,6 +415,26 @@ pub enum UsageError {
         /// Why.
         error: std::io::Error,
     },
+    /// Nothing was taken over.
+    #[error("--takeover: {0}")]
+    Takeover(#[from] TakeoverError),
+    /// Given sockets that cannot be served on.
+    #[error("the sockets given {by}: {error}")]
+    Given {
+        /// By whom.
+        by: String,
+        /// Why.
+        error: GivenError,
+    },
+    /// Which are to be served on?
+    #[error("sockets are given by LISTEN_FDS, and --takeover asks for others: use one of the two")]
+    GivenTwice,
+    /// It would end them for everybody.
+    #[error(
+        "--engine tokio-uring cannot serve on given sockets (LISTEN_FDS, --takeover): it ends its accepts by shutting its \
+         sockets down, for whoever has them; use uring or epoll"
+    )]
+    GivenToTokio,
     /// io_uring was asked for and is not to be had.
     #[error("io_uring cannot be used: {0}; to do without it, use --engine epoll")]
     NoUring(#[from] ring::Unavailable),
@@ -425,6 +450,10 @@ pub struct Resolved {
     pub leaks: bool,
     /// Why `--engine auto` did not take io_uring.
     pub fallback: Option<ring::Unavailable>,
+    /// Listening sockets to serve on; none where they are to be bound.
+    pub sockets: Vec<TcpListener>,
+    /// The server they are taken over from.
+    pub predecessor: Option<Predecessor>,
     /// Where canaries are answered.
     pub canary_port: Option<u16>,
     /// Where the summary goes.
@@ -452,6 +481,10 @@ pub struct Resolved {
 /// What is wrong with it.
 pub fn resolve(args: impl Iterator<Item = OsString>) -> Result<Resolved, UsageError> {
     let flags = Flags::try_parse_from(args)?;
+    let given = from_environment().map_err(|error| UsageError::Given {
+        by: "by LISTEN_FDS".into(),
+        error,
+    });
     let heartbeat = match (flags.protocol, flags.heartbeat) {
         (Protocol::Echo, Some(every)) if !every.is_zero() => {
             return Err(UsageError::HeartbeatWithEcho);
@@ -500,12 +533,6 @@ pub fn resolve(args: impl Iterator<Item = OsString>) -> Result<Resolved, UsageEr
     if refusal.len() > Config::MAX_REFUSAL_BYTES {
         return Err(UsageError::RefusalTooLong(refusal.len() - 1));
     }
-    if let Some(port) = flags.canary_port
-        && port != 0
-        && port == flags.listen.port()
-    {
-        return Err(UsageError::CanaryPort(port));
-    }
     let mask = process::affinity()?;
     let cores = match flags.cores {
         Cores::All => mask,
@@ -527,13 +554,6 @@ pub fn resolve(args: impl Iterator<Item = OsString>) -> Result<Resolved, UsageEr
             Ok(file) => Some((path, file)),
             Err(error) => return Err(UsageError::Json { path, error }),
         },
-    };
-    let control = match flags.control {
-        None => None,
-        Some(path) => {
-            let bound = Control::bind(&path);
-            Some(bound.map_err(|error| UsageError::Control { path, error })?)
-        }
     };
     process::raise_nofile()?;
     let (engine, fallback) = match flags.engine {
@@ -562,7 +582,44 @@ pub fn resolve(args: impl Iterator<Item = OsString>) -> Result<Resolved, UsageEr
         (EngineKind::Uring, DescriptorChoice::Auto) if !releases() => (Descriptors::Ordinary, true),
         _ => (Descriptors::Direct, false),
     };
-    let config = Config::new(flags.listen, engine, cores);
+    let (mut sockets, mut predecessor, mut by) = (given?, None, "by LISTEN_FDS".to_owned());
+    let is_given = flags.takeover.is_some() || !sockets.is_empty();
+    if is_given && engine == EngineKind::TokioUring {
+        return Err(UsageError::GivenToTokio);
+    }
+    if let Some(path) = &flags.takeover {
+        if !sockets.is_empty() {
+            return Err(UsageError::GivenTwice);
+        }
+        let (server, theirs) = Predecessor::ask(path)?;
+        (sockets, predecessor) = (theirs, Some(server));
+        by = format!("by the server at {}", path.display());
+    }
+    let listen = match is_given {
+        false => flags.listen.unwrap_or(DEFAULT_LISTEN),
+        true => check(&sockets, flags.listen, &cores)
+            .map_err(|error| UsageError::Given { by, error })?,
+    };
+    if let Some(port) = flags.canary_port
+        && port != 0
+        && port == listen.port()
+    {
+        return Err(UsageError::CanaryPort(port));
+    }
+    let control = match flags.control {
+        None => None,
+        Some(path) => {
+            let shared = flags.takeover.filter(|old| is_same_file(old, &path));
+            let theirs = predecessor.as_mut().filter(|_| shared.is_some());
+            Some(match theirs.and_then(Predecessor::take_control) {
+                Some(listener) => (Control::inherited(&path), listener),
+                None => {
+                    Control::bind(&path).map_err(|error| UsageError::Control { path, error })?
+                }
+            })
+        }
+    };
+    let config = Config::new(listen, engine, cores);
     let most = config.table_slots;
     let table_slots = match flags.table_slots {
         Some(_) if engine != EngineKind::Uring => return Err(UsageError::NoTables),
@@ -605,6 +662,8 @@ pub fn resolve(args: impl Iterator<Item = OsString>) -> Result<Resolved, UsageEr
         },
         protocol: flags.protocol,
         fallback,
+        sockets,
+        predecessor,
         canary_port: flags.canary_port,
         json,
         sandbox: flags.sandbox,
@@ -619,6 +678,11 @@ pub fn resolve(args: impl Iterator<Item = OsString>) -> Result<Resolved, UsageEr
         #[cfg(feature = "burn")]
         faults: flags.faults,
     })
+}
+
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    let identity = |path| std::fs::metadata(path).map(|file| (file.dev(), file.ino()));
+    matches!((identity(one), identity(other)), (Ok(one), Ok(other)) if one == other)
 }
 
 #[cfg(test)]

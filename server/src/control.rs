@@ -1,9 +1,10 @@
 //! The control socket: commands to a running server, a line each, over a unix socket.
 //!
 //! `broadcast TEXT` gives TEXT and a line end to every session at once; `broadcast over TIME TEXT` evenly over that
-//! time. The answer is a line: `published to N connections`, or `error: …`.
+//! time. The answer is a line: `published to N connections`, or `error: …`. `takeover` begins a conversation of its own
+//! ([`takeover`](crate::takeover)).
 //!
-//! Owns: the socket file, which only its owner may use, and removes it at the end. Runs on a thread of its own and
+//! Owns: the socket file, which only its owner may use, and removes it at the end, unless a successor has it then. Runs on a thread of its own and
 //! touches connections through the [`Publisher`] alone.
 
 use std::io::{self, BufRead, BufReader, Write};
@@ -11,6 +12,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use nix::sys::stat::{Mode, umask};
@@ -18,6 +20,7 @@ use nix::unistd::chown;
 
 use crate::admission::Admission;
 use crate::privileges::Identity;
+use crate::takeover::{Handover, REQUEST};
 use crate::worker::Publisher;
 
 /// The most that is read of one client: no command is longer, and few clients say more than a few.
@@ -29,6 +32,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Control {
     path: PathBuf,
+    /// A successor has the socket: the file is its.
+    handed_on: Arc<AtomicBool>,
 }
 
 impl Control {
@@ -53,12 +58,18 @@ impl Control {
         let mask = umask(Mode::from_bits_truncate(0o177));
         let listener = UnixListener::bind(path);
         umask(mask);
-        let control = Control {
-            path: path.to_owned(),
-        };
+        let control = Control::inherited(path);
         let listener = listener?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
         Ok((control, listener))
+    }
+
+    /// The file at `path`, of a socket that was taken over.
+    pub fn inherited(path: &Path) -> Control {
+        Control {
+            path: path.to_owned(),
+            handed_on: Arc::default(),
+        }
     }
 
     /// Makes `owner` the one who may use it.
@@ -69,21 +80,33 @@ impl Control {
         Ok(chown(&self.path, Some(owner.uid), Some(owner.gid))?)
     }
 
-    /// Obeys commands from `listener` on a thread of its own, until the process ends.
+    /// Obeys commands from `listener` on a thread of its own, until the process ends or a successor has the socket.
     ///
     /// # Errors
     /// The thread cannot be started.
     pub fn serve(
+        &self,
         listener: UnixListener,
         publisher: Publisher,
         admission: Arc<Admission>,
+        handover: Arc<Handover>,
     ) -> io::Result<()> {
+        let handed_on = Arc::clone(&self.handed_on);
+        let desk = Desk {
+            listener,
+            publisher,
+            admission,
+            handover,
+        };
         std::thread::Builder::new()
             .name("control".into())
             .spawn(move || {
-                for stream in listener.incoming().flatten() {
+                for stream in desk.listener.incoming().flatten() {
                     // One that goes away in the middle is its own loss.
-                    let _ = answer(stream, &publisher, &admission);
+                    if desk.answer(stream).unwrap_or(false) {
+                        handed_on.store(true, Relaxed);
+                        return;
+                    }
                 }
             })?;
         Ok(())
@@ -92,27 +115,48 @@ impl Control {
 
 impl Drop for Control {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
+        if !self.handed_on.load(Relaxed) {
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
 }
 
-fn answer(stream: UnixStream, publisher: &Publisher, admission: &Admission) -> io::Result<()> {
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    let mut lines = BufReader::new(io::Read::take(stream.try_clone()?, MAX_COMMAND_BYTES));
-    let mut line = Vec::new();
-    while lines.read_until(b'\n', &mut line)? > 0 {
-        let published = parse(&line).and_then(|Broadcast { text, over }| {
-            publisher.publish(text, over).map_err(|e| e.to_string())
-        });
-        let said = match published {
-            Ok(()) => format!("published to {} connections\n", admission.held()),
-            Err(error) => format!("error: {error}\n"),
-        };
-        (&stream).write_all(said.as_bytes())?;
-        line.clear();
+/// Where commands are obeyed.
+struct Desk {
+    listener: UnixListener,
+    publisher: Publisher,
+    admission: Arc<Admission>,
+    handover: Arc<Handover>,
+}
+
+impl Desk {
+    /// True where a successor has the listener from now on.
+    fn answer(&self, stream: UnixStream) -> io::Result<bool> {
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        let mut lines = BufReader::new(io::Read::take(&stream, MAX_COMMAND_BYTES));
+        let mut line = Vec::new();
+        while lines.read_until(b'\n', &mut line)? > 0 {
+            if line == REQUEST {
+                let taken = self
+                    .handover
+                    .hand_over(&stream, &mut lines, &self.listener)?;
+                return Ok(taken == Some(true));
+            }
+            let published = parse(&line).and_then(|Broadcast { text, over }| {
+                self.publisher
+                    .publish(text, over)
+                    .map_err(|e| e.to_string())
+            });
+            let said = match published {
+                Ok(()) => format!("published to {} connections\n", self.admission.held()),
+                Err(error) => format!("error: {error}\n"),
+            };
+            (&stream).write_all(said.as_bytes())?;
+            line.clear();
+        }
+        Ok(false)
     }
-    Ok(())
 }
 
 /// A parsed command.
@@ -123,7 +167,7 @@ struct Broadcast {
 }
 
 fn parse(line: &[u8]) -> Result<Broadcast, String> {
-    let usage = "give `broadcast TEXT` or `broadcast over TIME TEXT`";
+    let usage = "give `broadcast TEXT`, `broadcast over TIME TEXT` or `takeover`";
     let line = line.strip_suffix(b"\n").unwrap_or(line);
     let rest = line.strip_prefix(b"broadcast ").ok_or(usage)?;
     let (over, text) = match rest.strip_prefix(b"over ") {

@@ -34,6 +34,7 @@ pub mod schedule;
 mod server;
 pub mod stats;
 pub mod summary;
+pub mod takeover;
 pub mod timeouts;
 pub mod watchdog;
 pub mod worker;

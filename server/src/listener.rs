@@ -1,10 +1,13 @@
-//! Listening sockets: one a worker, all on one port.
+//! Listening sockets: one a worker, all on one port; bound here, or given by somebody who bound them.
+//!
+//! Invariant: given sockets are neither bound again nor changed before [`adopt`]: others may still accept from them.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
-use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use listenfd::ListenFd;
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use thiserror::Error;
 
 /// Why there is no listener.
@@ -26,6 +29,57 @@ pub enum ListenError {
     /// Anything else.
     #[error("cannot listen on {0}: {1}")]
     Other(SocketAddr, #[source] io::Error),
+}
+
+/// Why given sockets cannot be served on.
+#[derive(Debug, Error)]
+pub enum GivenError {
+    /// Not a TCP socket.
+    #[error("socket {number} is none of TCP ({why}): give ListenStream=ADDRESS:PORT")]
+    NotTcp {
+        /// Which, from 0.
+        number: usize,
+        /// Why.
+        why: String,
+    },
+    /// A connection, or bound only.
+    #[error("socket {0} does not listen: give listening sockets (Accept=no)")]
+    NotListening(usize),
+    /// Not all on one port.
+    #[error(
+        "socket {number} listens on {address}, the first on {first}: all must be on one address"
+    )]
+    Apart {
+        /// Which, from 0.
+        number: usize,
+        /// Where.
+        address: SocketAddr,
+        /// Where the first does.
+        first: SocketAddr,
+    },
+    /// Not where it was asked for.
+    #[error(
+        "they listen on {given}, and --listen says {wanted}: leave --listen away, or give that"
+    )]
+    Elsewhere {
+        /// Where they listen.
+        given: SocketAddr,
+        /// What `--listen` says.
+        wanted: SocketAddr,
+    },
+    /// Some would have no worker.
+    #[error(
+        "there are {sockets} and only {workers} workers, and connections would wait for ever where no worker accepts: \
+         give --cores {cores} (a core may be named more than once)"
+    )]
+    TooFewWorkers {
+        /// Sockets.
+        sockets: usize,
+        /// Workers.
+        workers: usize,
+        /// A list of cores that is long enough.
+        cores: String,
+    },
 }
 
 /// How long a port may stay in use that a killed server has just left: the kernel takes a ring's sockets down after
@@ -97,16 +151,102 @@ pub fn listen(
     Ok(listeners)
 }
 
+/// The sockets that a service manager has opened and left to this process (sd_listen_fds(3)); none without. Not to be
+/// called while other threads read the environment.
+///
+/// # Errors
+/// One of them is none of TCP.
+pub fn from_environment() -> Result<Vec<TcpListener>, GivenError> {
+    let mut given = ListenFd::from_env();
+    let mut sockets = Vec::with_capacity(given.len());
+    for number in 0..given.len() {
+        let socket = given.take_tcp_listener(number);
+        sockets.extend(socket.map_err(|error| GivenError::NotTcp {
+            number,
+            why: error.to_string(),
+        })?);
+    }
+    Ok(sockets)
+}
+
+/// The one address that `sockets` listen on, which is `wanted` where there is such. Each has a worker of those on `cores`.
+/// Port 0 where there are none.
+///
+/// # Errors
+/// They cannot be served on.
+pub fn check(
+    sockets: &[TcpListener],
+    wanted: Option<SocketAddr>,
+    cores: &[usize],
+) -> Result<SocketAddr, GivenError> {
+    let mut first = None;
+    for (number, socket) in sockets.iter().enumerate() {
+        let not_tcp = |why: io::Error| GivenError::NotTcp {
+            number,
+            why: why.to_string(),
+        };
+        let it = SockRef::from(socket);
+        let (kind, protocol) = (it.r#type(), it.protocol());
+        if kind.map_err(not_tcp)? != Type::STREAM
+            || protocol.map_err(not_tcp)? != Some(Protocol::TCP)
+        {
+            return Err(not_tcp(io::Error::other("another type or protocol")));
+        }
+        if !it.is_listener().map_err(not_tcp)? {
+            return Err(GivenError::NotListening(number));
+        }
+        let address = socket.local_addr().map_err(not_tcp)?;
+        let first = *first.get_or_insert(address);
+        if address != first {
+            return Err(GivenError::Apart {
+                number,
+                address,
+                first,
+            });
+        }
+    }
+    match (first, wanted) {
+        (Some(given), Some(wanted)) if given != wanted => {
+            return Err(GivenError::Elsewhere { given, wanted });
+        }
+        _ if sockets.len() > cores.len() => {
+            let enough = cores.iter().cycle().take(sockets.len());
+            let names: Vec<String> = enough.map(usize::to_string).collect();
+            return Err(GivenError::TooFewWorkers {
+                sockets: sockets.len(),
+                workers: cores.len(),
+                cores: names.join(","),
+            });
+        }
+        _ => {}
+    }
+    Ok(first
+        .or(wanted)
+        .unwrap_or(SocketAddr::from(([127, 0, 0, 1], 0))))
+}
+
+/// Makes a given socket one as [`listen`] has them. Whether its calls wait is left to whoever accepts.
+///
+/// # Errors
+/// The kernel's.
+pub fn adopt(socket: &TcpListener, backlog: u32, vanishing: Vanishing) -> io::Result<()> {
+    let socket = SockRef::from(socket);
+    socket.set_tcp_nodelay(true)?;
+    expect(&socket, vanishing)?;
+    // Again, for the backlog alone; what waits goes on waiting.
+    socket.listen(backlog as i32)
+}
+
 fn expect(socket: &Socket, vanishing: Vanishing) -> io::Result<()> {
-    if let Some(time) = vanishing.keepalive {
-        let interval = (time / 10).max(Duration::from_secs(1));
-        let keepalive = TcpKeepalive::new().with_time(time).with_interval(interval);
-        socket.set_tcp_keepalive(&keepalive)?;
+    match vanishing.keepalive {
+        None => socket.set_keepalive(false)?,
+        Some(time) => {
+            let interval = (time / 10).max(Duration::from_secs(1));
+            let keepalive = TcpKeepalive::new().with_time(time).with_interval(interval);
+            socket.set_tcp_keepalive(&keepalive)?;
+        }
     }
-    match vanishing.user_timeout {
-        Some(time) => socket.set_tcp_user_timeout(Some(time)),
-        None => Ok(()),
-    }
+    socket.set_tcp_user_timeout(vanishing.user_timeout)
 }
 
 fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
@@ -163,6 +303,44 @@ mod tests {
         );
         let timeout = Some(Duration::from_millis(45_000));
         assert_eq!(accepted.tcp_user_timeout().unwrap(), timeout);
+    }
+
+    #[test]
+    fn given_sockets_are_looked_at_closely() {
+        let any = "127.0.0.1:0".parse().unwrap();
+        let mut given = listen(any, 2, 16, false, Vanishing::default()).unwrap();
+        let address = given[0].local_addr().unwrap();
+        assert_eq!(check(&given, None, &[0, 1]).unwrap(), address);
+        assert_eq!(check(&given, Some(address), &[0, 1, 2]).unwrap(), address);
+        let refused = |given: &[TcpListener], wanted, cores: &[usize]| {
+            check(given, wanted, cores).unwrap_err().to_string()
+        };
+        let said = refused(&given, None, &[5]);
+        assert!(said.contains("--cores 5,5"), "{said}");
+        assert!(refused(&given, Some(any), &[0, 1]).contains("--listen says"));
+        given.push(TcpListener::bind(any).unwrap());
+        assert!(refused(&given, None, &[0, 1, 2]).contains("one address"));
+        let peer = std::net::TcpStream::connect(address).unwrap();
+        let peer = std::os::fd::OwnedFd::from(peer);
+        assert!(refused(&[peer.into()], None, &[0]).contains("does not listen"));
+        let udp = std::os::fd::OwnedFd::from(std::net::UdpSocket::bind(any).unwrap());
+        assert!(refused(&[udp.into()], None, &[0]).contains("none of TCP"));
+    }
+
+    #[test]
+    fn an_adopted_socket_is_as_one_bound_here() {
+        let any = "127.0.0.1:0".parse().unwrap();
+        let theirs = Vanishing {
+            keepalive: Some(Duration::from_secs(300)),
+            user_timeout: Some(Duration::from_secs(45)),
+        };
+        let given = listen(any, 1, 16, false, theirs).unwrap().remove(0);
+        adopt(&given, 16, Vanishing::default()).unwrap();
+        let socket = SockRef::from(&given);
+        assert!(!socket.keepalive().unwrap() && socket.tcp_nodelay().unwrap());
+        assert_eq!(socket.tcp_user_timeout().unwrap(), None);
+        adopt(&given, 16, theirs).unwrap();
+        assert!(socket.keepalive().unwrap());
     }
 
     #[test]

@@ -1,13 +1,14 @@
 //! A running server: its workers' threads, from start to joined end.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
+use tracing::warn;
 use wire::Session;
 
 use crate::admission::Admission;
@@ -18,11 +19,12 @@ use crate::engine::tokio_uring::TokioUring;
 use crate::engine::uring::Uring;
 use crate::engine::{EngineError, EngineKind};
 use crate::guard::Guard;
-use crate::listener::{ListenError, listen};
+use crate::listener::{ListenError, Vanishing, adopt, listen};
 use crate::privileges::PrivilegeError;
 use crate::stats::Stats;
+use crate::takeover::Handover;
 use crate::watchdog::{Pulse, State, Watchdog};
-use crate::worker::{self, Command, Event, Message, Publisher, Worker};
+use crate::worker::{self, Command, Event, Gate, Message, Publisher, Worker};
 
 /// Why a server did not start or ended early.
 #[derive(Debug, Error)]
@@ -69,7 +71,7 @@ pub struct Ended {
     pub cause: &'static str,
 }
 
-/// A server whose workers all accept. Ends when it is told to ([`Server::stopper`]), or when a worker fails.
+/// A server whose workers all accept, or would. Ends when it is told to ([`Server::stopper`]), or when a worker fails.
 pub struct Server {
     address: SocketAddr,
     threads: Vec<JoinHandle<()>>,
@@ -81,6 +83,10 @@ pub struct Server {
     pulses: Vec<Arc<Pulse>>,
     watchdog: Option<Watchdog>,
     guard: Option<Guard>,
+    gate: Arc<Gate>,
+    handover: Arc<Handover>,
+    /// What its sockets are to become that were given.
+    adopts: Option<(u32, Vanishing)>,
 }
 
 /// How long a worker may take to set up.
@@ -103,13 +109,37 @@ where
     S: Session + 'static,
     F: Fn() -> S + Clone + Send + 'static,
 {
-    let listeners = listen(
-        config.listen,
-        config.cores.len(),
-        config.backlog,
-        config.reuse_port,
-        config.vanishing,
-    )?;
+    let server = prepare(config, Vec::new(), sessions)?;
+    server.open();
+    Ok(server)
+}
+
+/// As [`start`], and returns when nothing is left to do but accept ([`Server::open`]). Serves on `given` sockets, at most
+/// one a worker, where there are such: with fewer, workers share them.
+///
+/// # Errors
+/// As [`start`]; nobody has accepted from the given sockets.
+pub(crate) fn prepare<S, F>(
+    config: &Config,
+    given: Vec<TcpListener>,
+    sessions: impl FnOnce(&Publisher) -> F,
+) -> Result<Server, StartError>
+where
+    S: Session + 'static,
+    F: Fn() -> S + Clone + Send + 'static,
+{
+    let adopts = (!given.is_empty()).then_some((config.backlog, config.vanishing));
+    let listeners = match adopts {
+        Some(_) => given,
+        None => listen(
+            config.listen,
+            config.cores.len(),
+            config.backlog,
+            config.reuse_port,
+            config.vanishing,
+        )?,
+    };
+    let listeners: Vec<_> = listeners.into_iter().map(Arc::new).collect();
     let address = listeners
         .first()
         .map_or(Ok(config.listen), |l| l.local_addr())
@@ -120,6 +150,7 @@ where
     let publisher = Publisher::new(config.cores.len()).map_err(StartError::Spawn)?;
     let session = sessions(&publisher);
     let (sender, events) = channel();
+    let handover = Handover::new(&listeners, config.engine, sender.clone());
     let mut server = Server {
         address,
         threads: Vec::new(),
@@ -131,6 +162,9 @@ where
         pulses: config.cores.iter().map(|_| Arc::default()).collect(),
         watchdog: None,
         guard: None,
+        gate: Arc::default(),
+        handover: Arc::new(handover),
+        adopts,
     };
     let farewell = (!config.farewell.is_empty()).then(|| {
         Arc::new(Message {
@@ -139,10 +173,10 @@ where
         })
     });
     let refusal = &config.refusal[..config.refusal.len().min(Config::MAX_REFUSAL_BYTES)];
-    for (number, (listener, core)) in listeners.into_iter().zip(&config.cores).enumerate() {
+    for (number, core) in config.cores.iter().enumerate() {
         let worker = Worker {
             number,
-            listener: Some(listener),
+            listener: Some(Arc::clone(&listeners[number % listeners.len()])),
             backlog: config.backlog,
             session: session.clone(),
             heartbeat: config.heartbeat,
@@ -159,6 +193,7 @@ where
             publisher: server.publisher.clone(),
             events: server.sender.clone(),
             pulse: Arc::clone(&server.pulses[number]),
+            gate: Arc::clone(&server.gate),
         };
         let thread = match config.engine {
             EngineKind::Uring => worker::spawn::<Uring, S, F>(*core, worker),
@@ -199,13 +234,32 @@ where
         server.guard = Some(guard.map_err(StartError::Spawn)?);
     }
     if let Some(timeout) = config.stall_timeout {
-        let watchdog = Watchdog::start(server.pulses.clone(), timeout, server.sender.clone());
+        let (pulses, events, gate) = (&server.pulses, &server.sender, &server.gate);
+        let watchdog = Watchdog::start(pulses.clone(), timeout, events.clone(), Arc::clone(gate));
         server.watchdog = Some(watchdog.map_err(StartError::Spawn)?);
     }
     Ok(server)
 }
 
 impl Server {
+    /// Accepts from now on.
+    pub(crate) fn open(&self) {
+        if let Some((backlog, vanishing)) = self.adopts {
+            for listener in self.handover.listeners().unwrap_or_default() {
+                if let Err(error) = adopt(&listener, backlog, vanishing) {
+                    warn!(%error, "a socket that was given stays as it is (backlog, --keepalive, --user-timeout)");
+                }
+            }
+        }
+        // Open only once.
+        let _ = self.gate.set(true);
+    }
+
+    /// Gives its sockets to a successor.
+    pub(crate) fn handover(&self) -> Arc<Handover> {
+        Arc::clone(&self.handover)
+    }
+
     /// Where it listens, the port included that the kernel chose.
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -306,7 +360,9 @@ impl Server {
         Ok(Ended { stats, cause })
     }
 
+    /// Before the gate was open.
     fn stop(&self) {
         self.publisher.post(Command::End);
+        let _ = self.gate.set(false);
     }
 }

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::gettid;
 
-use crate::worker::Event;
+use crate::worker::{Event, Gate};
 
 /// What a worker shows of itself. A cache line of its own, so that workers do not slow each other.
 #[derive(Debug, Default)]
@@ -116,17 +116,19 @@ pub(crate) struct Watchdog {
 }
 
 impl Watchdog {
-    /// Watches `pulses`; says [`Event::Stalled`] of the first that rests for `timeout`, and no more.
+    /// Watches `pulses` once `gate` is open; says [`Event::Stalled`] of the first that rests for `timeout`, and no more.
     pub(crate) fn start(
         pulses: Vec<Arc<Pulse>>,
         timeout: Duration,
         events: Sender<Event>,
+        gate: Arc<Gate>,
     ) -> io::Result<Watchdog> {
         let (alive, ended) = channel();
         std::thread::Builder::new()
             .name("watchdog".into())
             .spawn(move || {
-                if let Some(worker) = watch(&pulses, timeout, &ended)
+                if *gate.wait()
+                    && let Some(worker) = watch(&pulses, timeout, &ended)
                     && let Some(state) = pulses[worker].state()
                 {
                     // Gone only where nobody waits for the server any more.
@@ -186,7 +188,7 @@ mod tests {
         });
         let (events, heard) = channel();
         let timeout = Duration::from_secs(2);
-        let dog = Watchdog::start(pulses.clone(), timeout, events).unwrap();
+        let dog = Watchdog::start(pulses.clone(), timeout, events, Arc::new(true.into())).unwrap();
         match heard.recv_timeout(Duration::from_secs(30)).unwrap() {
             Event::Stalled { worker, state } => assert_eq!((worker, state.held), (1, 0)),
             other => panic!("{other:?}"),

@@ -6,7 +6,7 @@ use std::io;
 use std::net::TcpListener;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -27,9 +27,10 @@ use crate::watchdog::{Pulse, State};
 pub struct Worker<F> {
     /// Which worker, from 0.
     pub number: usize,
-    /// Its own listening socket, non-blocking. Taken, and closed when the worker is told to stop, so that another process
-    /// can have the port.
-    pub listener: Option<TcpListener>,
+    /// Its listening socket. Taken, and closed when the worker is told to stop, so that another process can have the port.
+    /// Other workers, and before the gate opens another process, may accept from it too; whether its calls wait is the
+    /// socket's for all of them.
+    pub listener: Option<Arc<TcpListener>>,
     /// Pending connections the listener keeps.
     pub backlog: u32,
     /// Makes a session.
@@ -62,7 +63,12 @@ pub struct Worker<F> {
     pub events: Sender<Event>,
     /// Where each turn is shown.
     pub pulse: Arc<Pulse>,
+    /// What it accepts behind.
+    pub gate: Arc<Gate>,
 }
+
+/// Set once: to true when all workers may accept, to false when none will.
+pub type Gate = OnceLock<bool>;
 
 impl<F> Worker<F> {
     /// Where this worker finds its commands.
@@ -75,10 +81,11 @@ impl<F> Worker<F> {
         self.heartbeat.filter(|_| !self.heartbeat_waits)
     }
 
-    /// Everything is set up: connections can come.
-    pub fn ready(&self) {
-        // The receiver is gone only when the server has given up already; then this worker is told to stop.
+    /// Everything is set up: waits until connections may come. False where the server has given up.
+    pub fn ready(&self) -> bool {
+        // The receiver is gone only when the server has given up already.
         let _ = self.events.send(Event::Ready);
+        *self.gate.wait()
     }
 }
 

@@ -49,8 +49,9 @@ const MAILBOX: u64 = u64::MAX - 1;
 impl Engine for EpollEngine {
     fn run<S: Session, F: Fn() -> S>(worker: Worker<F>) -> Result<Stats, EngineError> {
         let mut server = Loop::new(worker)?;
-        server.worker.ready();
-        server.serve()?;
+        if server.worker.ready() {
+            server.serve()?;
+        }
         Ok(server.end())
     }
 }
@@ -104,7 +105,7 @@ impl<S: Session, F: Fn() -> S> Loop<S, F> {
                 .map_err(|e| EngineError::system("epoll_ctl")(e.into()))
         };
         if let Some(listener) = &worker.listener {
-            add(listener, LISTENER)?;
+            add(&**listener, LISTENER)?;
         }
         add(worker.mailbox().wake(), MAILBOX)?;
         let clock = Clock::new();
@@ -135,6 +136,11 @@ impl<S: Session, F: Fn() -> S> Loop<S, F> {
     }
 
     fn serve(&mut self) -> Result<(), EngineError> {
+        if let Some(listener) = &self.worker.listener {
+            listener
+                .set_nonblocking(true)
+                .map_err(EngineError::system("making the listener non-blocking"))?;
+        }
         let mut events = vec![EpollEvent::empty(); EVENTS];
         loop {
             let ready = match self.epoll.wait(&mut events, self.timeout()) {
@@ -494,7 +500,10 @@ impl<S: Session, F: Fn() -> S> Loop<S, F> {
             return;
         }
         self.accept();
-        self.worker.listener = None;
+        if let Some(listener) = self.worker.listener.take() {
+            // Closing it does not end its events while somebody else has it open (epoll(7), Q6).
+            let _ = self.epoll.delete(&*listener);
+        }
         self.accept_at_ms = None;
         self.stats.drained = self.held.into();
         self.drain = Some(Drain::new(timeout, self.now_ns));
@@ -517,7 +526,7 @@ impl<S: Session, F: Fn() -> S> Loop<S, F> {
             return;
         };
         let mut event = EpollEvent::new(interest, LISTENER);
-        if let Err(errno) = self.epoll.modify(listener, &mut event) {
+        if let Err(errno) = self.epoll.modify(&**listener, &mut event) {
             warn!(%errno, "the listener cannot be watched as it should");
         }
     }

@@ -45,7 +45,8 @@ fn turn_away(fd: RawFd, line: &[u8]) {
 ///
 /// The contract of [`Engine::run`]:
 /// - It runs on the worker's own thread, already pinned, and returns when the worker is told to stop.
-/// - It sets up all it needs to accept, then calls `worker.ready()`, once.
+/// - It sets up all it needs to accept, then calls `worker.ready()`, once, and ends where that says so. Before, it neither
+///   accepts nor changes the listener, which may still be another process's.
 /// - It accepts from `worker.listener`, admits each connection through `worker.admission`, gives it a session of
 ///   `worker.session`, and calls that session as [`Session`] says.
 /// - It tells those it does not admit `worker.refusal`, without waiting, and closes them.

@@ -13,6 +13,7 @@ use std::net::{Shutdown, TcpListener};
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use socket2::SockRef;
@@ -43,7 +44,7 @@ pub(super) struct Hub<S, F> {
     sources: Sources,
     held: u32,
     /// Until it is to stop.
-    listener: Option<TcpListener>,
+    listener: Option<Arc<TcpListener>>,
     /// Accepting tasks.
     accepting: u32,
     /// Connections with a write under way.
@@ -368,7 +369,7 @@ impl<S: Session, F: Fn() -> S> Hub<S, F> {
     }
 
     /// What it shuts down when it is to stop.
-    pub(super) fn listens_on(&mut self, listener: TcpListener) {
+    pub(super) fn listens_on(&mut self, listener: Arc<TcpListener>) {
         self.listener = Some(listener);
     }
 
@@ -377,7 +378,7 @@ impl<S: Session, F: Fn() -> S> Hub<S, F> {
         self.stopping = true;
         self.stats.drained = self.held.into();
         if let Some(listener) = self.listener.take()
-            && let Err(error) = SockRef::from(&listener).shutdown(Shutdown::Both)
+            && let Err(error) = SockRef::from(&*listener).shutdown(Shutdown::Both)
         {
             warn!(%error, "the listener cannot be shut down");
         }

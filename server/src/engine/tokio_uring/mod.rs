@@ -28,6 +28,7 @@ use std::io;
 use std::net::Shutdown;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -86,7 +87,7 @@ impl Engine for TokioUring {
 async fn serve<S: Session + 'static, F: Fn() -> S + 'static>(
     hub: &Shared<S, F>,
     worker: &Rc<Worker<F>>,
-    listener: std::net::TcpListener,
+    listener: Arc<std::net::TcpListener>,
 ) -> Result<(), EngineError> {
     let mailbox =
         overseer::watch(worker.mailbox()).map_err(EngineError::system("watching the mailbox"))?;
@@ -95,6 +96,9 @@ async fn serve<S: Session + 'static, F: Fn() -> S + 'static>(
         .set_nonblocking(false)
         .and_then(|()| listener.try_clone())
         .map_err(EngineError::system("preparing the listener"))?;
+    if !worker.ready() {
+        return Ok(());
+    }
     hub.borrow_mut().listens_on(listener);
     let listener = Rc::new(TcpListener::from_std(accepting));
     for _ in 0..ACCEPTS {
@@ -103,7 +107,6 @@ async fn serve<S: Session + 'static, F: Fn() -> S + 'static>(
     }
     // The accepting tasks alone keep it.
     drop(listener);
-    worker.ready();
     overseer::oversee(hub, worker, &mailbox).await;
     Ok(())
 }

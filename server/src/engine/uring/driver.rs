@@ -59,8 +59,9 @@ pub(super) fn run_on<S: Session, F: Fn() -> S>(
         warn!(%error, "the kernel does not restrict rings to the operations in use");
     }
     let mut driver = Driver::new(group, move || clock.now_ns(), worker)?;
-    driver.worker.ready();
-    driver.serve()?;
+    if driver.worker.ready() {
+        driver.serve()?;
+    }
     Ok(driver.end())
 }
 
@@ -92,13 +93,9 @@ pub(super) struct Driver<S, F, R, C> {
 
 impl<S: Session, F: Fn() -> S, R: Rings, C: Fn() -> u64> Driver<S, F, R, C> {
     pub(super) fn new(group: R, clock: C, worker: Worker<F>) -> Result<Self, EngineError> {
-        // The ring waits for connections only where the descriptor does not ask for an answer at once.
         let listener = worker.listener.as_ref().ok_or_else(|| {
             EngineError::system("finding a listener")(io::ErrorKind::NotFound.into())
         })?;
-        listener
-            .set_nonblocking(false)
-            .map_err(EngineError::system("making the listener blocking"))?;
         let now_ns = clock();
         let mut driver = Driver {
             acceptor: Acceptor::new(listener.as_raw_fd()),
@@ -130,6 +127,12 @@ impl<S: Session, F: Fn() -> S, R: Rings, C: Fn() -> u64> Driver<S, F, R, C> {
     }
 
     pub(super) fn serve(&mut self) -> Result<(), EngineError> {
+        // The ring waits for connections only where the descriptor does not ask for an answer at once.
+        if let Some(listener) = &self.worker.listener {
+            listener
+                .set_nonblocking(false)
+                .map_err(EngineError::system("making the listener blocking"))?;
+        }
         let broken = EngineError::system("io_uring_enter");
         let mut completions = Vec::new();
         loop {

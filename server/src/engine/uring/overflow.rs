@@ -60,7 +60,7 @@ fn what_overflows_is_counted_and_not_lost() {
     let (sender, events) = channel();
     let worker = Worker {
         number: 0,
-        listener: Some(listener),
+        listener: Some(Arc::new(listener)),
         backlog: 256,
         session: || Sleeper,
         heartbeat: None,
@@ -77,6 +77,7 @@ fn what_overflows_is_counted_and_not_lost() {
         publisher: publisher.clone(),
         events: sender,
         pulse: Arc::default(),
+        gate: Arc::new(true.into()),
     };
     let config = ring::Config {
         sq_entries: 8,

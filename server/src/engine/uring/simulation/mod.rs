@@ -181,7 +181,7 @@ fn run<S: Session>(
     let worker = Worker {
         number: 0,
         // Nobody ever connects to it.
-        listener: Some(TcpListener::bind("127.0.0.1:0").unwrap()),
+        listener: Some(Arc::new(TcpListener::bind("127.0.0.1:0").unwrap())),
         backlog: plan.backlog,
         session: move || Witness::new(session(), &making),
         heartbeat: plan.heartbeat,
@@ -198,6 +198,7 @@ fn run<S: Session>(
         publisher,
         events,
         pulse: Arc::default(),
+        gate: Arc::new(true.into()),
     };
     let clock = Rc::clone(shared);
     let mut driver = Driver::new(kernel, move || clock.now_ns.get(), worker).unwrap();

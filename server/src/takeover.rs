@@ -1,0 +1,429 @@
+//! A running server hands its listening sockets to its successor, over its control socket.
+//!
+//! The sockets themselves are passed (SCM_RIGHTS, unix(7)): an accept queue belongs to its socket, and what waits in the
+//! queue of one that is closed is reset. The conversation:
+//!
+//! | who | says |
+//! |---|---|
+//! | successor | `takeover` |
+//! | server | `l` with each listening socket, `c` with the control socket, and a line end; or `error: …` |
+//! | successor | `ready`, or `ready with control`, once nothing is left to do but accept; or it goes away: then nothing has happened |
+//! | server | `yours`, once none of its workers accepts any more; it drains meanwhile |
+//!
+//! Owns: both sides of it. Invariant: the successor accepts only after `yours`, or when the server has not said it within
+//! [`LET_GO`]; in between, connections wait in the queues. Two processes that accept from one socket would be correct most of
+//! the time: the kernel wakes only one of the rings that wait on a socket, and an accept that is cancelled just then leaves
+//! the connection to nobody, until the next one comes.
+
+use std::io::{self, BufRead, BufReader, IoSlice, IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
+use std::net::TcpListener;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use nix::unistd::{Uid, geteuid};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
+use thiserror::Error;
+use tracing::{info, warn};
+
+use crate::engine::EngineKind;
+use crate::worker::Event;
+
+/// What a successor says first.
+pub const REQUEST: &[u8] = b"takeover\n";
+const READY: &str = "ready\n";
+const READY_WITH_CONTROL: &str = "ready with control\n";
+const YOURS: &str = "yours\n";
+const LISTENER: u8 = b'l';
+const CONTROL: u8 = b'c';
+
+/// How long a successor may take from the sockets to its readiness: more than a server needs to start.
+const START: Duration = Duration::from_secs(60);
+/// How long the workers may take to accept no more.
+const LET_GO: Duration = Duration::from_secs(10);
+/// How long the server may take to answer: it may have another client.
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// Why nothing was taken over.
+#[derive(Debug, Error)]
+pub enum TakeoverError {
+    /// Nobody is there.
+    #[error(
+        "no server answers at {path}: {error}; was it started with --control {path}? Where none runs, start without --takeover"
+    )]
+    Nobody {
+        /// The control socket.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// It will not.
+    #[error("the server at {path} hands nothing over: {why}")]
+    Refused {
+        /// The control socket.
+        path: PathBuf,
+        /// What it said.
+        why: String,
+    },
+    /// The conversation ended early.
+    #[error("the server at {path} was not taken over and goes on, if it lives: {error}; try again")]
+    Broken {
+        /// The control socket.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+}
+
+/// The side that hands over.
+#[derive(Debug)]
+pub struct Handover {
+    /// The workers alone keep them open.
+    listeners: Vec<Weak<TcpListener>>,
+    engine: EngineKind,
+    /// Who may take over, beside root.
+    owner: Uid,
+    stop: Sender<Event>,
+}
+
+impl Handover {
+    /// Of a server that listens on `listeners` as the present user, and is ended through `stop`.
+    pub(crate) fn new(
+        listeners: &[Arc<TcpListener>],
+        engine: EngineKind,
+        stop: Sender<Event>,
+    ) -> Handover {
+        Handover {
+            listeners: listeners.iter().map(Arc::downgrade).collect(),
+            engine,
+            owner: geteuid(),
+            stop,
+        }
+    }
+
+    /// The sockets, while all of them are listened on.
+    pub(crate) fn listeners(&self) -> Option<Vec<Arc<TcpListener>>> {
+        self.listeners.iter().map(Weak::upgrade).collect()
+    }
+
+    /// Answers a successor that has said [`REQUEST`] on `stream`; what it says next comes from `lines`. `control` is
+    /// offered too. Some where the server has been taken over and drains: whether `control` went along.
+    ///
+    /// # Errors
+    /// The conversation broke off, and nothing has happened.
+    pub(crate) fn hand_over(
+        &self,
+        mut stream: &UnixStream,
+        lines: &mut impl BufRead,
+        control: &UnixListener,
+    ) -> io::Result<Option<bool>> {
+        let peer = getsockopt(&stream, PeerCredentials)?;
+        let listeners = match self.may(Uid::from_raw(peer.uid())) {
+            Ok(listeners) => listeners,
+            Err(why) => {
+                warn!(pid = peer.pid(), uid = peer.uid(), "no takeover: {why}");
+                return stream
+                    .write_all(format!("error: {why}\n").as_bytes())
+                    .map(|()| None);
+            }
+        };
+        for listener in &listeners {
+            send(stream, LISTENER, listener.as_fd())?;
+        }
+        send(stream, CONTROL, control.as_fd())?;
+        stream.write_all(b"\n")?;
+        // From here on the workers' own are all there are.
+        drop(listeners);
+        stream.set_read_timeout(Some(START))?;
+        let mut line = String::new();
+        lines.read_line(&mut line)?;
+        let with_control = match line.as_str() {
+            READY => false,
+            READY_WITH_CONTROL => true,
+            _ => {
+                warn!(
+                    pid = peer.pid(),
+                    "a successor did not start: this server goes on"
+                );
+                return Ok(None);
+            }
+        };
+        info!(pid = peer.pid(), "taken over");
+        // Fails where the server ends already.
+        let _ = self.stop.send(Event::Stop("taken over"));
+        let deadline = Instant::now() + LET_GO;
+        while self.listeners.iter().any(|l| l.strong_count() > 0) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        // It has the sockets, whether it hears this or not.
+        let _ = stream.write_all(YOURS.as_bytes());
+        Ok(Some(with_control))
+    }
+
+    /// The sockets, for somebody who may have them.
+    fn may(&self, peer: Uid) -> Result<Vec<Arc<TcpListener>>, String> {
+        if peer != self.owner && !peer.is_root() {
+            return Err(format!(
+                "it belongs to user {}: only that user, or root, may take it over, not user {peer}",
+                self.owner
+            ));
+        }
+        if self.engine == EngineKind::TokioUring {
+            return Err("the engine tokio-uring ends its accepts by shutting its sockets down, for whoever has them; \
+                        stop it, then start the other"
+                .into());
+        }
+        self.listeners().ok_or_else(|| {
+            "it is ending already: wait for its end, then start without --takeover".into()
+        })
+    }
+}
+
+/// The side that takes over: the server that still runs.
+#[derive(Debug)]
+pub struct Predecessor {
+    path: PathBuf,
+    stream: UnixStream,
+    control: Option<UnixListener>,
+    takes_control: bool,
+}
+
+impl Predecessor {
+    /// Asks the server whose control socket is at `path` for its listening sockets, at least one. It goes on accepting,
+    /// and goes on for good where this is dropped.
+    ///
+    /// # Errors
+    /// It hands nothing over.
+    pub fn ask(path: &Path) -> Result<(Predecessor, Vec<TcpListener>), TakeoverError> {
+        let path = path.to_owned();
+        let mut stream = match UnixStream::connect(&path) {
+            Ok(stream) => stream,
+            Err(error) => return Err(TakeoverError::Nobody { path, error }),
+        };
+        let mut asked = || {
+            stream.set_read_timeout(Some(ANSWER))?;
+            stream.set_write_timeout(Some(ANSWER))?;
+            stream.write_all(REQUEST)?;
+            receive_all(&stream)
+        };
+        let (listeners, control) = match asked() {
+            Ok(Ok(sockets)) => sockets,
+            Ok(Err(why)) => return Err(TakeoverError::Refused { path, why }),
+            Err(error) => return Err(TakeoverError::Broken { path, error }),
+        };
+        let predecessor = Predecessor {
+            path,
+            stream,
+            control,
+            takes_control: false,
+        };
+        Ok((predecessor, listeners))
+    }
+
+    /// Its control socket, to be served here from now on; its file will be left alone. None where it was taken before.
+    pub fn take_control(&mut self) -> Option<UnixListener> {
+        self.takes_control = self.control.is_some();
+        self.control.take()
+    }
+
+    /// Lets it drain, and waits until it accepts no more. The caller must accept then.
+    ///
+    /// # Errors
+    /// It cannot be told, and goes on if it lives.
+    pub fn retire(mut self) -> Result<(), TakeoverError> {
+        let ready = match self.takes_control {
+            true => READY_WITH_CONTROL,
+            false => READY,
+        };
+        let told = self
+            .stream
+            .set_read_timeout(Some(LET_GO + ANSWER))
+            .and_then(|()| self.stream.write_all(ready.as_bytes()));
+        if let Err(error) = told {
+            let path = self.path;
+            return Err(TakeoverError::Broken { path, error });
+        }
+        let mut said = String::new();
+        let heard = BufReader::new(&self.stream).read_line(&mut said);
+        if said != YOURS {
+            let path = self.path.display();
+            warn!(
+                ?heard,
+                "the server at {path} has not said that it accepts no more"
+            );
+        }
+        Ok(())
+    }
+}
+
+type Sockets = (Vec<TcpListener>, Option<UnixListener>);
+
+/// The sockets, or the reason that is given for none.
+fn receive_all(stream: &UnixStream) -> io::Result<Result<Sockets, String>> {
+    let (mut listeners, mut control) = (Vec::new(), None);
+    loop {
+        match receive(stream)? {
+            (LISTENER, Some(fd)) => listeners.push(fd.into()),
+            (CONTROL, Some(fd)) => control = Some(fd.into()),
+            (b'\n', None) if !listeners.is_empty() => return Ok(Ok((listeners, control))),
+            (b'e', None) => {
+                let mut rest = String::new();
+                BufReader::new(stream.take(4096)).read_line(&mut rest)?;
+                return Ok(Err(rest.trim_start_matches("rror: ").trim_end().to_owned()));
+            }
+            (byte, fd) => {
+                let what = format!("byte {byte} with {} socket", fd.map_or("no", |_| "a"));
+                return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+            }
+        }
+    }
+}
+
+/// Gives `fd` away with a byte that says what it is.
+fn send(stream: &UnixStream, what: u8, fd: BorrowedFd<'_>) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    let fds = [fd];
+    // There is room for one.
+    ancillary.push(SendAncillaryMessage::ScmRights(&fds));
+    let sent = sendmsg(
+        stream,
+        &[IoSlice::new(&[what])],
+        &mut ancillary,
+        SendFlags::NOSIGNAL,
+    )?;
+    match sent {
+        1 => Ok(()),
+        _ => Err(io::ErrorKind::WriteZero.into()),
+    }
+}
+
+/// One byte, and what came with it.
+fn receive(stream: &UnixStream) -> io::Result<(u8, Option<OwnedFd>)> {
+    let mut byte = [0];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut slices = [IoSliceMut::new(&mut byte)];
+    let received = recvmsg(stream, &mut slices, &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
+    if received.bytes == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    let fd = ancillary.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+        _ => None,
+    });
+    Ok((byte[0], fd))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc::{Receiver, channel};
+
+    struct Old {
+        listeners: Vec<Arc<TcpListener>>,
+        handover: Handover,
+        stopped: Receiver<Event>,
+    }
+
+    fn old(engine: EngineKind) -> Old {
+        let bind = |_| Arc::new(TcpListener::bind("127.0.0.1:0").unwrap());
+        let listeners: Vec<_> = (0..3).map(bind).collect();
+        let (stop, stopped) = channel();
+        Old {
+            handover: Handover::new(&listeners, engine, stop),
+            listeners,
+            stopped,
+        }
+    }
+
+    /// Both sides, each on a thread of its own; what the server says has come of it.
+    fn converse(old: &Old, successor: impl FnOnce(UnixStream) + Send) -> io::Result<Option<bool>> {
+        let (server, client) = UnixStream::pair().unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let control = UnixListener::bind(directory.path().join("control")).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| successor(client));
+            let mut lines = BufReader::new(&server);
+            old.handover.hand_over(&server, &mut lines, &control)
+        })
+    }
+
+    #[test]
+    fn the_very_sockets_are_handed_over_and_let_go_before_they_are_used() {
+        let mut old = old(EngineKind::Epoll);
+        let addresses = |all: &[TcpListener]| -> Vec<_> {
+            all.iter().map(|l| l.local_addr().unwrap()).collect()
+        };
+        let theirs: Vec<_> = old
+            .listeners
+            .iter()
+            .map(|l| l.local_addr().unwrap())
+            .collect();
+        let workers = std::mem::take(&mut old.listeners);
+        let let_go = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(100));
+            drop(workers);
+        });
+        let taken = converse(&old, |mut stream| {
+            let (listeners, control) = receive_all(&stream).unwrap().unwrap();
+            assert_eq!(addresses(&listeners), theirs);
+            assert!(control.is_some());
+            stream.write_all(READY_WITH_CONTROL.as_bytes()).unwrap();
+            let mut said = String::new();
+            BufReader::new(&stream).read_line(&mut said).unwrap();
+            assert_eq!(said, YOURS);
+        });
+        assert_eq!(taken.unwrap(), Some(true));
+        let_go.join().unwrap();
+        assert!(matches!(
+            old.stopped.try_recv(),
+            Ok(Event::Stop("taken over"))
+        ));
+        assert!(
+            old.handover
+                .may(old.handover.owner)
+                .unwrap_err()
+                .contains("ending")
+        );
+    }
+
+    #[test]
+    fn a_successor_that_goes_away_changes_nothing() {
+        let old = old(EngineKind::Uring);
+        let taken = converse(&old, |stream| {
+            receive_all(&stream).unwrap().unwrap();
+        });
+        assert_eq!(taken.unwrap(), None);
+        assert!(old.stopped.try_recv().is_err());
+        assert_eq!(old.handover.listeners().unwrap().len(), 3);
+    }
+
+    #[test]
+    fn who_may_not_and_what_cannot_is_told_why() {
+        let cannot = old(EngineKind::TokioUring);
+        let taken = converse(&cannot, |stream| {
+            let why = receive_all(&stream).unwrap().unwrap_err();
+            assert!(why.starts_with("the engine tokio-uring"), "{why}");
+        });
+        assert_eq!(taken.unwrap(), None);
+        let old = old(EngineKind::Epoll);
+        let other = Uid::from_raw(old.handover.owner.as_raw() + 1);
+        assert!(
+            old.handover
+                .may(other)
+                .unwrap_err()
+                .contains("only that user")
+        );
+        assert!(old.handover.may(Uid::from_raw(0)).is_ok());
+    }
+}
