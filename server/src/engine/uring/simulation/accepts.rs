@@ -74,8 +74,13 @@ impl Kernel {
             let Some(peer) = self.backlog.pop_front() else {
                 return;
             };
-            let this = &mut self.tables[number].slots[slot as usize];
-            this.peer = Some(peer);
+            let table = &mut self.tables[number];
+            let higher = (slot + 1).saturating_sub(table.high_water);
+            table.high_water += higher;
+            self.shared
+                .slots
+                .set(self.shared.slots.get() + u64::from(higher));
+            table.slots[slot as usize].peer = Some(peer);
             self.trace.note(Some(peer), || {
                 format!("peer {peer} is in slot {slot} of table {number}")
             });

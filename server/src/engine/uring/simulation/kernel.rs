@@ -48,6 +48,8 @@ pub(super) struct Waiting {
 #[derive(Default)]
 pub(super) struct Table {
     pub(super) slots: Vec<Slot>,
+    /// One past the highest slot that ever held a connection.
+    pub(super) high_water: u32,
     /// Slots closed, the last one last.
     pub(super) freed: Vec<u32>,
     pub(super) queued: VecDeque<Operation>,

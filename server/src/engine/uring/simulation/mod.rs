@@ -12,6 +12,7 @@ mod kernel;
 mod operations;
 mod peer;
 mod plan;
+mod stop;
 mod trace;
 mod truth;
 mod world;
@@ -35,9 +36,10 @@ use self::trace::Trace;
 use self::truth::{Shared, Witness};
 use self::world::World;
 use crate::admission::{Admission, Bounds, Refusal};
+use crate::drain::Drain;
 use crate::engine::uring::driver::Driver;
 use crate::stats::{CloseReason, Stats};
-use crate::worker::{Publisher, Worker};
+use crate::worker::{Message, Publisher, Worker};
 
 /// How long the test goes on where nothing else is said.
 const SECONDS: u64 = 10;
@@ -189,7 +191,12 @@ fn run<S: Session>(
         limits: plan.limits,
         timeouts: plan.timeouts,
         drain_timeout: plan.drain_timeout,
-        farewell: None,
+        farewell: (!shared.farewell.is_empty()).then(|| {
+            Arc::new(Message {
+                bytes: shared.farewell.clone(),
+                over: Drain::farewell_over(plan.drain_timeout),
+            })
+        }),
         descriptors: ring::Descriptors::Direct,
         table_slots: plan.slots,
         admission: Arc::clone(&admission),
@@ -203,7 +210,6 @@ fn run<S: Session>(
     driver.serve().unwrap();
 
     let kernel = &driver.group;
-    kernel.check_end();
     let (step, refused) = (kernel.step, kernel.refused);
     let (accept_faults, file_faults) = (kernel.accept_faults, kernel.file_faults);
     let entered: u64 = kernel
@@ -225,6 +231,10 @@ fn run<S: Session>(
 
     assert_eq!(admission.held(), 0, "connections counted after the end");
     assert_eq!(stats.accepted, shared.made.get(), "connections accepted");
+    assert!(
+        shared.stop.get().is_some(),
+        "it ended, and nobody had said so"
+    );
     assert_eq!(
         stats
             .refused

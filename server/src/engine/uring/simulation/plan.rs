@@ -52,6 +52,12 @@ pub struct Plan {
     pub stops_early: bool,
     /// The worker's clock when it begins: its milliseconds wrap.
     pub clock_ns: u64,
+    /// Sessions are told when the server stops.
+    pub farewell: bool,
+    /// Steps after the stop in which it is told to end at once.
+    pub hurries_after: Option<u32>,
+    /// Peers stay until the server closes, where it is told to stop early.
+    pub lingers: bool,
 }
 
 impl Plan {
@@ -111,6 +117,9 @@ impl Plan {
                 0 => (u64::from(u32::MAX) - random.random_range(0..2_000)) * 1_000_000,
                 _ => 0,
             },
+            farewell: random.random_range(0..3) > 0,
+            hurries_after: (random.random_range(0..6) == 0).then(|| random.random_range(0..60)),
+            lingers: random.random_range(0..2) == 0,
         }
     }
 }

@@ -10,7 +10,11 @@ use std::rc::Rc;
 use wire::{Close, Out, Session};
 
 use super::plan::Plan;
+use super::stop::Stop;
 use crate::stats::CloseReason;
+
+/// No published message looks like it.
+const FAREWELL: &[u8] = b"farewell\n";
 
 /// What all sessions of a run share.
 pub struct Shared {
@@ -24,8 +28,14 @@ pub struct Shared {
     pub made: Cell<u64>,
     pub beats: Cell<u64>,
     pub messages: Cell<u64>,
-    /// Everything ends now, whatever its state.
-    pub stopping: Cell<bool>,
+    /// What is said to every session when the server is told to stop; nothing where it is empty.
+    pub farewell: Vec<u8>,
+    /// The number of the last message published before that.
+    pub farewell_after: Cell<u64>,
+    /// Once the server was told to stop.
+    pub stop: Cell<Option<Stop>>,
+    /// Slots of all tables, up to the highest that ever held a connection.
+    pub slots: Cell<u64>,
     /// The session made last, until its slot is known.
     pub unbound: RefCell<Option<Rc<RefCell<Truth>>>>,
     /// The reasons for which each session may have ended.
@@ -41,19 +51,25 @@ impl Shared {
     pub fn new(plan: Plan, blame: Rc<Cell<Option<usize>>>) -> Rc<Shared> {
         Rc::new(Shared {
             now_ns: Cell::new(plan.clock_ns),
-            plan,
             step: Cell::default(),
             waiting_bytes: Cell::default(),
             alive: Cell::default(),
             made: Cell::default(),
             beats: Cell::default(),
             messages: Cell::default(),
-            stopping: Cell::default(),
+            farewell: match plan.farewell {
+                true => FAREWELL.to_vec(),
+                false => Vec::new(),
+            },
+            farewell_after: Cell::default(),
+            stop: Cell::default(),
+            slots: Cell::default(),
             unbound: RefCell::default(),
             endings: RefCell::default(),
             wrong: RefCell::default(),
             blame,
             scratch: RefCell::new(vec![0; ring::SendArena::SPAN_BYTES]),
+            plan,
         })
     }
 
@@ -93,6 +109,7 @@ pub struct Truth {
     pub moved_ns: u64,
     pub beat_ns: u64,
     pub last_message: Option<u64>,
+    pub told_farewell: bool,
 }
 
 impl Truth {
@@ -189,11 +206,51 @@ impl Truth {
                 CloseReason::WorkerMemory,
                 self.shared.waiting_bytes.get() > limits.bytes_per_worker,
             ),
-            (CloseReason::Shutdown, self.shared.stopping.get()),
+            (
+                CloseReason::Shutdown,
+                self.shared
+                    .stop
+                    .get()
+                    .is_some_and(|stop| stop.excuses(self.shared.now_ns.get(), said_all)),
+            ),
         ]
         .into_iter()
         .filter_map(|(reason, is_true)| is_true.then_some(reason))
         .collect()
+    }
+
+    /// Where it ended for the drain alone: it was its turn.
+    fn check_let_go(&self, reasons: &[CloseReason]) {
+        if let (Some(mut stop), [CloseReason::Shutdown]) = (self.shared.stop.get(), reasons) {
+            stop.let_go += 1;
+            let most = stop.most_let_go(self.shared.now_ns.get(), self.shared.slots.get());
+            if stop.let_go > most {
+                let said = format!("{} were let go where {most} may have been", stop.let_go);
+                self.shared.blame.set(self.id);
+                self.shared.wrong.borrow_mut().get_or_insert(said);
+            }
+            self.shared.stop.set(Some(stop));
+        }
+    }
+
+    /// The session is told that the server ends: after what was published before, once.
+    fn hears_farewell(&mut self) {
+        let after = self.shared.farewell_after.get();
+        if self.shared.stop.get().is_none() || self.told_farewell {
+            self.fail("told farewell before the stop, or twice");
+        }
+        if self.last_message.is_some_and(|last| last != after) {
+            self.fail(&format!("farewell after message {:?}", self.last_message));
+        }
+        self.told_farewell = true;
+        self.last_message = Some(after);
+    }
+
+    /// Has said everything, and said nothing in the last `turns`, nor for `ns`.
+    pub fn is_silent_for(&self, turns: u32, ns: u64) -> bool {
+        !self.waits()
+            && self.said_in + turns < self.shared.step.get()
+            && self.moved_ns + ns < self.shared.now_ns.get()
     }
 
     fn end(&mut self) {
@@ -207,6 +264,7 @@ impl Truth {
             self.shared.blame.set(self.id);
             self.shared.wrong.borrow_mut().get_or_insert(said);
         }
+        self.check_let_go(&reasons);
         self.shared.endings.borrow_mut().push(reasons);
         self.ended = true;
         self.shared
@@ -244,6 +302,7 @@ impl<S: Session> Witness<S> {
             moved_ns: now_ns,
             beat_ns: now_ns,
             last_message: None,
+            told_farewell: false,
         }));
         let before = shared.unbound.borrow_mut().replace(Rc::clone(&truth));
         assert!(before.is_none(), "a session without a slot");
@@ -311,6 +370,9 @@ impl<S: Session> Session for Witness<S> {
         self.say(out, |inner, out| inner.on_message(message, out));
         self.shared.messages.set(self.shared.messages.get() + 1);
         let truth = &mut *self.truth.borrow_mut();
+        if message == self.shared.farewell {
+            return truth.hears_farewell();
+        }
         let number = message.iter().take_while(|b| b.is_ascii_digit());
         let number = number.fold(0, |sum, b| sum * 10 + u64::from(b - b'0'));
         if truth.last_message.is_some_and(|last| number != last + 1) {
