@@ -61,7 +61,7 @@ pub(super) fn run_on<S: Session, F: Fn() -> S>(
 
 /// A worker's loop over rings `R`, by the clock `C`, which gives nanoseconds.
 pub(super) struct Driver<S, F, R, C> {
-    worker: Worker<F>,
+    pub(super) worker: Worker<F>,
     clock: C,
     pub(super) group: R,
     machines: Vec<Machine<S>>,

@@ -34,6 +34,8 @@ pub(super) struct Slot {
     pub(super) is_known: bool,
     /// A connection that the server turned away.
     pub(super) is_refused: bool,
+    /// It was told why, as far as its socket took that.
+    pub(super) is_told: bool,
     pub(super) polled: bool,
     pub(super) waiting: Option<Waiting>,
 }

@@ -28,6 +28,8 @@ pub struct World {
     pub is_watched: bool,
     /// When heartbeats were let begin.
     pub beating_since_ns: Option<u64>,
+    /// Memory, so that nobody may come in.
+    is_short: bool,
     stopped_in: u32,
     /// When the server was told to stop, and by when sessions that were there must have been told so.
     farewell: Option<(u64, u64)>,
@@ -50,6 +52,7 @@ impl World {
             mail: false,
             is_watched: false,
             beating_since_ns: None,
+            is_short: false,
             stopped_in: 0,
             farewell: None,
             idle_steps: 0,
@@ -144,6 +147,12 @@ impl Kernel {
         {
             self.world.beating_since_ns = Some(now_ns);
             self.post(Command::Beat);
+        }
+        if self.is_calm || self.lot(self.plan.shortages) {
+            self.world.is_short = !self.is_calm && !self.world.is_short;
+            self.world
+                .admission
+                .set_memory_is_short(self.world.is_short);
         }
         if self.lot(self.plan.publishes) {
             let number = self.world.next_message;
