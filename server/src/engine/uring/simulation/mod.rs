@@ -12,6 +12,7 @@ mod kernel;
 mod operations;
 mod peer;
 mod plan;
+mod sip;
 mod stop;
 mod trace;
 mod truth;
@@ -32,6 +33,7 @@ use wire::{Echo, Line, Session};
 
 use self::kernel::Kernel;
 use self::plan::Plan;
+use self::sip::Sip;
 use self::trace::Trace;
 use self::truth::{Shared, Witness};
 use self::world::World;
@@ -147,20 +149,27 @@ fn play(seed: u64, trace: &Rc<Trace>, blame: &Blame) -> (u32, Stats) {
         (0..plan.connections).map(|_| speak(random)).collect()
     };
     let shared = Shared::new(plan.clone(), Rc::clone(blame));
-    match seed % 2 {
-        0 => run(
+    match seed % 8 {
+        1 | 3 | 5 | 7 => run(
             seed,
             &shared,
             trace,
-            || Echo,
+            Line::default,
+            unborn(world::lines, &mut random),
+        ),
+        2 => run(
+            seed,
+            &shared,
+            trace,
+            || Sip,
             unborn(world::bytes, &mut random),
         ),
         _ => run(
             seed,
             &shared,
             trace,
-            Line::default,
-            unborn(world::lines, &mut random),
+            || Echo,
+            unborn(world::bytes, &mut random),
         ),
     }
 }

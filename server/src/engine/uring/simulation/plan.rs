@@ -68,7 +68,12 @@ impl Plan {
         let random = &mut StdRng::seed_from_u64(seed ^ 0x9E37_79B9_7F4A_7C15);
         let buffer_bytes = random.random_range(1..=12) * random.random_range(16..=200);
         let is_tight = random.random_range(0..3) == 0;
-        let longest = wire::Out::MIN_ROOM + buffer_bytes;
+        // Whoever speaks in lines needs room for the longest.
+        let longest = buffer_bytes
+            + match seed % 2 {
+                0 => random.random_range(0..4_000),
+                _ => wire::Out::MIN_ROOM,
+            };
         let ms = Duration::from_millis;
         let maybe_ms = |random: &mut StdRng, within: std::ops::Range<u64>| {
             (random.random_range(0..3) == 0).then(|| ms(random.random_range(within)))

@@ -89,6 +89,8 @@ pub struct Truth {
     pub id: Option<usize>,
     /// Received by the kernel, not yet consumed by the session.
     received: VecDeque<u8>,
+    /// The session took something when it was asked last.
+    took: bool,
     /// Said by the session, not yet in the socket.
     unsent: VecDeque<u8>,
     /// In the socket by a waiting send that has not completed: they wait as far as the server knows.
@@ -101,8 +103,9 @@ pub struct Truth {
     told_eof: bool,
     pub ended: bool,
     pub made_ns: u64,
-    /// The step in which it last said something.
+    /// The step in which it last said something, and how much.
     pub said_in: u32,
+    said_bytes: usize,
     /// When something was last received from the peer.
     pub heard_ns: u64,
     /// When output began to wait, or last moved.
@@ -159,6 +162,27 @@ impl Truth {
     pub fn is_told(&mut self) {
         if !self.ended {
             self.shared.wait_no_more(std::mem::take(&mut self.untold));
+        }
+    }
+
+    /// What waits is within the bounds of a connection. Asked when the server has nothing more to do: then what was said
+    /// before this step has been answered for, and one receive may have happened that it does not know.
+    pub fn check_bounds(&self) {
+        let Plan {
+            limits,
+            buffer_bytes,
+            ..
+        } = &self.shared.plan;
+        let fresh = match self.said_in == self.shared.step.get() {
+            true => self.said_bytes,
+            false => 0,
+        };
+        let output = (self.unsent.len() + self.untold).saturating_sub(fresh);
+        if output > limits.output_bytes_per_conn {
+            self.fail("more output waits than may");
+        }
+        if self.received.len() > limits.input_bytes_per_conn + buffer_bytes {
+            self.fail("more input waits than may");
         }
     }
 
@@ -289,6 +313,7 @@ impl<S: Session> Witness<S> {
             shared: Rc::clone(shared),
             id: None,
             received: VecDeque::new(),
+            took: false,
             unsent: VecDeque::new(),
             untold: 0,
             eof: false,
@@ -298,6 +323,7 @@ impl<S: Session> Witness<S> {
             ended: false,
             made_ns: now_ns,
             said_in: 0,
+            said_bytes: 0,
             heard_ns: now_ns,
             moved_ns: now_ns,
             beat_ns: now_ns,
@@ -334,7 +360,11 @@ impl<S: Session> Witness<S> {
             truth.moved_ns = self.shared.now_ns.get();
         }
         truth.unsent.extend(&scratch[..written]);
-        truth.said_in = self.shared.step.get();
+        if truth.said_in != self.shared.step.get() {
+            truth.said_in = self.shared.step.get();
+            truth.said_bytes = 0;
+        }
+        truth.said_bytes += written;
         self.shared.wait(written);
         result
     }
@@ -354,6 +384,7 @@ impl<S: Session> Session for Witness<S> {
             truth.fail("the session is given what was not received next");
         }
         truth.received.drain(..taken);
+        truth.took = taken > 0;
         self.shared.wait_no_more(taken);
         taken
     }
@@ -386,6 +417,9 @@ impl<S: Session> Session for Witness<S> {
             let truth = &mut *self.truth.borrow_mut();
             if !truth.eof || !truth.received.iter().eq(rest) || truth.is_finishing() {
                 truth.fail("told an end that has not come");
+            }
+            if truth.took && !rest.is_empty() {
+                truth.fail("told the end with input left that it would take");
             }
             truth.received.clear();
             self.shared.wait_no_more(rest.len());
