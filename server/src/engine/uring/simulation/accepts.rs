@@ -14,11 +14,14 @@ impl Kernel {
                 // It may have been woken, and then takes what is there before it is found.
                 if self.random.random_range(0..3) == 0 {
                     self.tables[table].unseen = 0;
+                    self.arrive();
                     self.accept(table);
                 }
-                self.tables[table].multi = false;
-                let token = Token::new(Op::AcceptMulti, 0, 0);
-                self.ready(table, plain(table, token, -libc::ECANCELED));
+                // Or ends by itself.
+                if std::mem::take(&mut self.tables[table].multi) {
+                    let token = Token::new(Op::AcceptMulti, 0, 0);
+                    self.ready(table, plain(table, token, -libc::ECANCELED));
+                }
             }
             Op::AcceptOne => {
                 for _ in 0..std::mem::take(&mut self.tables[table].singles) {

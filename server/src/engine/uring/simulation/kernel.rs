@@ -333,7 +333,9 @@ impl Rings for Kernel {
                 let most = self.plan.cq_entries - table.ready.len().min(self.plan.cq_entries);
                 let flushed = most.min(table.overflow.len());
                 table.ready.extend(table.overflow.drain(..flushed));
-                // What is late gets its turn too, as by any enter.
+                // What is late, and who has come, gets its turn too, as by any enter.
+                self.arrive();
+                self.accept(number);
                 self.complete_late(number);
                 let table = &mut self.tables[number];
                 table.owed = table.ready.len();

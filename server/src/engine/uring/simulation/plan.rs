@@ -58,6 +58,8 @@ pub struct Plan {
     pub hurries_after: Option<u32>,
     /// Chances in 1000, for each step, that memory becomes short, or is no more.
     pub shortages: u32,
+    /// Some sessions greet with more than there is room for.
+    pub is_rude: bool,
     /// Peers stay until the server closes, where it is told to stop early.
     pub lingers: bool,
 }
@@ -127,6 +129,7 @@ impl Plan {
             farewell: random.random_range(0..3) > 0,
             hurries_after: (random.random_range(0..6) == 0).then(|| random.random_range(0..60)),
             shortages: *[0, 0, 0, 20].choose(random).unwrap_or(&0),
+            is_rude: random.random_range(0..8) == 0,
             lingers: random.random_range(0..2) == 0,
         }
     }

@@ -118,7 +118,8 @@ impl Kernel {
         !self.is_calm && self.random.random_range(0..1000) < of_1000
     }
 
-    fn arrive(&mut self) {
+    /// Some connect.
+    pub(super) fn arrive(&mut self) {
         let room = self.plan.backlog as usize - self.backlog.len();
         let most = match self.random.random_range(0..4) {
             0 => room,
