@@ -67,7 +67,7 @@ pub(super) fn run_on<S: Session, F: Fn() -> S>(
 
 /// A worker's loop over rings `R`, by the clock `C`, which gives nanoseconds.
 pub(super) struct Driver<S, F, R, C> {
-    worker: Worker<F>,
+    pub(super) worker: Worker<F>,
     clock: C,
     pub(super) group: R,
     machines: Vec<Machine<S>>,
@@ -85,8 +85,6 @@ pub(super) struct Driver<S, F, R, C> {
     tick: Tick,
     ops: Vec<Operation>,
     drain: Option<Drain>,
-    /// Turns in a row, while draining, in which nothing was held.
-    quiet_turns: u32,
     /// The kernel gave no further ring: not before this time again.
     next_ring_ms: Option<u32>,
 }
@@ -111,7 +109,6 @@ impl<S: Session, F: Fn() -> S, R: Rings, C: Fn() -> u64> Driver<S, F, R, C> {
             tick: Tick::default(),
             ops: Vec::new(),
             drain: None,
-            quiet_turns: 0,
             next_ring_ms: None,
             group,
             clock,
@@ -155,16 +152,10 @@ impl<S: Session, F: Fn() -> S, R: Rings, C: Fn() -> u64> Driver<S, F, R, C> {
             self.turn = self.turn.wrapping_add(1);
             self.after_settling().map_err(&broken)?;
             self.worker.pulse.beat(self.turn, self.held());
-            if let Some(drain) = &self.drain {
-                self.quiet_turns = if self.is_drained() {
-                    self.quiet_turns + 1
-                } else {
-                    0
-                };
-                // What was sent in the last turn is answered for in the next.
-                if drain.is_over(self.now_ns) || self.quiet_turns > 1 {
-                    return self.group.submit_and_wait(Duration::ZERO).map_err(&broken);
-                }
+            if let Some(drain) = &self.drain
+                && (drain.is_over(self.now_ns) || self.is_drained())
+            {
+                return self.group.submit_and_wait(Duration::ZERO).map_err(&broken);
             }
         }
     }
@@ -416,7 +407,7 @@ impl<S: Session, F: Fn() -> S, R: Rings, C: Fn() -> u64> Driver<S, F, R, C> {
     }
 
     fn timeout(&self) -> Duration {
-        if self.machines.iter().any(Machine::has_deferred) || self.quiet_turns > 0 {
+        if self.machines.iter().any(Machine::has_deferred) {
             return Duration::ZERO;
         }
         let now_ns = (self.clock)();
@@ -489,7 +480,7 @@ impl<S: Session, F: Fn() -> S, R: Rings, C: Fn() -> u64> Driver<S, F, R, C> {
         }
     }
 
-    /// True when nobody is held, and no accept is armed.
+    /// True when nobody is held, and no accept is armed. Whoever left in good order had sent everything before.
     fn is_drained(&self) -> bool {
         self.acceptor.is_idle() && self.held() == 0
     }

@@ -14,11 +14,14 @@ impl Kernel {
                 // It may have been woken, and then takes what is there before it is found.
                 if self.random.random_range(0..3) == 0 {
                     self.tables[table].unseen = 0;
+                    self.arrive();
                     self.accept(table);
                 }
-                self.tables[table].multi = false;
-                let token = Token::new(Op::AcceptMulti, 0, 0);
-                self.ready(table, plain(table, token, -libc::ECANCELED));
+                // Or ends by itself.
+                if std::mem::take(&mut self.tables[table].multi) {
+                    let token = Token::new(Op::AcceptMulti, 0, 0);
+                    self.ready(table, plain(table, token, -libc::ECANCELED));
+                }
             }
             Op::AcceptOne => {
                 for _ in 0..std::mem::take(&mut self.tables[table].singles) {
@@ -74,8 +77,13 @@ impl Kernel {
             let Some(peer) = self.backlog.pop_front() else {
                 return;
             };
-            let this = &mut self.tables[number].slots[slot as usize];
-            this.peer = Some(peer);
+            let table = &mut self.tables[number];
+            let higher = (slot + 1).saturating_sub(table.high_water);
+            table.high_water += higher;
+            self.shared
+                .slots
+                .set(self.shared.slots.get() + u64::from(higher));
+            table.slots[slot as usize].peer = Some(peer);
             self.trace.note(Some(peer), || {
                 format!("peer {peer} is in slot {slot} of table {number}")
             });

@@ -34,6 +34,8 @@ pub(super) struct Slot {
     pub(super) is_known: bool,
     /// A connection that the server turned away.
     pub(super) is_refused: bool,
+    /// It was told why, as far as its socket took that.
+    pub(super) is_told: bool,
     pub(super) polled: bool,
     pub(super) waiting: Option<Waiting>,
 }
@@ -48,6 +50,8 @@ pub(super) struct Waiting {
 #[derive(Default)]
 pub(super) struct Table {
     pub(super) slots: Vec<Slot>,
+    /// One past the highest slot that ever held a connection.
+    pub(super) high_water: u32,
     /// Slots closed, the last one last.
     pub(super) freed: Vec<u32>,
     pub(super) queued: VecDeque<Operation>,
@@ -329,7 +333,9 @@ impl Rings for Kernel {
                 let most = self.plan.cq_entries - table.ready.len().min(self.plan.cq_entries);
                 let flushed = most.min(table.overflow.len());
                 table.ready.extend(table.overflow.drain(..flushed));
-                // What is late gets its turn too, as by any enter.
+                // What is late, and who has come, gets its turn too, as by any enter.
+                self.arrive();
+                self.accept(number);
                 self.complete_late(number);
                 let table = &mut self.tables[number];
                 table.owed = table.ready.len();
@@ -399,6 +405,13 @@ impl Kernel {
         }
         if self.shared.unbound.borrow().is_some() {
             self.fail(None, "a session was made, and nothing was asked for it");
+        }
+        for (_, _, peer) in self.taken() {
+            if let Some(truth) = self.peers[peer].truth.as_ref()
+                && !truth.borrow().ended
+            {
+                truth.borrow().check_bounds();
+            }
         }
         self.check_times();
     }

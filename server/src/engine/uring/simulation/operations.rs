@@ -5,6 +5,7 @@ use rand::RngExt;
 use rand::seq::SliceRandom;
 use ring::{Completion, Op, Operation, Token};
 
+use super::REFUSAL;
 use super::kernel::{Kernel, Slot, Waiting, plain};
 
 impl Kernel {
@@ -48,7 +49,9 @@ impl Kernel {
             } => {
                 let peer = self.peer_of(table, slot, generation);
                 let bytes = self.arena.bytes(span).to_vec();
-                let is_refusal = self.tables[table].slots[slot as usize].is_refused;
+                let this = &mut self.tables[table].slots[slot as usize];
+                let is_refusal = this.is_refused;
+                this.is_told = bytes == REFUSAL;
                 let mut room = self.peers[peer].room(self.plan.window);
                 if self.chance(20) {
                     room = room.min(self.random.random_range(0..bytes.len().max(1)));
@@ -182,6 +185,13 @@ impl Kernel {
         let truth = self.peers[peer].truth.as_ref();
         if truth.is_some_and(|truth| !truth.borrow().ended) {
             self.fail(Some(peer), "closed under a living session");
+        }
+        let is_heard = self.peers[peer].inbound.is_empty() || self.peers[peer].reset;
+        if this.is_refused && !(this.is_told && is_heard) {
+            self.fail(
+                Some(peer),
+                "refused without a word, or with input that makes its end a reset",
+            );
         }
         self.closed_in = self.step;
         let this = &mut self.tables[table].slots[slot as usize];

@@ -115,10 +115,13 @@ impl Peer {
         }
     }
 
-    /// From now on it is a good peer: reads, and goes when it has said everything.
-    pub fn behave(&mut self) {
+    /// From now on it is a good peer: reads, and goes when it has said everything, or when it is asked to.
+    pub fn behave(&mut self, plan: &Plan) {
         self.reads_nothing = false;
-        self.manners = Manners::Patient;
+        self.manners = match plan.stops_early && plan.lingers {
+            true => Manners::Lingering,
+            false => Manners::Patient,
+        };
     }
 
     /// Room in its socket.

@@ -52,6 +52,16 @@ pub struct Plan {
     pub stops_early: bool,
     /// The worker's clock when it begins: its milliseconds wrap.
     pub clock_ns: u64,
+    /// Sessions are told when the server stops.
+    pub farewell: bool,
+    /// Steps after the stop in which it is told to end at once.
+    pub hurries_after: Option<u32>,
+    /// Chances in 1000, for each step, that memory becomes short, or is no more.
+    pub shortages: u32,
+    /// Some sessions greet with more than there is room for.
+    pub is_rude: bool,
+    /// Peers stay until the server closes, where it is told to stop early.
+    pub lingers: bool,
 }
 
 impl Plan {
@@ -60,7 +70,12 @@ impl Plan {
         let random = &mut StdRng::seed_from_u64(seed ^ 0x9E37_79B9_7F4A_7C15);
         let buffer_bytes = random.random_range(1..=12) * random.random_range(16..=200);
         let is_tight = random.random_range(0..3) == 0;
-        let longest = wire::Out::MIN_ROOM + buffer_bytes;
+        // Whoever speaks in lines needs room for the longest.
+        let longest = buffer_bytes
+            + match seed % 2 {
+                0 => random.random_range(0..4_000),
+                _ => wire::Out::MIN_ROOM,
+            };
         let ms = Duration::from_millis;
         let maybe_ms = |random: &mut StdRng, within: std::ops::Range<u64>| {
             (random.random_range(0..3) == 0).then(|| ms(random.random_range(within)))
@@ -111,6 +126,11 @@ impl Plan {
                 0 => (u64::from(u32::MAX) - random.random_range(0..2_000)) * 1_000_000,
                 _ => 0,
             },
+            farewell: random.random_range(0..3) > 0,
+            hurries_after: (random.random_range(0..6) == 0).then(|| random.random_range(0..60)),
+            shortages: *[0, 0, 0, 20].choose(random).unwrap_or(&0),
+            is_rude: random.random_range(0..8) == 0,
+            lingers: random.random_range(0..2) == 0,
         }
     }
 }

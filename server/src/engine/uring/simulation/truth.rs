@@ -10,7 +10,11 @@ use std::rc::Rc;
 use wire::{Close, Out, Session};
 
 use super::plan::Plan;
+use super::stop::Stop;
 use crate::stats::CloseReason;
+
+/// No published message looks like it.
+const FAREWELL: &[u8] = b"farewell\n";
 
 /// What all sessions of a run share.
 pub struct Shared {
@@ -24,8 +28,14 @@ pub struct Shared {
     pub made: Cell<u64>,
     pub beats: Cell<u64>,
     pub messages: Cell<u64>,
-    /// Everything ends now, whatever its state.
-    pub stopping: Cell<bool>,
+    /// What is said to every session when the server is told to stop; nothing where it is empty.
+    pub farewell: Vec<u8>,
+    /// The number of the last message published before that.
+    pub farewell_after: Cell<u64>,
+    /// Once the server was told to stop.
+    pub stop: Cell<Option<Stop>>,
+    /// Slots of all tables, up to the highest that ever held a connection.
+    pub slots: Cell<u64>,
     /// The session made last, until its slot is known.
     pub unbound: RefCell<Option<Rc<RefCell<Truth>>>>,
     /// The reasons for which each session may have ended.
@@ -41,19 +51,25 @@ impl Shared {
     pub fn new(plan: Plan, blame: Rc<Cell<Option<usize>>>) -> Rc<Shared> {
         Rc::new(Shared {
             now_ns: Cell::new(plan.clock_ns),
-            plan,
             step: Cell::default(),
             waiting_bytes: Cell::default(),
             alive: Cell::default(),
             made: Cell::default(),
             beats: Cell::default(),
             messages: Cell::default(),
-            stopping: Cell::default(),
+            farewell: match plan.farewell {
+                true => FAREWELL.to_vec(),
+                false => Vec::new(),
+            },
+            farewell_after: Cell::default(),
+            stop: Cell::default(),
+            slots: Cell::default(),
             unbound: RefCell::default(),
             endings: RefCell::default(),
             wrong: RefCell::default(),
             blame,
             scratch: RefCell::new(vec![0; ring::SendArena::SPAN_BYTES]),
+            plan,
         })
     }
 
@@ -73,6 +89,8 @@ pub struct Truth {
     pub id: Option<usize>,
     /// Received by the kernel, not yet consumed by the session.
     received: VecDeque<u8>,
+    /// The session took something when it was asked last.
+    took: bool,
     /// Said by the session, not yet in the socket.
     unsent: VecDeque<u8>,
     /// In the socket by a waiting send that has not completed: they wait as far as the server knows.
@@ -83,16 +101,20 @@ pub struct Truth {
     pub broken: bool,
     pub asked: Option<Close>,
     told_eof: bool,
+    /// It wanted to say more than there was room for.
+    overflowed: bool,
     pub ended: bool,
     pub made_ns: u64,
-    /// The step in which it last said something.
+    /// The step in which it last said something, and how much.
     pub said_in: u32,
+    said_bytes: usize,
     /// When something was last received from the peer.
     pub heard_ns: u64,
     /// When output began to wait, or last moved.
     pub moved_ns: u64,
     pub beat_ns: u64,
     pub last_message: Option<u64>,
+    pub told_farewell: bool,
 }
 
 impl Truth {
@@ -145,6 +167,27 @@ impl Truth {
         }
     }
 
+    /// What waits is within the bounds of a connection. Asked when the server has nothing more to do: then what was said
+    /// before this step has been answered for, and one receive may have happened that it does not know.
+    pub fn check_bounds(&self) {
+        let Plan {
+            limits,
+            buffer_bytes,
+            ..
+        } = &self.shared.plan;
+        let fresh = match self.said_in == self.shared.step.get() {
+            true => self.said_bytes,
+            false => 0,
+        };
+        let output = (self.unsent.len() + self.untold).saturating_sub(fresh);
+        if output > limits.output_bytes_per_conn {
+            self.fail("more output waits than may");
+        }
+        if self.received.len() > limits.input_bytes_per_conn + buffer_bytes {
+            self.fail("more input waits than may");
+        }
+    }
+
     /// The reasons for which it may end now.
     fn reasons(&self) -> Vec<CloseReason> {
         let Plan {
@@ -171,7 +214,7 @@ impl Truth {
             (CloseReason::Failed, self.broken),
             (
                 CloseReason::SlowReader,
-                self.unsent.len() + self.untold > limits.output_bytes_per_conn,
+                self.overflowed || self.unsent.len() + self.untold > limits.output_bytes_per_conn,
             ),
             (
                 CloseReason::IdleTimeout,
@@ -189,11 +232,51 @@ impl Truth {
                 CloseReason::WorkerMemory,
                 self.shared.waiting_bytes.get() > limits.bytes_per_worker,
             ),
-            (CloseReason::Shutdown, self.shared.stopping.get()),
+            (
+                CloseReason::Shutdown,
+                self.shared
+                    .stop
+                    .get()
+                    .is_some_and(|stop| stop.excuses(self.shared.now_ns.get(), said_all)),
+            ),
         ]
         .into_iter()
         .filter_map(|(reason, is_true)| is_true.then_some(reason))
         .collect()
+    }
+
+    /// Where it ended for the drain alone: it was its turn.
+    fn check_let_go(&self, reasons: &[CloseReason]) {
+        if let (Some(mut stop), [CloseReason::Shutdown]) = (self.shared.stop.get(), reasons) {
+            stop.let_go += 1;
+            let most = stop.most_let_go(self.shared.now_ns.get(), self.shared.slots.get());
+            if stop.let_go > most {
+                let said = format!("{} were let go where {most} may have been", stop.let_go);
+                self.shared.blame.set(self.id);
+                self.shared.wrong.borrow_mut().get_or_insert(said);
+            }
+            self.shared.stop.set(Some(stop));
+        }
+    }
+
+    /// The session is told that the server ends: after what was published before, once.
+    fn hears_farewell(&mut self) {
+        let after = self.shared.farewell_after.get();
+        if self.shared.stop.get().is_none() || self.told_farewell {
+            self.fail("told farewell before the stop, or twice");
+        }
+        if self.last_message.is_some_and(|last| last != after) {
+            self.fail(&format!("farewell after message {:?}", self.last_message));
+        }
+        self.told_farewell = true;
+        self.last_message = Some(after);
+    }
+
+    /// Has said everything, and said nothing in the last `turns`, nor for `ns`.
+    pub fn is_silent_for(&self, turns: u32, ns: u64) -> bool {
+        !self.waits()
+            && self.said_in + turns < self.shared.step.get()
+            && self.moved_ns + ns < self.shared.now_ns.get()
     }
 
     fn end(&mut self) {
@@ -207,6 +290,7 @@ impl Truth {
             self.shared.blame.set(self.id);
             self.shared.wrong.borrow_mut().get_or_insert(said);
         }
+        self.check_let_go(&reasons);
         self.shared.endings.borrow_mut().push(reasons);
         self.ended = true;
         self.shared
@@ -231,19 +315,23 @@ impl<S: Session> Witness<S> {
             shared: Rc::clone(shared),
             id: None,
             received: VecDeque::new(),
+            took: false,
             unsent: VecDeque::new(),
             untold: 0,
             eof: false,
             broken: false,
             asked: None,
             told_eof: false,
+            overflowed: false,
             ended: false,
             made_ns: now_ns,
             said_in: 0,
+            said_bytes: 0,
             heard_ns: now_ns,
             moved_ns: now_ns,
             beat_ns: now_ns,
             last_message: None,
+            told_farewell: false,
         }));
         let before = shared.unbound.borrow_mut().replace(Rc::clone(&truth));
         assert!(before.is_none(), "a session without a slot");
@@ -275,7 +363,11 @@ impl<S: Session> Witness<S> {
             truth.moved_ns = self.shared.now_ns.get();
         }
         truth.unsent.extend(&scratch[..written]);
-        truth.said_in = self.shared.step.get();
+        if truth.said_in != self.shared.step.get() {
+            truth.said_in = self.shared.step.get();
+            truth.said_bytes = 0;
+        }
+        truth.said_bytes += written;
         self.shared.wait(written);
         result
     }
@@ -283,6 +375,10 @@ impl<S: Session> Witness<S> {
 
 impl<S: Session> Session for Witness<S> {
     fn on_open(&mut self, out: &mut Out<'_>) {
+        if self.shared.plan.is_rude && self.shared.made.get() % 8 == 0 {
+            self.truth.borrow_mut().overflowed = !out.put(&vec![b'!'; out.room() + 1]);
+            return;
+        }
         self.say(out, |inner, out| inner.on_open(out));
     }
 
@@ -295,6 +391,7 @@ impl<S: Session> Session for Witness<S> {
             truth.fail("the session is given what was not received next");
         }
         truth.received.drain(..taken);
+        truth.took = taken > 0;
         self.shared.wait_no_more(taken);
         taken
     }
@@ -311,6 +408,9 @@ impl<S: Session> Session for Witness<S> {
         self.say(out, |inner, out| inner.on_message(message, out));
         self.shared.messages.set(self.shared.messages.get() + 1);
         let truth = &mut *self.truth.borrow_mut();
+        if message == self.shared.farewell {
+            return truth.hears_farewell();
+        }
         let number = message.iter().take_while(|b| b.is_ascii_digit());
         let number = number.fold(0, |sum, b| sum * 10 + u64::from(b - b'0'));
         if truth.last_message.is_some_and(|last| number != last + 1) {
@@ -324,6 +424,9 @@ impl<S: Session> Session for Witness<S> {
             let truth = &mut *self.truth.borrow_mut();
             if !truth.eof || !truth.received.iter().eq(rest) || truth.is_finishing() {
                 truth.fail("told an end that has not come");
+            }
+            if truth.took && !rest.is_empty() {
+                truth.fail("told the end with input left that it would take");
             }
             truth.received.clear();
             self.shared.wait_no_more(rest.len());

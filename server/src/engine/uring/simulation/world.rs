@@ -10,7 +10,10 @@ use rand::seq::IndexedRandom;
 
 use super::kernel::Kernel;
 use super::peer::Peer;
+use super::stop::Stop;
 use crate::admission::Admission;
+use crate::drain::Drain;
+use crate::schedule::STEP_NS;
 use crate::worker::{Command, Publisher};
 
 /// The state of a run that is neither the kernel's nor a peer's.
@@ -25,10 +28,18 @@ pub struct World {
     pub is_watched: bool,
     /// When heartbeats were let begin.
     pub beating_since_ns: Option<u64>,
-    pub stopped_at_ns: Option<u64>,
+    /// Memory, so that nobody may come in.
+    is_short: bool,
+    stopped_in: u32,
+    /// When the server was told to stop, and by when sessions that were there must have been told so.
+    farewell: Option<(u64, u64)>,
+    /// Steps in a row in which the worker had nothing to stay for.
+    idle_steps: u32,
     next_message: u64,
     /// Messages that sessions made before the first time must have by the second.
     posted: VecDeque<(u64, u64, u64)>,
+    /// By when the last message must have been given.
+    told_by_ns: u64,
     longest_step_ns: u64,
 }
 
@@ -41,9 +52,13 @@ impl World {
             mail: false,
             is_watched: false,
             beating_since_ns: None,
-            stopped_at_ns: None,
+            is_short: false,
+            stopped_in: 0,
+            farewell: None,
+            idle_steps: 0,
             next_message: 1,
             posted: VecDeque::new(),
+            told_by_ns: 0,
             longest_step_ns: 0,
         }
     }
@@ -56,6 +71,10 @@ const CALM_WINDOW: usize = 1_000;
 const CALM_NAP: Duration = Duration::from_millis(10);
 /// A worker reacts within so many of its turns.
 const TURNS: u64 = 8;
+/// One in which it is told to stop, one that begins before the time is over.
+const DRAIN_TURNS: u64 = 2;
+/// One in which the last of its own completions come.
+const MOST_IDLE_STEPS: u32 = 2;
 
 impl Kernel {
     /// What peers do between two enters.
@@ -65,7 +84,9 @@ impl Kernel {
         if !self.is_calm && self.step >= self.plan.steps {
             self.is_calm = true;
             self.trace.note(None, || "now all is calm".to_owned());
-            self.peers.iter_mut().for_each(Peer::behave);
+            self.peers
+                .iter_mut()
+                .for_each(|peer| peer.behave(&self.plan));
             self.plan.window = self.plan.window.max(CALM_WINDOW);
             self.plan.nap = self.plan.nap.max(CALM_NAP);
         }
@@ -97,7 +118,8 @@ impl Kernel {
         !self.is_calm && self.random.random_range(0..1000) < of_1000
     }
 
-    fn arrive(&mut self) {
+    /// Some connect.
+    pub(super) fn arrive(&mut self) {
         let room = self.plan.backlog as usize - self.backlog.len();
         let most = match self.random.random_range(0..4) {
             0 => room,
@@ -110,7 +132,7 @@ impl Kernel {
             };
             let mut peer = Peer::new(conversation, &self.plan, &mut self.random);
             if self.is_calm {
-                peer.behave();
+                peer.behave(&self.plan);
             }
             self.backlog.push_back(self.peers.len());
             self.peers.push(peer);
@@ -127,6 +149,12 @@ impl Kernel {
             self.world.beating_since_ns = Some(now_ns);
             self.post(Command::Beat);
         }
+        if self.is_calm || self.lot(self.plan.shortages) {
+            self.world.is_short = !self.is_calm && !self.world.is_short;
+            self.world
+                .admission
+                .set_memory_is_short(self.world.is_short);
+        }
         if self.lot(self.plan.publishes) {
             let number = self.world.next_message;
             self.world.next_message += 1;
@@ -136,8 +164,7 @@ impl Kernel {
                 0 => Duration::from_micros(self.random.random_range(0..300_000)),
                 _ => Duration::ZERO,
             };
-            let before_ns = self.world.posted.back().map_or(0, |(_, _, by_ns)| *by_ns);
-            let by_ns = before_ns.max(now_ns) + over.as_nanos() as u64;
+            let by_ns = self.told_by_ns(over);
             self.world.posted.push_back((number, now_ns, by_ns));
             self.trace.note(None, || {
                 format!("message {number} is published over {over:?}")
@@ -151,13 +178,10 @@ impl Kernel {
             true => self.step > self.plan.steps / 2,
             false => self.is_calm && self.is_at_rest(),
         };
-        if is_time && self.world.stopped_at_ns.is_none() {
-            self.world.stopped_at_ns = Some(now_ns);
-            self.shared.stopping.set(true);
-            self.trace
-                .note(None, || "the worker is told to stop".to_owned());
-            self.post(Command::Stop);
+        if is_time && self.shared.stop.get().is_none() {
+            self.stop();
         }
+        self.hurry();
         if self.step > self.plan.steps.max(self.closed_in) + MOST_CALM_STEPS {
             let left = self.taken();
             self.shared
@@ -168,6 +192,42 @@ impl Kernel {
                 "nothing comes to rest: held are (table, slot, peer) {left:?}; {backlog} are in the backlog, {unborn} have not come"
             );
         }
+    }
+
+    fn stop(&mut self) {
+        let now_ns = self.shared.now_ns.get();
+        let stop = Stop::new(now_ns, self.plan.drain_timeout);
+        self.shared.stop.set(Some(stop));
+        self.world.stopped_in = self.step;
+        if self.plan.farewell {
+            self.shared.farewell_after.set(self.world.next_message - 1);
+            let by_ns = self.told_by_ns(Drain::farewell_over(self.plan.drain_timeout));
+            self.world.farewell = Some((now_ns, by_ns));
+        }
+        self.trace
+            .note(None, || "the worker is told to stop".to_owned());
+        self.post(Command::Stop);
+    }
+
+    /// The worker is asked once more to end, and does so at once.
+    fn hurry(&mut self) {
+        if let (Some(mut stop), Some(after)) = (self.shared.stop.get(), self.plan.hurries_after)
+            && !stop.is_hurried()
+            && self.step >= self.world.stopped_in + after
+        {
+            stop.hurry(self.shared.now_ns.get());
+            self.shared.stop.set(Some(stop));
+            self.trace
+                .note(None, || "the worker is told to end at once".to_owned());
+            self.post(Command::End);
+        }
+    }
+
+    /// By when sessions are told what is published now: after what was published before, and then within `over`.
+    fn told_by_ns(&mut self, over: Duration) -> u64 {
+        let from_ns = self.world.told_by_ns.max(self.shared.now_ns.get());
+        self.world.told_by_ns = from_ns + over.as_nanos() as u64;
+        self.world.told_by_ns
     }
 
     fn post(&mut self, command: Command) {
@@ -212,13 +272,15 @@ impl Kernel {
             self.shared.alive.get(),
             "connections counted, and alive"
         );
-        if let Some(at_ns) = self.world.stopped_at_ns {
-            let by_ns = at_ns + self.plan.drain_timeout.as_nanos() as u64 + late_ns;
-            assert!(
-                now_ns <= by_ns,
-                "told to stop at {at_ns} ns, it goes on at {now_ns} ns"
-            );
+        let stop = self.shared.stop.get();
+        if let Some(stop) = stop {
+            self.check_drain(stop);
         }
+        let may_be_let_go = stop.is_some_and(|stop| now_ns >= stop.lets_go_from_ns());
+        let farewell = self
+            .world
+            .farewell
+            .filter(|(_, by_ns)| by_ns + late_ns < now_ns);
         while self.world.posted.len() > 1
             && self.world.posted[0].2 + late_ns < now_ns
             && self.world.posted[1].2 + late_ns < now_ns
@@ -242,10 +304,13 @@ impl Kernel {
             let is_over = |since_ns: u64, timeout: Option<Duration>| {
                 timeout.is_some_and(|timeout| now_ns - since_ns > swept_ns(timeout))
             };
-            let forgotten = if is_over(truth.heard_ns, timeouts.idle.filter(|_| !waits)) {
-                Some("is silent for too long, and still held")
-            } else if is_over(truth.moved_ns, timeouts.write.filter(|_| waits)) {
+            let has_missed = |message: u64| truth.last_message.is_none_or(|last| last < message);
+            let forgotten = if is_over(truth.moved_ns, timeouts.write.filter(|_| waits)) {
                 Some("takes nothing for too long, and is still held")
+            } else if may_be_let_go {
+                None
+            } else if is_over(truth.heard_ns, timeouts.idle.filter(|_| !waits)) {
+                Some("is silent for too long, and still held")
             } else if let (Some(interval), Some(since_ns)) =
                 (self.plan.heartbeat, self.world.beating_since_ns)
                 && now_ns - truth.beat_ns.max(since_ns) > interval.as_nanos() as u64 + late_ns
@@ -253,9 +318,14 @@ impl Kernel {
                 Some("was told no heartbeat")
             } else if let Some((message, at_ns, _)) = message
                 && truth.made_ns < *at_ns
-                && truth.last_message.is_none_or(|last| last < *message)
+                && has_missed(*message)
             {
                 Some("was not given a message")
+            } else if let Some((at_ns, _)) = farewell
+                && truth.made_ns < at_ns
+                && !truth.told_farewell
+            {
+                Some("was not told farewell")
             } else {
                 None
             };
@@ -266,28 +336,33 @@ impl Kernel {
         }
     }
 
-    /// The server has ended by itself.
-    pub(super) fn check_end(&self) {
+    /// It ends when nobody is left, or its time is over, and lets all go before that.
+    fn check_drain(&mut self, stop: Stop) {
         let now_ns = self.shared.now_ns.get();
-        let Some(at_ns) = self.world.stopped_at_ns else {
-            panic!("it ended, and nobody had said so");
-        };
-        if now_ns >= at_ns + self.plan.drain_timeout.as_nanos() as u64 {
+        let turn_ns = self.world.longest_step_ns + STEP_NS;
+        assert!(
+            now_ns <= stop.ends_at_ns() + DRAIN_TURNS * turn_ns,
+            "it goes on at {now_ns} ns: {stop:?}"
+        );
+        let accepts = self.tables.iter().any(|t| t.multi || t.singles > 0);
+        match self.shared.alive.get() == 0 && !accepts {
+            true => self.world.idle_steps += 1,
+            false => self.world.idle_steps = 0,
+        }
+        assert!(
+            self.world.idle_steps <= MOST_IDLE_STEPS,
+            "nobody is left, and it goes on: {stop:?}"
+        );
+        if now_ns <= stop.has_let_go_ns() + TURNS * turn_ns {
             return;
         }
         for (_, _, number) in self.taken() {
             if let Some(truth) = &self.peers[number].truth
                 && !truth.borrow().ended
                 && !truth.borrow().broken
-                && truth.borrow().unsent() > 0
-                // What was said in the last turns is sent once, and not waited for.
-                && truth.borrow().said_in + 3 < self.step
+                && truth.borrow().is_silent_for(TURNS as u32, TURNS * turn_ns)
             {
-                self.shared.blame.set(Some(number));
-                panic!(
-                    "it ended with time left and {} bytes for connection {number} unsent",
-                    truth.borrow().unsent()
-                );
+                self.fail(Some(number), "was not let go");
             }
         }
     }
