@@ -15,8 +15,8 @@ use clap::{Arg, Args, Parser, Subcommand};
 use compare::CompareArgs;
 use diff::{DIFF_EXAMPLES, DiffArgs};
 use examples::{
-    AGENT_EXAMPLES, CANARY_EXAMPLES, CHURN_EXAMPLES, EXAMPLES, FLOOR_EXAMPLES, HEARTBEAT_EXAMPLES,
-    REMOTE_EXAMPLES, RUN_EXAMPLES, SELFCHECK_EXAMPLES, TAIL_EXAMPLES,
+    AGENT_EXAMPLES, CANARY_EXAMPLES, CHURN_EXAMPLES, EXAMPLES, FAULTS_EXAMPLES, FLOOR_EXAMPLES,
+    HEARTBEAT_EXAMPLES, REMOTE_EXAMPLES, RUN_EXAMPLES, SELFCHECK_EXAMPLES, TAIL_EXAMPLES,
 };
 use hold::{HOLD_EXAMPLES, HoldArgs};
 use memory::{MEMORY_EXAMPLES, MemoryArgs};
@@ -30,6 +30,9 @@ use crate::canary::flags::CanaryArgs;
 use crate::churn::{self, ChurnArgs};
 use crate::climb::climb;
 use crate::compare::compare as measure_both;
+use crate::faults;
+use crate::faults::deaf::{self, DeafArgs};
+use crate::faults::plan::FaultsArgs;
 use crate::floor::{self, FloorArgs};
 use crate::heartbeat::{self, HeartbeatArgs};
 use crate::memory::memory as measure_memory;
@@ -93,6 +96,9 @@ enum Command {
     /// Load a server on another host, watch both hosts, and join what was seen on one clock
     #[command(after_help = REMOTE_EXAMPLES)]
     Remote(RemoteArgs),
+    /// What becomes of those that nobody meant when something goes wrong: kills, floods, shortages, restarts
+    #[command(after_help = FAULTS_EXAMPLES)]
+    Faults(FaultsArgs),
     /// Show a report that was written before, as a page or as Markdown
     #[command(after_help = REPORT_EXAMPLES)]
     Report(ReportArgs),
@@ -114,6 +120,9 @@ enum Command {
     /// Connect and keep connections, and do nothing else
     #[command(hide = true)]
     BareClient(BareClientArgs),
+    /// Connect, send and never read
+    #[command(hide = true)]
+    DeafClient(DeafArgs),
     /// Run the server, as throng-server does
     #[command(disable_help_flag = true)]
     Server(Forwarded),
@@ -198,6 +207,9 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::BareClient(bare) => bare::client::run(&bare)
             .map(|()| true)
             .map_err(|reason| (reason, 1)),
+        Command::DeafClient(deaf) => deaf::run(&deaf)
+            .map(|()| true)
+            .map_err(|reason| (reason, 1)),
         Command::Report(again) => render::run(&again),
         Command::Diff(two) => diff::run(&two),
         Command::Run(_) => unreachable!("it became the command that it stands for"),
@@ -230,6 +242,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Churn(args) => {
             measure(&args.report.clone(), args.plan(), words, churn::run).map(went_well)
         }
+        Command::Faults(args) => measure(&args.report.clone(), args.plan(), words, faults::run)
+            .and_then(|report| nothing_lost(&report)),
         Command::Selfcheck(args) => {
             measure(&args.report.clone(), args.plan(), words, selfcheck::run)
                 .and_then(|report| verdict(&report))
@@ -304,6 +318,14 @@ fn verdict(report: &selfcheck::result::Report) -> Result<bool, Refusal> {
         return Err((reason.to_owned(), 10));
     }
     Ok(is_good)
+}
+
+fn nothing_lost(report: &faults::result::Report) -> Result<bool, Refusal> {
+    if report.about.failures.is_empty() && !report.is_good() {
+        let reason = "something was lost outside a fault, or grew: see above";
+        return Err((reason.to_owned(), 10));
+    }
+    Ok(report.is_good())
 }
 
 fn bad_usage(reason: String) -> Refusal {

@@ -11,6 +11,7 @@
 //! | [`tail`] | latency in open loop beside idle connections |
 //! | [`heartbeat`] | what a heartbeat costs, and how late it comes, on connections that are held |
 //! | [`churn`] | what a connection costs that comes, exchanges a message and goes |
+//! | [`faults`] | the command `faults`: what becomes of the others when something goes wrong |
 //! | [`selfcheck`] | the method held against itself: the same engine under two names |
 //! | [`rounds`], [`exchange`] | measured in random order, and one measurement |
 //! | [`beside`], [`blocks`] | servers with idle connections, kept up over all rounds; those up at the same time |
@@ -45,6 +46,7 @@ pub mod crowd;
 pub mod diff;
 pub mod echo;
 pub mod exchange;
+pub mod faults;
 pub mod floor;
 pub mod footprint;
 pub mod guard;

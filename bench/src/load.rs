@@ -96,6 +96,9 @@ pub struct Progress {
     /// Connections that came, exchanged a message and went.
     #[serde(default)]
     pub cycles: u64,
+    /// Lost connections that were made again.
+    #[serde(default)]
+    pub reconnected: u64,
 }
 
 /// How a client ended.

@@ -197,7 +197,11 @@ impl Inside {
     }
 
     /// Runs `ip` with `words`.
-    fn ip(&self, words: &str) -> Result<(), Refusal> {
+    /// Runs `ip words` within.
+    ///
+    /// # Errors
+    /// What `ip` said.
+    pub(crate) fn ip(&self, words: &str) -> Result<(), Refusal> {
         let mut command = Command::new("ip");
         command.args(words.split(' '));
         let output = self.run(move || command.output());

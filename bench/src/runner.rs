@@ -12,7 +12,6 @@ use std::io::{BufRead, BufReader, Read, Seek};
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsRawFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::PathBuf;
 use std::process::{ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -32,10 +31,12 @@ use crate::stop::TICK;
 /// Starts this program again as a server or a client.
 #[derive(Debug)]
 pub struct Launcher {
-    program: PathBuf,
+    program: OsString,
     address: IpAddr,
     inside: Option<Arc<Inside>>,
     peers: Vec<Peer>,
+    /// Words before those of every process: a program that becomes it.
+    through: Vec<OsString>,
 }
 
 impl Launcher {
@@ -48,10 +49,11 @@ impl Launcher {
         let program =
             program.map_err(|cause| format!("cannot find this program's own file: {cause}"))?;
         Ok(Self {
-            program,
+            program: program.into(),
             address: Ipv4Addr::LOCALHOST.into(),
             inside: None,
             peers: Vec::new(),
+            through: Vec::new(),
         })
     }
 
@@ -75,6 +77,13 @@ impl Launcher {
         }
     }
 
+    /// The same, of processes that are started by the program that `words` begin with: it does something to itself first, such
+    /// as lower a limit, and then becomes the process (execve(2)).
+    pub fn through(self, words: &[&str]) -> Self {
+        let through = words.iter().map(OsString::from).collect();
+        Self { through, ..self }
+    }
+
     /// Where servers listen.
     pub fn address(&self) -> IpAddr {
         self.address
@@ -86,8 +95,11 @@ impl Launcher {
     /// When the process cannot be started.
     pub fn start(&self, role: &'static str, args: Vec<OsString>) -> Result<Child, Failure> {
         let summary = unnamed_file(role)?;
-        let mut command = Command::new(&self.program);
+        let mut words = self.through.iter().chain([&self.program]);
+        // There is at least the program.
+        let mut command = Command::new(words.next().unwrap_or(&self.program));
         command
+            .args(words)
             .arg(role)
             .args(args)
             .arg("--json")
@@ -399,6 +411,8 @@ fn read_json(file: &mut File) -> Value {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
 
     const LONG: Duration = Duration::from_secs(30);

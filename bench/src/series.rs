@@ -123,14 +123,8 @@ impl Sampler {
     /// servers are in a namespace.
     pub fn start(phase: &str, servers: Vec<u32>, inside: Option<Arc<Inside>>) -> Self {
         let progress = Progress {
-            t_ms: 0,
             phase: phase.to_owned(),
-            established: 0,
-            failed: 0,
-            lost: 0,
-            messages: 0,
-            heartbeats: 0,
-            cycles: 0,
+            ..Progress::default()
         };
         let now = Now {
             progress,

@@ -168,14 +168,18 @@ impl Servers {
 
     /// Has all of them publish their `--broadcast`.
     pub fn broadcast(&self) {
-        let processes = self.processes.iter();
-        processes.for_each(|process| process.signal(Signal::SIGUSR1));
+        self.signal(Signal::SIGUSR1);
     }
 
     /// Has all of them begin with the heartbeats that wait for it (`--heartbeat-at-signal`).
     pub fn begin_heartbeats(&self) {
+        self.signal(Signal::SIGUSR2);
+    }
+
+    /// Sends a signal to all of them.
+    pub fn signal(&self, signal: Signal) {
         let processes = self.processes.iter();
-        processes.for_each(|process| process.signal(Signal::SIGUSR2));
+        processes.for_each(|process| process.signal(signal));
     }
 
     /// Their ids.

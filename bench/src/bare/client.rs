@@ -119,10 +119,7 @@ fn tell(phase: &str, began: Instant, established: u64, failed: u64) {
         phase: phase.to_owned(),
         established,
         failed,
-        lost: 0,
-        messages: 0,
-        heartbeats: 0,
-        cycles: 0,
+        ..Progress::default()
     };
     // Its reader has ended it, then.
     if let Ok(line) = serde_json::to_string(&progress) {

@@ -17,7 +17,7 @@ pub mod client;
 pub mod server;
 
 /// True once this process is to end: by a signal, or when its standard input closes, where that is a lifeline.
-fn end_of(until_stdin_closes: bool) -> Result<Arc<AtomicBool>, String> {
+pub(crate) fn end_of(until_stdin_closes: bool) -> Result<Arc<AtomicBool>, String> {
     raise_nofile().map_err(|error| error.to_string())?;
     let is_over = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {

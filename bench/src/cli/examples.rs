@@ -51,6 +51,18 @@ Examples:
 
 Exit codes: 0 all was measured, 1 something failed or was interrupted, 2 bad usage.";
 
+pub(super) const FAULTS_EXAMPLES: &str = "\
+Examples:
+  throng-bench faults                                 all of them at 100,000 connections, 20 times each
+  throng-bench faults --connections 1000 --cycles 2   small, in a minute
+  throng-bench faults --only storm,server-kill
+  throng-bench faults --soak 30m --seed 7             random faults, one server
+
+Needs root for half-open (network namespaces) and memory-group; what cannot be done here is told, with the reason.
+
+Exit codes: 0 nothing was lost outside a fault and nothing grew, 1 something failed or was interrupted, 2 bad usage,
+10 something was lost or grew.";
+
 pub(super) const HEARTBEAT_EXAMPLES: &str = "\
 Examples:
   throng-bench heartbeat                              uring and epoll, 100,000 connections, five rounds

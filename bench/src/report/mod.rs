@@ -6,6 +6,7 @@ pub mod chart;
 pub mod churn;
 pub mod climb;
 pub mod diff;
+pub mod faults;
 pub mod floor;
 pub mod format;
 pub mod heartbeat;

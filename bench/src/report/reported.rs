@@ -72,7 +72,7 @@ fn boxed<R: Reported>(value: &Value) -> serde_json::Result<Box<dyn Shown>> {
 }
 
 use crate::report::{
-    canary, churn, climb, floor, heartbeat, memory, page, remote, selfcheck, tail, text,
+    canary, churn, climb, faults, floor, heartbeat, memory, page, remote, selfcheck, tail, text,
 };
 
 reported! {
@@ -85,5 +85,6 @@ reported! {
     crate::tail::result::Report, "tail", tail::results, page::tail::page, figures::of_tail;
     crate::heartbeat::Report, "heartbeat", heartbeat::results, page::heartbeat::page, figures::of_heartbeat;
     crate::churn::Report, "churn", churn::results, page::churn::page, figures::of_churn;
+    crate::faults::result::Report, "faults", faults::results, page::faults::page, figures::of_none;
     crate::selfcheck::result::Report, "selfcheck", selfcheck::results, page::selfcheck::page, figures::of_none;
 }

@@ -11,19 +11,22 @@ use crate::scenario::{Engine, Plan, most_connections};
 use crate::stats::Spread;
 use crate::warning::Warning;
 
+/// The doubts that any run of this machine may give reason for.
+pub fn of_host(about: &About) -> Vec<Warning> {
+    let steal = about.machine.as_ref().and_then(Warning::steal);
+    let shared = about.placement.is_shared().then_some(Warning::SharedCores);
+    steal
+        .into_iter()
+        .chain(shared)
+        .chain(slow_clock(about))
+        .collect()
+}
+
 /// Every doubt that a comparison gives reason for.
 pub fn of_compare(report: &Report) -> Vec<Warning> {
     let mut all = Vec::new();
-    all.extend(report.about.machine.as_ref().and_then(Warning::steal));
-    all.extend(
-        report
-            .plan
-            .placement
-            .is_shared()
-            .then_some(Warning::SharedCores),
-    );
+    all.extend(of_host(&report.about));
     all.extend((!report.has_softirq()).then_some(Warning::SoftirqUnknown));
-    all.extend(slow_clock(&report.about));
     all.extend(other_load(other_shares(report).into_iter()));
     all.extend(peer_files(&report.plan));
     for hold in &report.hold {

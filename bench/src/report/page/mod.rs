@@ -9,6 +9,7 @@ pub mod canary;
 pub mod churn;
 pub mod climb;
 pub mod compare;
+pub mod faults;
 pub mod floor;
 pub mod heartbeat;
 pub mod memory;

@@ -1,0 +1,122 @@
+//! Ends that come all at once: of clients, of servers, and pauses.
+//!
+//! Each function does its fault to a scene once, and gives how long it took until all was as before, and until another
+//! server was ready where one took the place of the first.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use super::scene::Scene;
+use crate::result::Failure;
+
+/// What a fault took.
+pub type Took = Result<(Duration, Option<Duration>), Failure>;
+
+/// How long a server is stopped.
+const STOPPED: Duration = Duration::from_secs(3);
+
+/// A client with `victims` connections is killed.
+pub fn client_kill(scene: &mut Scene<'_>, victims: u64) -> Took {
+    let before = scene.sockets()?;
+    let client = scene.connected(victims, &[])?;
+    client.kill();
+    Ok((scene.sockets_back(before)?, None))
+}
+
+/// A client resets its `victims` connections.
+pub fn resets(scene: &mut Scene<'_>, victims: u64) -> Took {
+    let before = scene.sockets()?;
+    let client = scene.connected(victims, &[])?;
+    client.reset();
+    Ok((scene.sockets_back(before)?, None))
+}
+
+/// As [`resets`], of connections that all talk.
+pub fn resets_while_talking(scene: &mut Scene<'_>, victims: u64) -> Took {
+    let before = scene.sockets()?;
+    let active = victims.to_string();
+    let mut client = scene.connected(victims, &["--active", &active])?;
+    scene.wait("each of those that are to be hit has talked", |_| {
+        client.last().messages >= 2 * victims
+    })?;
+    client.reset();
+    Ok((scene.sockets_back(before)?, None))
+}
+
+/// `victims` clients are dropped at once, and as many come at once: until all of them are in.
+pub fn storm(scene: &mut Scene<'_>, victims: u64) -> Took {
+    let before = scene.sockets()?;
+    let dropped = scene.connected(victims, &[])?;
+    let at_once = victims.to_string();
+    dropped.kill();
+    let mut back = scene.victims(
+        victims,
+        &["--concurrency", &at_once, "--connect-timeout", "60s"],
+    )?;
+    let took = scene.wait("all have come back", |_| {
+        back.has_ramped() && back.last().established == victims
+    })?;
+    back.reset();
+    drop(dropped);
+    scene.sockets_back(before)?;
+    Ok((took, None))
+}
+
+/// The server is stopped for a while, and goes on.
+pub fn stopped(scene: &mut Scene<'_>) -> Took {
+    scene.server.signal(Signal::SIGSTOP);
+    std::thread::sleep(STOPPED);
+    scene.server.signal(Signal::SIGCONT);
+    // All that became due meanwhile is caught up with.
+    let owed = scene.plan.message_rate * STOPPED.as_secs();
+    let enough = scene.outside.last().messages + owed;
+    let took = scene.wait("what was put off has been said", |scene| {
+        scene.outside.last().messages >= enough
+    })?;
+    Ok((took, None))
+}
+
+/// The server is killed, and another is started on its port: until all have come back.
+pub fn server_kill(scene: &mut Scene<'_>) -> Took {
+    let began = Instant::now();
+    scene.server.signal(Signal::SIGKILL);
+    let server = scene.another(&[])?;
+    let ready = began.elapsed();
+    scene.replace(server, None);
+    come_back(scene, began)?;
+    Ok((began.elapsed(), Some(ready)))
+}
+
+/// The server is told to end, and another is started on its port.
+pub fn drain(scene: &mut Scene<'_>) -> Took {
+    let began = Instant::now();
+    scene.server.signal(Signal::SIGTERM);
+    let server = scene.another(&[])?;
+    let ready = began.elapsed();
+    scene.replace(server, None);
+    come_back(scene, began)?;
+    Ok((began.elapsed(), Some(ready)))
+}
+
+/// Another server takes over from the one that runs, which has its control socket at `control`.
+pub fn takeover(scene: &mut Scene<'_>, control: &Path) -> Took {
+    let began = Instant::now();
+    let control = control.display().to_string();
+    let server = scene.another(&["--takeover".to_owned(), control])?;
+    let ready = began.elapsed();
+    scene.replace(server, None);
+    come_back(scene, began)?;
+    Ok((began.elapsed(), Some(ready)))
+}
+
+/// Waits until all connections are there that were before `began`.
+fn come_back(scene: &mut Scene<'_>, began: Instant) -> Result<(), Failure> {
+    let held = scene.held;
+    scene.wait("all connections are there again", |scene| {
+        // The client says every 20 ms how it stands.
+        began.elapsed() > Duration::from_millis(100) && scene.outside.last().established == held
+    })?;
+    Ok(())
+}

@@ -1,0 +1,56 @@
+//! Peers that vanish: within namespaces made for it.
+//!
+//! As [`ends`](super::ends).
+
+use std::time::Instant;
+
+use super::ends::Took;
+use super::holder::Holder;
+use super::scene::Scene;
+use crate::netns::Joined;
+
+/// A server finds out within about these: the first probe, and how long none may be answered.
+pub const FLAGS: [&str; 4] = ["--keepalive", "1s", "--user-timeout", "3s"];
+
+/// Where those connect from that stay.
+pub const OUTSIDE_SOURCE: &str = "10.78.0.0/17";
+/// Where those connect from that vanish: half of the client's network.
+const VANISHING_SOURCE: &str = "10.78.128.0/17";
+
+/// Everything to and from `victims` peers is dropped, without a word, until the server has given all of them up.
+pub fn half_open(scene: &mut Scene<'_>, victims: u64, joined: &Joined) -> Took {
+    let before = scene.sockets()?;
+    let heartbeat = ["--heartbeat", "0"].map(str::to_owned);
+    let mut gone = Holder::start(
+        scene.stage,
+        &scene.server,
+        victims,
+        VANISHING_SOURCE,
+        &heartbeat,
+    )?;
+    scene.wait("those are connected that are to vanish", |_| {
+        gone.has_ramped() && gone.last().established == victims
+    })?;
+    let refused = |scene: &Scene<'_>, why: crate::netns::Refusal| scene.failure(why.to_string());
+    let route = format!("{VANISHING_SOURCE} table local");
+    joined
+        .client
+        .ip(&format!("route add blackhole {route}"))
+        .map_err(|why| refused(scene, why))?;
+    let began = Instant::now();
+    // The peers know nothing of it, and their ends stay: half of the sockets go.
+    let back = scene.wait("the server has given up those that vanished", |scene| {
+        scene
+            .sockets()
+            .is_ok_and(|now| now <= before + victims + 100)
+    });
+    let took = began.elapsed();
+    joined
+        .client
+        .ip(&format!("route del blackhole {route}"))
+        .map_err(|why| refused(scene, why))?;
+    back?;
+    gone.reset();
+    scene.sockets_back(before)?;
+    Ok((took, None))
+}

@@ -1,0 +1,335 @@
+//! What a fault happens to: a server, and a client whose connections nobody means to hit.
+//!
+//! Invariant: every wait ends, with a failure that says what was waited for and how all stood.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use kernel_tuning::host::{Memory, NetCounters, Sockstat};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use super::fault::{Fault, Kind};
+use super::holder::Holder;
+use super::plan::Plan;
+use super::result::{Cycle, Footing};
+use crate::clock::millis;
+use crate::load::Stage;
+use crate::result::Failure;
+use crate::runner::Launcher;
+use crate::sample::{HostSample, memory_is_short, settle};
+use crate::scenario::Engine;
+use crate::screen::Screen;
+use crate::servers::{Servers, core_list};
+
+/// Interval of the server's heartbeat on each connection.
+const HEARTBEAT: &str = "5s";
+/// A peer that takes nothing for so long is given up.
+pub const WRITE_TIMEOUT: &str = "2s";
+/// How long any state may take to come about.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+/// Sockets of others on the host come and go.
+const OTHER_SOCKETS: u64 = 100;
+/// Where the connections come from that nobody means to hit.
+const OUTSIDE_SOURCE: &str = "127.1.0.0/16";
+/// Where those come from that are hit, by turns: ports of the last ones may not be free yet.
+const VICTIM_SOURCES: [&str; 4] = [
+    "127.2.0.0/16",
+    "127.3.0.0/16",
+    "127.4.0.0/16",
+    "127.5.0.0/16",
+];
+
+/// How the server of a scene is started.
+#[derive(Debug, Clone)]
+pub struct Setting {
+    /// The engine.
+    pub engine: Engine,
+    /// Starts it, in its place and with its limits.
+    pub launcher: std::rc::Rc<Launcher>,
+    /// Further flags.
+    pub flags: Vec<String>,
+}
+
+/// A server with its connections.
+#[derive(Debug)]
+pub struct Scene<'a> {
+    /// What all measurements stand on.
+    pub stage: &'a Stage,
+    /// The run.
+    pub plan: &'a Plan,
+    screen: &'a Screen,
+    /// What happens.
+    pub fault: Fault,
+    /// How the server was started.
+    pub setting: Setting,
+    /// The server.
+    pub server: Servers,
+    /// The client whose connections nobody means to hit, or all of them where all are.
+    pub outside: Holder,
+    /// How many those are.
+    pub held: u64,
+    /// The summaries of servers that have ended.
+    pub ended: Vec<Value>,
+    sources: usize,
+}
+
+impl<'a> Scene<'a> {
+    /// Starts the server of `setting`, and the client that holds `held` connections; waits until all are there.
+    ///
+    /// # Errors
+    /// When that does not come about.
+    pub fn start(
+        stage: &'a Stage,
+        plan: &'a Plan,
+        screen: &'a Screen,
+        fault: Fault,
+        setting: Setting,
+        held: u64,
+        source: Option<&str>,
+    ) -> Result<Self, Failure> {
+        screen.doing(format!("{fault}: connecting"));
+        settle(&stage.base, Duration::from_secs(30), &stage.stop);
+        let listen = SocketAddr::new(setting.launcher.address(), 0);
+        let server = start_server(stage, &setting, listen, &[])?;
+        let active = plan.active.min(held);
+        let mut flags = vec![
+            "--heartbeat".to_owned(),
+            HEARTBEAT.to_owned(),
+            "--active".to_owned(),
+            active.to_string(),
+            "--message-rate".to_owned(),
+            plan.message_rate.to_string(),
+        ];
+        if fault.kind() == Kind::All {
+            flags.extend(["--reconnect".to_owned(), "20ms..1s".to_owned()]);
+        }
+        let source = source.unwrap_or(OUTSIDE_SOURCE);
+        let outside = Holder::start(stage, &server, held, source, &flags)?;
+        let mut scene = Self {
+            stage,
+            plan,
+            screen,
+            fault,
+            setting,
+            server,
+            outside,
+            held,
+            ended: Vec::new(),
+            sources: 0,
+        };
+        scene.wait("all connections are there", |scene| {
+            scene.outside.has_ramped() && scene.outside.last().established == held
+        })?;
+        scene.talk()?;
+        Ok(scene)
+    }
+
+    /// What goes on now, for the screen.
+    pub fn doing(&self, what: &str) {
+        self.screen.doing(format!("{}: {what}", self.fault));
+    }
+
+    /// A client of `count` connections that are to be hit.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn victims(&mut self, count: u64, more: &[&str]) -> Result<Holder, Failure> {
+        self.sources += 1;
+        let source = VICTIM_SOURCES[self.sources % VICTIM_SOURCES.len()];
+        let more: Vec<String> = ["--heartbeat", HEARTBEAT]
+            .iter()
+            .chain(more)
+            .map(|word| (*word).to_owned())
+            .collect();
+        Holder::start(self.stage, &self.server, count, source, &more)
+    }
+
+    /// As [`Scene::victims`], and waits until all of them are connected.
+    ///
+    /// # Errors
+    /// When that does not come about.
+    pub fn connected(&mut self, count: u64, more: &[&str]) -> Result<Holder, Failure> {
+        let mut victims = self.victims(count, more)?;
+        self.wait("those are connected that are to be hit", |_| {
+            victims.has_ramped() && victims.last().established == count
+        })?;
+        Ok(victims)
+    }
+
+    /// Waits until `is_so`; gives how long that took.
+    ///
+    /// # Errors
+    /// It is not so in time, memory is short, the server or the client ended, or the run is to end.
+    pub fn wait(
+        &mut self,
+        what: &str,
+        mut is_so: impl FnMut(&mut Self) -> bool,
+    ) -> Result<Duration, Failure> {
+        let began = Instant::now();
+        let mut looked = began;
+        loop {
+            let late = if is_so(self) {
+                return Ok(began.elapsed());
+            } else if let Some(cause) = self.stage.stop.cause() {
+                cause.to_string()
+            } else if !self.server.are_running() {
+                "the server ended".to_owned()
+            } else if self.outside.has_ended() {
+                "the client ended whose connections nobody meant to hit".to_owned()
+            } else if began.elapsed() > PATIENCE {
+                format!("not so after {} s", PATIENCE.as_secs())
+            } else if looked.elapsed() > Duration::from_millis(500)
+                && let Some(short) = memory_is_short()
+            {
+                short
+            } else {
+                if looked.elapsed() > Duration::from_millis(500) {
+                    looked = Instant::now();
+                }
+                std::thread::sleep(Duration::from_millis(5));
+                continue;
+            };
+            let state = self.outside.state();
+            return Err(self.failure(format!("waiting until {what}: {late}; {state}")));
+        }
+    }
+
+    /// Waits until those outside exchange messages.
+    ///
+    /// # Errors
+    /// As [`Scene::wait`].
+    pub fn talk(&mut self) -> Result<Duration, Failure> {
+        // About what all of them say in a quarter of a second.
+        let more = self.plan.message_rate.div_ceil(4);
+        let enough = self.outside.last().messages + more;
+        self.wait("messages come back", |scene| {
+            scene.outside.last().messages >= enough
+        })
+    }
+
+    /// Waits until there are no more sockets than `before`.
+    ///
+    /// # Errors
+    /// As [`Scene::wait`].
+    pub fn sockets_back(&mut self, before: u64) -> Result<Duration, Failure> {
+        self.wait("the sockets are back", |_| {
+            Sockstat::read().is_ok_and(|now| now.alloc <= before + OTHER_SOCKETS)
+        })
+    }
+
+    /// Another server of the same setting, with `more` flags, on the same port.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn another(&self, more: &[String]) -> Result<Servers, Failure> {
+        start_server(self.stage, &self.setting, self.server.address(), more)
+    }
+
+    /// What is in use now.
+    pub fn footing(&self) -> Footing {
+        let (sockets, memory) = (Sockstat::read().ok(), Memory::read().ok());
+        Footing {
+            sockets: sockets.as_ref().map_or(0, |now| now.alloc),
+            queued_pages: sockets.as_ref().map_or(0, |now| now.mem_pages),
+            slab_bytes: memory.map_or(0, |now| now.slab_bytes),
+            server_rss_bytes: self.server.usage().map_or(0, |now| now.rss_bytes),
+        }
+    }
+
+    /// Does `act`, and notes what it took: it gives how long recovery took, and how long another server.
+    ///
+    /// # Errors
+    /// Those of `act`.
+    pub fn cycle(
+        &mut self,
+        act: impl FnOnce(&mut Self) -> Result<(Duration, Option<Duration>), Failure>,
+    ) -> Result<Cycle, Failure> {
+        let before = NetCounters::read().ok();
+        let (recovered, ready) = act(self)?;
+        self.talk()?;
+        let overflows = before.zip(NetCounters::read().ok());
+        Ok(Cycle {
+            fault: self.fault,
+            recover_ms: millis(recovered),
+            ready_ms: ready.map(millis),
+            listen_overflows: overflows
+                .and_then(|(before, now)| now.since(&before).get("ListenOverflows"))
+                .unwrap_or(0),
+            after: self.footing(),
+        })
+    }
+
+    /// Puts `server` in the place of the one that was, which is ended by `signal`, and keeps its summary.
+    pub fn replace(&mut self, server: Servers, signal: Option<Signal>) {
+        let old = std::mem::replace(&mut self.server, server);
+        if let Some(signal) = signal {
+            old.signal(signal);
+        }
+        let (summaries, _) = old.end("replacing a server");
+        self.ended.extend(summaries);
+    }
+
+    /// Ends all; gives the summaries of the client and of the servers.
+    pub fn end(self) -> (Value, Vec<Value>, Vec<Failure>) {
+        self.doing("closing");
+        let (client, how) = self.outside.end();
+        let mut failures = Vec::new();
+        if client.is_null() {
+            failures.push(Failure {
+                during: self.fault.to_string(),
+                cause: how,
+                stderr_tail: Vec::new(),
+            });
+        }
+        let (summaries, of_servers) = self.server.end(&self.fault.to_string());
+        failures.extend(of_servers);
+        let mut servers = self.ended;
+        servers.extend(summaries);
+        (client, servers, failures)
+    }
+
+    /// A failure of this fault.
+    pub fn failure(&self, cause: String) -> Failure {
+        Failure {
+            during: self.fault.to_string(),
+            cause,
+            stderr_tail: Vec::new(),
+        }
+    }
+
+    /// The host now.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn sockets(&self) -> Result<u64, Failure> {
+        let sample = HostSample::read().map_err(|error| self.failure(error.to_string()))?;
+        Ok(sample.sockstat.alloc)
+    }
+}
+
+fn start_server(
+    stage: &Stage,
+    setting: &Setting,
+    listen: SocketAddr,
+    more: &[String],
+) -> Result<Servers, Failure> {
+    let (listen, cores) = (listen.to_string(), core_list(&stage.placement.server));
+    let flags = [
+        ["--listen", &listen],
+        ["--cores", &cores],
+        ["--engine", setting.engine.name()],
+        ["--protocol", "line"],
+        ["--heartbeat", HEARTBEAT],
+        ["--write-timeout", WRITE_TIMEOUT],
+    ];
+    let flags = flags.into_iter().flatten().map(OsString::from);
+    let more = setting.flags.iter().chain(more).map(OsString::from);
+    Servers::of_role(
+        &setting.launcher,
+        "server",
+        flags.chain(more).collect(),
+        &stage.stop,
+    )
+}
