@@ -5,7 +5,7 @@ mod common;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -16,7 +16,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use common::{LONG, Server, eventually};
-use nix::fcntl::{FcntlArg, fcntl};
+use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
 use server::takeover::Predecessor;
 use socket2::{Domain, Socket, Type};
 
@@ -294,6 +294,7 @@ fn a_successor_that_does_not_start_changes_nothing() {
         held.read_exact(&mut heard).unwrap();
         assert_eq!(&heard, b"still here\n");
         assert!(storm.end() > 0);
+        drop(held);
         let (status, said) = old.stop();
         assert_eq!(status.code(), Some(0), "{said}");
         let (code, said) = start(&["--cores", &cores(2)]);
@@ -400,17 +401,16 @@ fn another_user_takes_nothing_over_and_root_does_into_another() {
 /// Starts with `sockets` as a service manager would give them. Descriptors from `first` on, of the last thousand that there
 /// can be, are taken for them, so that tests that run beside each other do not meet.
 fn activated(first: i32, sockets: &[&dyn AsFd], flags: &[&str]) -> (Command, Vec<OwnedFd>) {
-    use std::os::fd::FromRawFd;
     kernel_tuning::process::raise_nofile().unwrap();
     let nofile = kernel_tuning::process::Nofile::read().unwrap().soft;
     let first = nofile.min(1 << 20) as i32 - 1000 + first;
     let mut given = Vec::new();
     for (number, socket) in sockets.iter().enumerate() {
         // Stays open in the program that is started.
-        let fd = fcntl(socket.as_fd(), FcntlArg::F_DUPFD(first)).unwrap();
-        assert_eq!(fd, first + number as i32);
-        // SAFETY: fcntl has just made it.
-        given.push(unsafe { OwnedFd::from_raw_fd(fd) });
+        let fd = fcntl_dupfd_cloexec(socket.as_fd(), first).unwrap();
+        assert_eq!(fd.as_raw_fd(), first + number as i32);
+        fcntl_setfd(&fd, FdFlags::empty()).unwrap();
+        given.push(fd);
     }
     let mut command = Command::new("sh");
     command
