@@ -99,7 +99,7 @@ fn run(resolved: &mut Resolved) -> anyhow::Result<()> {
     let drain_timeout = resolved.config.drain_timeout;
     obey_signals(signals, &server, resolved.broadcast.clone(), drain_timeout)?;
     // Removed when the server has ended.
-    let _control = match resolved.control.take() {
+    let control = match resolved.control.take() {
         None => None,
         Some((control, listener)) => {
             let (publisher, admission) = (server.publisher().clone(), server.admission());
@@ -118,6 +118,9 @@ fn run(resolved: &mut Resolved) -> anyhow::Result<()> {
     // Nothing can fail any more.
     if let Some(predecessor) = resolved.predecessor.take() {
         predecessor.retire()?;
+    }
+    if let Some(control) = &control {
+        control.claim();
     }
     server.open();
     let address = server.address().to_string();

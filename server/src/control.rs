@@ -32,8 +32,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Control {
     path: PathBuf,
-    /// A successor has the socket: the file is its.
-    handed_on: Arc<AtomicBool>,
+    /// The file is this server's: not before the predecessor has retired, and no more once a successor has the socket.
+    is_own: Arc<AtomicBool>,
 }
 
 impl Control {
@@ -58,18 +58,24 @@ impl Control {
         let mask = umask(Mode::from_bits_truncate(0o177));
         let listener = UnixListener::bind(path);
         umask(mask);
-        let control = Control::inherited(path);
         let listener = listener?;
+        let control = Control::inherited(path);
+        control.claim();
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
         Ok((control, listener))
     }
 
-    /// The file at `path`, of a socket that was taken over.
+    /// The file at `path`, of a socket that is being taken over.
     pub fn inherited(path: &Path) -> Control {
         Control {
             path: path.to_owned(),
-            handed_on: Arc::default(),
+            is_own: Arc::default(),
         }
+    }
+
+    /// From now on the file is this server's.
+    pub fn claim(&self) {
+        self.is_own.store(true, Relaxed);
     }
 
     /// Makes `owner` the one who may use it.
@@ -91,7 +97,7 @@ impl Control {
         admission: Arc<Admission>,
         handover: Arc<Handover>,
     ) -> io::Result<()> {
-        let handed_on = Arc::clone(&self.handed_on);
+        let is_own = Arc::clone(&self.is_own);
         let desk = Desk {
             listener,
             publisher,
@@ -104,7 +110,7 @@ impl Control {
                 for stream in desk.listener.incoming().flatten() {
                     // One that goes away in the middle is its own loss.
                     if desk.answer(stream).unwrap_or(false) {
-                        handed_on.store(true, Relaxed);
+                        is_own.store(false, Relaxed);
                         return;
                     }
                 }
@@ -115,7 +121,7 @@ impl Control {
 
 impl Drop for Control {
     fn drop(&mut self) {
-        if !self.handed_on.load(Relaxed) {
+        if self.is_own.load(Relaxed) {
             let _ = std::fs::remove_file(&self.path);
         }
     }

@@ -38,6 +38,8 @@ const CALLS: &[i64] = &[
     libc::SYS_eventfd2,
     // Connections that are there, and those that come.
     libc::SYS_accept4,
+    // Once, the backlog of sockets that were taken over: they are changed when their former server has let go of them.
+    libc::SYS_listen,
     libc::SYS_recvfrom,
     libc::SYS_recvmsg,
     libc::SYS_sendto,

@@ -144,7 +144,8 @@ impl Handover {
         drop(listeners);
         stream.set_read_timeout(Some(START))?;
         let mut line = String::new();
-        lines.read_line(&mut line)?;
+        // Too late, it is as if nothing was said.
+        let _ = lines.read_line(&mut line);
         let with_control = match line.as_str() {
             READY => false,
             READY_WITH_CONTROL => true,
@@ -153,6 +154,8 @@ impl Handover {
                     pid = peer.pid(),
                     "a successor did not start: this server goes on"
                 );
+                // One that lives must not think that this server has died, and serve beside it.
+                let _ = stream.write_all(b"error: this took too long\n");
                 return Ok(None);
             }
         };
@@ -234,30 +237,31 @@ impl Predecessor {
         self.control.take()
     }
 
-    /// Lets it drain, and waits until it accepts no more. The caller must accept then.
+    /// Lets it drain, and waits until it accepts no more, or has died. The caller must accept then: nobody else does.
     ///
     /// # Errors
-    /// It cannot be told, and goes on if it lives.
+    /// It has waited long enough, and goes on.
     pub fn retire(mut self) -> Result<(), TakeoverError> {
         let ready = match self.takes_control {
             true => READY_WITH_CONTROL,
             false => READY,
         };
-        let told = self
-            .stream
-            .set_read_timeout(Some(LET_GO + ANSWER))
-            .and_then(|()| self.stream.write_all(ready.as_bytes()));
-        if let Err(error) = told {
-            let path = self.path;
-            return Err(TakeoverError::Broken { path, error });
-        }
+        // What it said last can be read, whether it hears this or not.
+        let _ = self.stream.set_read_timeout(Some(LET_GO + ANSWER));
+        let _ = self.stream.write_all(ready.as_bytes());
         let mut said = String::new();
         let heard = BufReader::new(&self.stream).read_line(&mut said);
+        if let Some(why) = said.strip_prefix("error: ") {
+            return Err(TakeoverError::Refused {
+                path: self.path,
+                why: why.trim_end().to_owned(),
+            });
+        }
         if said != YOURS {
             let path = self.path.display();
             warn!(
                 ?heard,
-                "the server at {path} has not said that it accepts no more"
+                "the server at {path} has not said that it accepts no more: this one does"
             );
         }
         Ok(())
@@ -406,6 +410,29 @@ mod tests {
         assert_eq!(taken.unwrap(), None);
         assert!(old.stopped.try_recv().is_err());
         assert_eq!(old.handover.listeners().unwrap().len(), 3);
+    }
+
+    #[test]
+    fn one_that_waits_no_longer_is_left_alone_and_one_that_dies_is_followed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("control");
+        let control = UnixListener::bind(&path).unwrap();
+        for (last, follows) in [("", true), ("error: this took too long\n", false)] {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let address = listener.local_addr().unwrap();
+            let asked = std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    let mut stream = control.accept().unwrap().0;
+                    stream.read_exact(&mut [0; REQUEST.len()]).unwrap();
+                    send(&stream, LISTENER, listener.as_fd()).unwrap();
+                    stream.write_all(format!("\n{last}").as_bytes()).unwrap();
+                });
+                Predecessor::ask(&path)
+            });
+            let (predecessor, sockets) = asked.unwrap();
+            assert_eq!(sockets[0].local_addr().unwrap(), address);
+            assert_eq!(predecessor.retire().is_ok(), follows);
+        }
     }
 
     #[test]
