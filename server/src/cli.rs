@@ -16,6 +16,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::canary::Responder;
 use crate::config::{Protocol, Resolved, UsageError, resolve};
+use crate::engine::EngineKind;
 use crate::sandbox;
 use crate::server::{Server, StartError, prepare};
 use crate::summary::Summary;
@@ -62,6 +63,11 @@ fn run(resolved: &mut Resolved) -> anyhow::Result<()> {
         warn!(
             "this kernel does not release the sockets of closed direct descriptors (fixed in Linux 6.13): \
              a file descriptor per connection is used, and RLIMIT_NOFILE bounds them"
+        );
+    }
+    if resolved.config.engine == EngineKind::TokioUring {
+        warn!(
+            "the rings of tokio-uring cannot be restricted: this engine is for comparison (docs/security.md)"
         );
     }
     // Nothing that this process starts, which is nothing, may do more than it.

@@ -218,7 +218,7 @@ pub struct Flags {
     /// Hold at most this many connections; more are accepted, closed and counted
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), help_heading = "Who may come in")]
     pub max_connections: Option<u64>,
-    /// Hold at most this many from one IPv4 address or IPv6 /64 network; io_uring then takes a file descriptor per connection
+    /// Hold at most this many from one IPv4 address or IPv6 /64 network; io_uring then takes a file descriptor per connection (RLIMIT_NOFILE bounds them)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Who may come in")]
     pub max_per_source: Option<u32>,
     /// Let in at most this many a second, and as many at once

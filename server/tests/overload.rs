@@ -100,41 +100,11 @@ fn nobody_comes_in_while_memory_is_short_and_who_is_held_stays() {
     });
 }
 
-/// Where a connection takes a file descriptor, the others wait in the backlog, and come in when one is free.
-#[test]
-fn without_file_descriptors_the_others_wait() {
-    for_each_engine(|engine| {
-        let mut command = std::process::Command::new("sh");
-        let program = env!("CARGO_BIN_EXE_throng-server");
-        let descriptors = if engine == "uring" {
-            "--descriptors fd"
-        } else {
-            ""
-        };
-        command.args(["-c", &format!(
-            "ulimit -n 64; exec {program} --engine {engine} {descriptors} --cores 0 --listen 127.0.0.1:0 --heartbeat 0 --drain-timeout 1s"
-        )]);
-        let server = Server::spawn(command);
-        let mut streams: Vec<_> = (0..80).map(|_| server.dial()).collect();
-        // All 80 are served, one after the other, as places become free.
-        for stream in &mut streams {
-            stream.write_all(b"quit\n").unwrap();
-        }
-        for mut stream in streams {
-            assert!(told(&mut stream).starts_with("Welcome"), "{engine}");
-        }
-        let (status, said) = server.stop();
-        assert_eq!(status.code(), Some(0), "{engine}: {said}");
-        assert!(said.contains("80 accepted"), "{engine}: {said}");
-        assert!(said.contains("times put off"), "{engine}: {said}");
-    });
-}
-
 /// A table that is full is no end: one more is made, and nobody is lost.
 #[test]
 fn a_full_table_leads_to_another() {
     if let Err(why) = ring::probe() {
-        return eprintln!("SKIPPED a_full_table: {why}");
+        return common::skip("a_full_table", &why.to_string());
     }
     let flags = [
         "--descriptors",

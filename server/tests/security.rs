@@ -8,7 +8,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use common::{Server, eventually, for_each_engine};
+use common::{Server, eventually, for_each_engine, program, skip};
 use nix::sys::signal::Signal;
 
 fn status_of(server: &Server, field: &str) -> String {
@@ -108,7 +108,7 @@ fn no_server_can_gain_privileges() {
 #[test]
 fn another_user_serves_and_owns_what_it_must() {
     if !nix::unistd::geteuid().is_root() {
-        return eprintln!("SKIPPED another_user: only root may become another user");
+        return skip("another_user", "only root may become another user");
     }
     for_each_engine(|engine| {
         let directory = tempfile::tempdir().unwrap();
@@ -143,4 +143,29 @@ fn another_user_serves_and_owns_what_it_must() {
         assert_eq!(status.code(), Some(0), "{said}");
         assert!(std::fs::metadata(json).unwrap().len() > 100);
     });
+}
+
+#[test]
+fn who_may_not_become_another_user_is_told_before_anything_starts() {
+    use std::os::unix::process::CommandExt;
+    let mut command = std::process::Command::new(program());
+    command.args(["--user", "54321:12345", "--listen", "127.0.0.1:0"]);
+    if nix::unistd::geteuid().is_root() {
+        let nobody = std::fs::metadata(program()).unwrap().permissions().mode() & 0o001;
+        if nobody == 0 {
+            return skip("who_may_not_become_another_user", "nobody can start it");
+        }
+        command.uid(65_534).gid(65_534);
+    }
+    let output = match command.output() {
+        Ok(output) => output,
+        Err(error) => return skip("who_may_not_become_another_user", &error.to_string()),
+    };
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(
+        said.contains("--user") && said.contains("only root"),
+        "{said}"
+    );
+    assert!(output.stdout.is_empty(), "it was ready");
 }

@@ -1,8 +1,9 @@
 //! What the tests over real server processes share: a server that never outlives its test, and waits with a bound.
 #![allow(dead_code, clippy::unwrap_used)]
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,23 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 pub const LONG: Duration = Duration::from_secs(30);
+
+/// The program, where the tests were built, or beside a copy of them.
+pub fn program() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let beside = test.parent().and_then(Path::parent).unwrap();
+    let beside = beside.join("throng-server");
+    match beside.exists() {
+        true => beside,
+        false => env!("CARGO_BIN_EXE_throng-server").into(),
+    }
+}
+
+/// Says, past the capture of test output, that something could not be tested here. The test script counts these lines.
+pub fn skip(test: &str, why: &str) {
+    let line = format!("SKIPPED {test}: {why}\n");
+    std::io::stderr().write_all(line.as_bytes()).unwrap();
+}
 
 /// Killed when dropped.
 pub struct Server {
@@ -20,7 +38,7 @@ pub struct Server {
 impl Server {
     /// On a port of the kernel's choice.
     pub fn start(engine: &str, flags: &[&str]) -> Server {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_throng-server"));
+        let mut command = Command::new(program());
         command.args(["--engine", engine, "--listen", "127.0.0.1:0"]);
         command.args(flags);
         Server::spawn(command)
@@ -105,7 +123,7 @@ impl Drop for Server {
 pub fn for_each_engine(test: impl Fn(&str)) {
     for engine in ["uring", "epoll", "tokio-uring"] {
         match ring::probe() {
-            Err(why) if engine != "epoll" => eprintln!("SKIPPED {engine}: {why}"),
+            Err(why) if engine != "epoll" => skip(engine, &why.to_string()),
             _ => test(engine),
         }
     }
