@@ -218,9 +218,11 @@ impl Truth {
             ),
             (
                 CloseReason::IdleTimeout,
-                timeouts
-                    .idle
-                    .is_some_and(|idle| elapsed_ns(self.heard_ns) >= idle.as_nanos()),
+                // Who goes anyway goes for his own reason, once all is sent.
+                timeouts.idle.is_some_and(|idle| {
+                    let goes = self.is_finishing() && !self.waits();
+                    elapsed_ns(self.heard_ns) >= idle.as_nanos() && !goes
+                }),
             ),
             (
                 CloseReason::WriteTimeout,
