@@ -11,7 +11,8 @@ command -v cargo-fuzz >/dev/null || skip 'cargo-fuzz is not installed (cargo ins
 cargo +nightly --version >/dev/null 2>&1 || skip 'there is no nightly toolchain (rustup toolchain install nightly)'
 
 # Without a sanitizer: what is fuzzed forbids unsafe code.
-cargo +nightly fuzz build --sanitizer none
+build=(--sanitizer none --codegen-units 16)
+cargo +nightly fuzz build "${build[@]}"
 
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
@@ -24,6 +25,6 @@ for target in line echo server_config client_config report scenario; do
         report) corpus+=(../bench/testdata) ;;
         scenario) corpus+=(../bench/scenarios) ;;
     esac
-    cargo +nightly fuzz run --sanitizer none "$target" "${corpus[@]}" -- \
+    cargo +nightly fuzz run "${build[@]}" "$target" "${corpus[@]}" -- \
         -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -verbosity=0 -print_final_stats=1
 done
