@@ -132,7 +132,7 @@ impl Acceptor {
 
     /// What to do now, given the room in the table that accepts.
     pub fn step(&mut self, room: Room, now_ms: u32) -> Step {
-        if let Some(at) = self.retry_at_ms {
+        if let Some(at) = self.retry_at_ms.filter(|_| !self.stopped) {
             if (at.wrapping_sub(now_ms) as i32) > 0 {
                 return Step::Wait;
             }
@@ -260,6 +260,24 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn shortage_does_not_hold_up_the_stop() {
+        let mut acceptor = Acceptor::new(3);
+        acceptor.step(Room::Counted(2), 100);
+        acceptor.stop();
+        let room = Room::Counted(2);
+        let short = acceptor.completed(Op::AcceptOne, -libc::ENFILE, false, room, 100);
+        assert_eq!(short, Accepted::Short(libc::ENFILE));
+        let cancel = Operation::CancelAccept {
+            kind: Op::AcceptOne,
+        };
+        let now = Step::Queue {
+            table: 0,
+            operations: vec![cancel],
+        };
+        assert_eq!(acceptor.step(room, 101), now);
     }
 
     #[test]

@@ -538,8 +538,11 @@ impl<S: Session> Machine<S> {
 mod tests {
     //! What the [`simulation`](super::super::simulation) meets by chance alone, or rarely.
 
+    use std::time::Duration;
+
     use super::*;
     use crate::conn::Limits;
+    use crate::timeouts::{Sweep, Timeouts};
     use wire::Echo;
 
     /// Gives `act` a machine of four slots and a turn; returns the operations asked for.
@@ -580,6 +583,25 @@ mod tests {
                 machine.complete(plain(op, 0, -libc::ECONNRESET), turn);
             }
             assert_eq!(machine.held(), 1);
+        });
+    }
+
+    #[test]
+    fn who_goes_anyway_is_not_swept() {
+        operations(|machine, turn| {
+            machine.accepted(0, Echo, turn);
+            machine.complete(plain(Op::Poll, 0, libc::POLLIN.into()), turn);
+            machine.complete(plain(Op::Recv, 0, 0), turn);
+            machine.settled(turn);
+            let idle = Timeouts {
+                idle: Some(Duration::from_secs(1)),
+                write: None,
+            };
+            let silent = Sweep::new(idle, 0).rules(2_000_000_000);
+            machine.sweep(0..1, silent, turn);
+            assert_eq!(machine.held(), 1);
+            machine.settled(turn);
+            assert_eq!(turn.stats.closed.get(&CloseReason::PeerClosed), Some(&1));
         });
     }
 

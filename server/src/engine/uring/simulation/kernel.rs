@@ -227,7 +227,7 @@ impl Kernel {
 
     fn has_ready(&self) -> bool {
         let filled = |table: &Table| !table.ready.is_empty() || !table.overflow.is_empty();
-        self.tables.iter().any(filled)
+        self.tables.iter().any(filled) || (self.world.mail && self.world.is_watched)
     }
 }
 

@@ -187,8 +187,10 @@ fn run<S: Session>(
         max_connections: plan.max_connections,
         ..Bounds::default()
     }));
-    let mut world = World::new(unborn, publisher.clone(), Arc::clone(&admission));
-    world.beating_since_ns = (!plan.heartbeat_waits).then_some(plan.clock_ns);
+    let world = World::new(unborn, publisher.clone(), Arc::clone(&admission));
+    if !plan.heartbeat_waits {
+        shared.beating_since_ns.set(Some(plan.clock_ns));
+    }
     let kernel = Kernel::new(seed, shared, trace, world);
     let (events, _ready) = channel();
     let making = Rc::clone(shared);
@@ -224,6 +226,10 @@ fn run<S: Session>(
     driver.serve().unwrap();
 
     let kernel = &driver.group;
+    assert!(
+        kernel.tables.iter().all(|table| table.queued.is_empty()),
+        "it ended with something said and not sent"
+    );
     let (step, refused) = (kernel.step, kernel.refused);
     let (accept_faults, file_faults) = (kernel.accept_faults, kernel.file_faults);
     let entered: u64 = kernel

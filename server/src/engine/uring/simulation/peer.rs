@@ -78,7 +78,9 @@ impl Peer {
             false => most,
         };
         self.inbound.extend(self.to_write.drain(..wrote));
-        let answered = self.inbound.is_empty() && self.outbound == 0;
+        let has_seen_all = |truth: &Rc<RefCell<Truth>>| truth.borrow().has_seen_all();
+        let is_seen = self.truth.as_ref().is_none_or(has_seen_all);
+        let answered = self.inbound.is_empty() && self.outbound == 0 && is_seen;
         let is_willing = match self.manners {
             Manners::Hasty => true,
             Manners::Patient => answered || self.reads_nothing,

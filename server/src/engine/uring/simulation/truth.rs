@@ -11,6 +11,7 @@ use wire::{Close, Out, Session};
 
 use super::plan::Plan;
 use super::stop::Stop;
+use super::world::LEAST_LATE_NS;
 use crate::stats::CloseReason;
 
 /// No published message looks like it.
@@ -32,6 +33,10 @@ pub struct Shared {
     pub farewell: Vec<u8>,
     /// The number of the last message published before that.
     pub farewell_after: Cell<u64>,
+    /// When heartbeats were let begin.
+    pub beating_since_ns: Cell<Option<u64>>,
+    /// How late the worker may be with what is due.
+    pub late_ns: Cell<u64>,
     /// Once the server was told to stop.
     pub stop: Cell<Option<Stop>>,
     /// Slots of all tables, up to the highest that ever held a connection.
@@ -62,6 +67,8 @@ impl Shared {
                 false => Vec::new(),
             },
             farewell_after: Cell::default(),
+            beating_since_ns: Cell::default(),
+            late_ns: Cell::new(LEAST_LATE_NS),
             stop: Cell::default(),
             slots: Cell::default(),
             unbound: RefCell::default(),
@@ -91,6 +98,8 @@ pub struct Truth {
     received: VecDeque<u8>,
     /// The session took something when it was asked last.
     took: bool,
+    /// So much of `received` it has been shown and did not take.
+    left: usize,
     /// Said by the session, not yet in the socket.
     unsent: VecDeque<u8>,
     /// In the socket by a waiting send that has not completed: they wait as far as the server knows.
@@ -132,6 +141,11 @@ impl Truth {
         self.unsent.len() + self.untold > 0
     }
 
+    /// The session has been shown all that was received, or will be shown nothing more.
+    pub fn has_seen_all(&self) -> bool {
+        self.received.len() == self.left || self.is_finishing()
+    }
+
     /// It will be said nothing more.
     pub fn is_finishing(&self) -> bool {
         self.asked.is_some() || self.told_eof || self.ended
@@ -165,6 +179,21 @@ impl Truth {
         if !self.ended {
             self.shared.wait_no_more(std::mem::take(&mut self.untold));
         }
+    }
+
+    /// Its last heartbeat was too long ago.
+    pub fn is_beat_late(&self) -> bool {
+        let since_ns = self.shared.beating_since_ns.get();
+        let (Some(interval), Some(since_ns)) = (self.shared.plan.heartbeat, since_ns) else {
+            return false;
+        };
+        let due_ns = self.beat_ns.max(since_ns) + interval.as_nanos() as u64;
+        self.shared.now_ns.get() > due_ns + self.shared.late_ns.get()
+    }
+
+    /// More input waits than may: it is closed for that once its output is sent.
+    pub fn has_too_much(&self) -> bool {
+        self.received.len() > self.shared.plan.limits.input_bytes_per_conn
     }
 
     /// What waits is within the bounds of a connection. Asked when the server has nothing more to do: then what was said
@@ -207,8 +236,7 @@ impl Truth {
             ),
             (
                 CloseReason::TooLong,
-                (self.asked == Some(Close::TooLong) && said_all)
-                    || self.received.len() > limits.input_bytes_per_conn,
+                (self.asked == Some(Close::TooLong) && said_all) || self.has_too_much(),
             ),
             (CloseReason::Reset, self.broken),
             (CloseReason::Failed, self.broken),
@@ -218,9 +246,11 @@ impl Truth {
             ),
             (
                 CloseReason::IdleTimeout,
-                timeouts
-                    .idle
-                    .is_some_and(|idle| elapsed_ns(self.heard_ns) >= idle.as_nanos()),
+                // Who goes anyway goes for his own reason, once all is sent.
+                timeouts.idle.is_some_and(|idle| {
+                    let goes = self.is_finishing() && !self.waits();
+                    elapsed_ns(self.heard_ns) >= idle.as_nanos() && !goes
+                }),
             ),
             (
                 CloseReason::WriteTimeout,
@@ -316,6 +346,7 @@ impl<S: Session> Witness<S> {
             id: None,
             received: VecDeque::new(),
             took: false,
+            left: 0,
             unsent: VecDeque::new(),
             untold: 0,
             eof: false,
@@ -392,6 +423,7 @@ impl<S: Session> Session for Witness<S> {
         }
         truth.received.drain(..taken);
         truth.took = taken > 0;
+        truth.left = input.len() - taken;
         self.shared.wait_no_more(taken);
         taken
     }
@@ -401,7 +433,11 @@ impl<S: Session> Session for Witness<S> {
         self.say(out, |inner, out| inner.on_tick(out));
         let beats = u64::from(out.written() > before);
         self.shared.beats.set(self.shared.beats.get() + beats);
-        self.truth.borrow_mut().beat_ns = self.shared.now_ns.get();
+        let truth = &mut *self.truth.borrow_mut();
+        if truth.is_beat_late() {
+            truth.fail("its heartbeat is late");
+        }
+        truth.beat_ns = self.shared.now_ns.get();
     }
 
     fn on_message(&mut self, message: &[u8], out: &mut Out<'_>) {

@@ -26,8 +26,6 @@ pub struct World {
     pub mail: bool,
     /// The worker waits for its mailbox.
     pub is_watched: bool,
-    /// When heartbeats were let begin.
-    pub beating_since_ns: Option<u64>,
     /// Memory, so that nobody may come in.
     is_short: bool,
     stopped_in: u32,
@@ -40,6 +38,7 @@ pub struct World {
     posted: VecDeque<(u64, u64, u64)>,
     /// By when the last message must have been given.
     told_by_ns: u64,
+    /// Of those in which it did not wait.
     longest_step_ns: u64,
 }
 
@@ -51,7 +50,6 @@ impl World {
             admission,
             mail: false,
             is_watched: false,
-            beating_since_ns: None,
             is_short: false,
             stopped_in: 0,
             farewell: None,
@@ -71,8 +69,12 @@ const CALM_WINDOW: usize = 1_000;
 const CALM_NAP: Duration = Duration::from_millis(10);
 /// A worker reacts within so many of its turns.
 const TURNS: u64 = 8;
+/// What is due in steps of a millisecond may be as late as that anyhow.
+pub const LEAST_LATE_NS: u64 = 5 * STEP_NS;
 /// One in which it is told to stop, one that begins before the time is over.
 const DRAIN_TURNS: u64 = 2;
+/// One in which it is not listening to its mailbox, one in which it is told.
+const MOST_ACCEPTING_STEPS: u32 = 2;
 /// One in which the last of its own completions come.
 const MOST_IDLE_STEPS: u32 = 2;
 
@@ -143,10 +145,10 @@ impl Kernel {
     fn command(&mut self) {
         let now_ns = self.shared.now_ns.get();
         if self.plan.heartbeat_waits
-            && self.world.beating_since_ns.is_none()
+            && self.shared.beating_since_ns.get().is_none()
             && self.step > self.plan.steps / 3
         {
-            self.world.beating_since_ns = Some(now_ns);
+            self.shared.beating_since_ns.set(Some(now_ns));
             self.post(Command::Beat);
         }
         if self.is_calm || self.lot(self.plan.shortages) {
@@ -244,14 +246,20 @@ impl Kernel {
     pub(super) fn pass_time(&mut self, timeout: Duration, has_ready: bool) {
         let nap_ns = self.plan.nap.as_nanos() as u64;
         let most_ns = timeout.as_nanos() as u64;
-        let ns = match has_ready || most_ns == 0 {
+        let is_busy = has_ready || most_ns == 0;
+        let ns = match is_busy {
             true if self.random.random_range(0..200) == 0 => self.random.random_range(0..=nap_ns),
             true => self.random.random_range(0..=50_000),
             false => self
                 .random
                 .random_range(most_ns.min(nap_ns) / 2..=most_ns.min(nap_ns)),
         };
-        self.world.longest_step_ns = self.world.longest_step_ns.max(ns);
+        // What the worker sleeps by its own will is no excuse for being late.
+        if is_busy {
+            self.world.longest_step_ns = self.world.longest_step_ns.max(ns);
+            let late_ns = TURNS * self.world.longest_step_ns + LEAST_LATE_NS;
+            self.shared.late_ns.set(late_ns);
+        }
         self.shared.now_ns.set(self.shared.now_ns.get() + ns);
         self.trace
             .note(None, || format!("step {}: {ns} ns pass", self.step));
@@ -260,7 +268,7 @@ impl Kernel {
     /// Nobody is forgotten: what is due has come.
     pub(super) fn check_times(&mut self) {
         let now_ns = self.shared.now_ns.get();
-        let late_ns = TURNS * self.world.longest_step_ns + 5_000_000;
+        let late_ns = self.shared.late_ns.get();
         let timeouts = self.plan.timeouts;
         let swept_ns = |timeout: Duration| {
             let slack = (timeout / 20).max(Duration::from_secs(1));
@@ -297,7 +305,7 @@ impl Kernel {
                 continue;
             };
             let truth = truth.borrow();
-            if truth.is_finishing() {
+            if truth.is_finishing() || truth.has_too_much() {
                 continue;
             }
             let waits = truth.unsent() > 0;
@@ -311,10 +319,7 @@ impl Kernel {
                 None
             } else if is_over(truth.heard_ns, timeouts.idle.filter(|_| !waits)) {
                 Some("is silent for too long, and still held")
-            } else if let (Some(interval), Some(since_ns)) =
-                (self.plan.heartbeat, self.world.beating_since_ns)
-                && now_ns - truth.beat_ns.max(since_ns) > interval.as_nanos() as u64 + late_ns
-            {
+            } else if truth.is_beat_late() {
                 Some("was told no heartbeat")
             } else if let Some((message, at_ns, _)) = message
                 && truth.made_ns < *at_ns
@@ -345,6 +350,9 @@ impl Kernel {
             "it goes on at {now_ns} ns: {stop:?}"
         );
         let accepts = self.tables.iter().any(|t| t.multi || t.singles > 0);
+        if accepts && self.step > self.world.stopped_in + MOST_ACCEPTING_STEPS {
+            self.fail(None, "it was told to stop, and goes on accepting");
+        }
         match self.shared.alive.get() == 0 && !accepts {
             true => self.world.idle_steps += 1,
             false => self.world.idle_steps = 0,
