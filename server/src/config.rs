@@ -259,7 +259,7 @@ pub struct Flags {
     /// Give up a connection that acknowledges nothing of what was sent, or no probe, for this long (TCP_USER_TIMEOUT) [default: as the host says]
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "0", hide_default_value = true, help_heading = "How it serves")]
     pub user_timeout: Duration,
-    /// Take commands from a unix socket here: `broadcast TEXT`, `broadcast over 5s TEXT`
+    /// Take commands from a unix socket here: `broadcast TEXT`, `broadcast over 5s TEXT`, `held`
     #[arg(long, value_name = "PATH", help_heading = "What it broadcasts")]
     pub control: Option<PathBuf>,
     /// What every connection is told at SIGUSR1, followed by a line end

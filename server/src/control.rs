@@ -1,11 +1,12 @@
 //! The control socket: commands to a running server, a line each, over a unix socket.
 //!
 //! `broadcast TEXT` gives TEXT and a line end to every session at once; `broadcast over TIME TEXT` evenly over that
-//! time. The answer is a line: `published to N connections`, or `error: …`. `takeover` begins a conversation of its own
+//! time. The answer is a line: `published to N connections`, or `error: …`. `held` is answered by how many connections are
+//! held, a number. `takeover` begins a conversation of its own
 //! ([`takeover`](crate::takeover)).
 //!
-//! Owns: the socket file, which only its owner may use, and removes it at the end, unless a successor has it then. Runs on a thread of its own and
-//! touches connections through the [`Publisher`] alone.
+//! Owns: the socket file, which only its owner may use, and removes it at the end, unless a successor has it then. Runs on
+//! a thread of its own and touches connections through the [`Publisher`] alone.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -149,13 +150,8 @@ impl Desk {
                     .hand_over(&stream, &mut lines, &self.listener)?;
                 return Ok(taken == Some(true));
             }
-            let published = parse(&line).and_then(|Broadcast { text, over }| {
-                self.publisher
-                    .publish(text, over)
-                    .map_err(|e| e.to_string())
-            });
-            let said = match published {
-                Ok(()) => format!("published to {} connections\n", self.admission.held()),
+            let said = match parse(&line).and_then(|order| self.obey(order)) {
+                Ok(said) => format!("{said}\n"),
                 Err(error) => format!("error: {error}\n"),
             };
             (&stream).write_all(said.as_bytes())?;
@@ -163,18 +159,35 @@ impl Desk {
         }
         Ok(false)
     }
+
+    fn obey(&self, order: Order) -> Result<String, String> {
+        match order {
+            Order::Broadcast { text, over } => {
+                let published = self.publisher.publish(text, over);
+                published.map_err(|error| error.to_string())?;
+                Ok(format!(
+                    "published to {} connections",
+                    self.admission.held()
+                ))
+            }
+            Order::Held => Ok(self.admission.held().to_string()),
+        }
+    }
 }
 
 /// A parsed command.
 #[derive(Debug, PartialEq, Eq)]
-struct Broadcast {
-    text: Vec<u8>,
-    over: Duration,
+enum Order {
+    Broadcast { text: Vec<u8>, over: Duration },
+    Held,
 }
 
-fn parse(line: &[u8]) -> Result<Broadcast, String> {
-    let usage = "give `broadcast TEXT`, `broadcast over TIME TEXT` or `takeover`";
+fn parse(line: &[u8]) -> Result<Order, String> {
+    let usage = "give `broadcast TEXT`, `broadcast over TIME TEXT`, `held` or `takeover`";
     let line = line.strip_suffix(b"\n").unwrap_or(line);
+    if line == b"held" {
+        return Ok(Order::Held);
+    }
     let rest = line.strip_prefix(b"broadcast ").ok_or(usage)?;
     let (over, text) = match rest.strip_prefix(b"over ") {
         None => (Duration::ZERO, rest),
@@ -185,7 +198,7 @@ fn parse(line: &[u8]) -> Result<Broadcast, String> {
             (over, &rest[end + 1..])
         }
     };
-    Ok(Broadcast {
+    Ok(Order::Broadcast {
         text: [text, b"\n"].concat(),
         over,
     })
@@ -198,11 +211,12 @@ mod tests {
     #[test]
     fn commands_are_read_as_written() {
         let broadcast = |text: &[u8], over| {
-            Ok(Broadcast {
+            Ok(Order::Broadcast {
                 text: text.to_vec(),
                 over,
             })
         };
+        assert_eq!(parse(b"held\n"), Ok(Order::Held));
         assert_eq!(
             parse(b"broadcast hello all\n"),
             broadcast(b"hello all\n", Duration::ZERO)

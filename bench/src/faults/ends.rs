@@ -3,7 +3,6 @@
 //! Each function does its fault to a scene once, and gives how long it took until all was as before, and until another
 //! server was ready where one took the place of the first.
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -19,35 +18,31 @@ const STOPPED: Duration = Duration::from_secs(3);
 
 /// A client with `victims` connections is killed.
 pub fn client_kill(scene: &mut Scene<'_>, victims: u64) -> Took {
-    let before = scene.sockets()?;
     let client = scene.connected(victims, &[])?;
     client.kill();
-    Ok((scene.sockets_back(before)?, None))
+    Ok((scene.held_at_most(scene.held)?, None))
 }
 
 /// A client resets its `victims` connections.
 pub fn resets(scene: &mut Scene<'_>, victims: u64) -> Took {
-    let before = scene.sockets()?;
     let client = scene.connected(victims, &[])?;
     client.reset();
-    Ok((scene.sockets_back(before)?, None))
+    Ok((scene.held_at_most(scene.held)?, None))
 }
 
 /// As [`resets`], of connections that all talk.
 pub fn resets_while_talking(scene: &mut Scene<'_>, victims: u64) -> Took {
-    let before = scene.sockets()?;
     let active = victims.to_string();
     let mut client = scene.connected(victims, &["--active", &active])?;
     scene.wait("each of those that are to be hit has talked", |_| {
         client.last().messages >= 2 * victims
     })?;
     client.reset();
-    Ok((scene.sockets_back(before)?, None))
+    Ok((scene.held_at_most(scene.held)?, None))
 }
 
 /// `victims` clients are dropped at once, and as many come at once: until all of them are in.
 pub fn storm(scene: &mut Scene<'_>, victims: u64) -> Took {
-    let before = scene.sockets()?;
     let dropped = scene.connected(victims, &[])?;
     let at_once = victims.to_string();
     dropped.kill();
@@ -60,7 +55,7 @@ pub fn storm(scene: &mut Scene<'_>, victims: u64) -> Took {
     })?;
     back.reset();
     drop(dropped);
-    scene.sockets_back(before)?;
+    scene.held_at_most(scene.held)?;
     Ok((took, None))
 }
 
@@ -82,7 +77,7 @@ pub fn stopped(scene: &mut Scene<'_>) -> Took {
 pub fn server_kill(scene: &mut Scene<'_>) -> Took {
     let began = Instant::now();
     scene.server.signal(Signal::SIGKILL);
-    let server = scene.another(&[])?;
+    let server = scene.another(false)?;
     let ready = began.elapsed();
     scene.replace(server, None);
     come_back(scene, began)?;
@@ -93,18 +88,17 @@ pub fn server_kill(scene: &mut Scene<'_>) -> Took {
 pub fn drain(scene: &mut Scene<'_>) -> Took {
     let began = Instant::now();
     scene.server.signal(Signal::SIGTERM);
-    let server = scene.another(&[])?;
+    let server = scene.another(false)?;
     let ready = began.elapsed();
     scene.replace(server, None);
     come_back(scene, began)?;
     Ok((began.elapsed(), Some(ready)))
 }
 
-/// Another server takes over from the one that runs, which has its control socket at `control`.
-pub fn takeover(scene: &mut Scene<'_>, control: &Path) -> Took {
+/// Another server takes over from the one that runs, by its control socket.
+pub fn takeover(scene: &mut Scene<'_>) -> Took {
     let began = Instant::now();
-    let control = control.display().to_string();
-    let server = scene.another(&["--takeover".to_owned(), control])?;
+    let server = scene.another(true)?;
     let ready = began.elapsed();
     scene.replace(server, None);
     come_back(scene, began)?;

@@ -213,17 +213,9 @@ impl Place {
                 let script = "RUST_LOG=trace exec \"$@\" 2>/dev/full";
                 self.through = words(&["sh", "-c", script, "sh"]);
             }
-            Fault::Takeover => {
-                let control = self.control().display().to_string();
-                self.flags = words(&["--control", &control]);
-            }
             _ => {}
         }
         Ok(())
-    }
-
-    fn control(&self) -> std::path::PathBuf {
-        self.files.path().join("control")
     }
 
     fn clock_file(&self) -> std::path::PathBuf {
@@ -285,6 +277,7 @@ impl Place {
             engine: self.engine,
             launcher: Rc::new(server.through(&through)),
             flags: self.flags.clone(),
+            files: self.files.path().to_owned(),
         };
         let source = self.joined.as_ref().map(|_| network::OUTSIDE_SOURCE);
         Scene::start(
@@ -336,7 +329,7 @@ impl Place {
             Fault::Stopped => ends::stopped(scene),
             Fault::ServerKill => ends::server_kill(scene),
             Fault::Drain => ends::drain(scene),
-            Fault::Takeover => ends::takeover(scene, &self.control()),
+            Fault::Takeover => ends::takeover(scene),
             Fault::SlowReaders => shortage::slow_readers(scene, victims),
             Fault::AcceptQueue => shortage::accept_queue(scene, victims),
             Fault::TableFull | Fault::Files => shortage::full(scene, victims),

@@ -19,7 +19,6 @@ const VANISHING_SOURCE: &str = "10.78.128.0/17";
 
 /// Everything to and from `victims` peers is dropped, without a word, until the server has given all of them up.
 pub fn half_open(scene: &mut Scene<'_>, victims: u64, joined: &Joined) -> Took {
-    let before = scene.sockets()?;
     let heartbeat = ["--heartbeat", "0"].map(str::to_owned);
     let mut gone = Holder::start(
         scene.stage,
@@ -38,19 +37,13 @@ pub fn half_open(scene: &mut Scene<'_>, victims: u64, joined: &Joined) -> Took {
         .ip(&format!("route add blackhole {route}"))
         .map_err(|why| refused(scene, why))?;
     let began = Instant::now();
-    // The peers know nothing of it, and their ends stay: half of the sockets go.
-    let back = scene.wait("the server has given up those that vanished", |scene| {
-        scene
-            .sockets()
-            .is_ok_and(|now| now <= before + victims + 100)
-    });
+    let back = scene.held_at_most(scene.held);
     let took = began.elapsed();
     joined
         .client
         .ip(&format!("route del blackhole {route}"))
         .map_err(|why| refused(scene, why))?;
     back?;
-    gone.reset();
-    scene.sockets_back(before)?;
+    gone.end();
     Ok((took, None))
 }

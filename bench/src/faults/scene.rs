@@ -3,7 +3,10 @@
 //! Invariant: every wait ends, with a failure that says what was waited for and how all stood.
 
 use std::ffi::OsString;
+use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use kernel_tuning::host::{Memory, NetCounters, Sockstat};
@@ -18,7 +21,7 @@ use crate::clock::millis;
 use crate::load::Stage;
 use crate::result::Failure;
 use crate::runner::Launcher;
-use crate::sample::{HostSample, memory_is_short, settle};
+use crate::sample::{memory_is_short, settle, sockets_settle};
 use crate::scenario::Engine;
 use crate::screen::Screen;
 use crate::servers::{Servers, core_list};
@@ -29,8 +32,8 @@ const HEARTBEAT: &str = "5s";
 pub const WRITE_TIMEOUT: &str = "2s";
 /// How long any state may take to come about.
 pub const PATIENCE: Duration = Duration::from_secs(120);
-/// Sockets of others on the host come and go.
-const OTHER_SOCKETS: u64 = 100;
+/// Those of 100,000 connections are gone in a tenth of this.
+const SETTLES_WITHIN: Duration = Duration::from_secs(10);
 /// Where the connections come from that nobody means to hit.
 const OUTSIDE_SOURCE: &str = "127.1.0.0/16";
 /// Where those come from that are hit, by turns: ports of the last ones may not be free yet.
@@ -50,6 +53,8 @@ pub struct Setting {
     pub launcher: std::rc::Rc<Launcher>,
     /// Further flags.
     pub flags: Vec<String>,
+    /// A directory for its control socket.
+    pub files: PathBuf,
 }
 
 /// A server with its connections.
@@ -70,8 +75,12 @@ pub struct Scene<'a> {
     pub outside: Holder,
     /// How many those are.
     pub held: u64,
+    /// Where the server takes commands.
+    control: PathBuf,
     /// The summaries of servers that have ended.
     pub ended: Vec<Value>,
+    /// The host's sockets when all connections were there, and no more.
+    steady: Option<Sockstat>,
     sources: usize,
 }
 
@@ -92,7 +101,8 @@ impl<'a> Scene<'a> {
         screen.doing(format!("{fault}: connecting"));
         settle(&stage.base, Duration::from_secs(30), &stage.stop);
         let listen = SocketAddr::new(setting.launcher.address(), 0);
-        let server = start_server(stage, &setting, listen, &[])?;
+        let control = setting.files.join("control");
+        let server = start_server(stage, &setting, listen, &control, &[])?;
         let active = plan.active.min(held);
         let mut flags = vec![
             "--heartbeat".to_owned(),
@@ -116,13 +126,16 @@ impl<'a> Scene<'a> {
             server,
             outside,
             held,
+            control,
             ended: Vec::new(),
+            steady: None,
             sources: 0,
         };
         scene.wait("all connections are there", |scene| {
             scene.outside.has_ramped() && scene.outside.last().established == held
         })?;
         scene.talk()?;
+        scene.steady = Sockstat::read().ok();
         Ok(scene)
     }
 
@@ -209,22 +222,33 @@ impl<'a> Scene<'a> {
         })
     }
 
-    /// Waits until there are no more sockets than `before`.
+    /// Waits until the server holds no more than `most` connections, by its own count.
     ///
     /// # Errors
     /// As [`Scene::wait`].
-    pub fn sockets_back(&mut self, before: u64) -> Result<Duration, Failure> {
-        self.wait("the sockets are back", |_| {
-            Sockstat::read().is_ok_and(|now| now.alloc <= before + OTHER_SOCKETS)
+    pub fn held_at_most(&mut self, most: u64) -> Result<Duration, Failure> {
+        self.wait("the server holds no more than the others", |scene| {
+            held(&scene.control).is_some_and(|held| held <= most)
         })
     }
 
-    /// Another server of the same setting, with `more` flags, on the same port.
+    /// Another server of the same setting on the same port: it takes the sockets of the one that runs over, or has its own.
     ///
     /// # Errors
     /// When it does not start.
-    pub fn another(&self, more: &[String]) -> Result<Servers, Failure> {
-        start_server(self.stage, &self.setting, self.server.address(), more)
+    pub fn another(&mut self, takes_over: bool) -> Result<Servers, Failure> {
+        let mut more = Vec::new();
+        if takes_over {
+            more = vec!["--takeover".to_owned(), self.control.display().to_string()];
+        } else {
+            // The other one may still answer at its own.
+            self.control = self
+                .setting
+                .files
+                .join(format!("control-{}", self.ended.len()));
+        }
+        let listen = self.server.address();
+        start_server(self.stage, &self.setting, listen, &self.control, &more)
     }
 
     /// What is in use now.
@@ -249,6 +273,10 @@ impl<'a> Scene<'a> {
         let before = NetCounters::read().ok();
         let (recovered, ready) = act(self)?;
         self.talk()?;
+        // What a client left is taken down some time after it has gone. That of others on this host is not waited for.
+        if let Some(steady) = &self.steady {
+            sockets_settle(steady, SETTLES_WITHIN, &self.stage.stop);
+        }
         let overflows = before.zip(NetCounters::read().ok());
         Ok(Cycle {
             fault: self.fault,
@@ -298,21 +326,13 @@ impl<'a> Scene<'a> {
             stderr_tail: Vec::new(),
         }
     }
-
-    /// The host now.
-    ///
-    /// # Errors
-    /// When it cannot be read.
-    pub fn sockets(&self) -> Result<u64, Failure> {
-        let sample = HostSample::read().map_err(|error| self.failure(error.to_string()))?;
-        Ok(sample.sockstat.alloc)
-    }
 }
 
 fn start_server(
     stage: &Stage,
     setting: &Setting,
     listen: SocketAddr,
+    control: &Path,
     more: &[String],
 ) -> Result<Servers, Failure> {
     let (listen, cores) = (listen.to_string(), core_list(&stage.placement.server));
@@ -323,6 +343,7 @@ fn start_server(
         ["--protocol", "line"],
         ["--heartbeat", HEARTBEAT],
         ["--write-timeout", WRITE_TIMEOUT],
+        ["--control", &control.display().to_string()],
     ];
     let flags = flags.into_iter().flatten().map(OsString::from);
     let more = setting.flags.iter().chain(more).map(OsString::from);
@@ -332,4 +353,14 @@ fn start_server(
         flags.chain(more).collect(),
         &stage.stop,
     )
+}
+
+/// How many connections the server holds that takes commands at `control`; `None` where it does not say.
+fn held(control: &Path) -> Option<u64> {
+    let mut stream = UnixStream::connect(control).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(1))).ok()?;
+    stream.write_all(b"held\n").ok()?;
+    let mut said = String::new();
+    BufReader::new(stream).read_line(&mut said).ok()?;
+    said.trim().parse().ok()
 }

@@ -18,7 +18,6 @@ const RESERVE_BYTES: u64 = 64 << 20;
 
 /// Clients that send and do not read, until the server has closed them all.
 pub fn slow_readers(scene: &mut Scene<'_>, victims: u64) -> Took {
-    let before = scene.sockets()?;
     let count = victims.to_string();
     let flags = ["--connections", &count, "--source", "127.6.0.1"];
     let flags = flags.map(str::to_owned).to_vec();
@@ -30,13 +29,12 @@ pub fn slow_readers(scene: &mut Scene<'_>, victims: u64) -> Took {
     })?;
     let took = began.elapsed();
     deaf.end();
-    scene.sockets_back(before)?;
+    scene.held_at_most(scene.held)?;
     Ok((took, None))
 }
 
 /// Clients that connect at once while the server is stopped for a moment: until all are in.
 pub fn accept_queue(scene: &mut Scene<'_>, victims: u64) -> Took {
-    let before = scene.sockets()?;
     scene.server.signal(Signal::SIGSTOP);
     let at_once = victims.to_string();
     let waiting = ["--concurrency", &at_once, "--connect-timeout", "60s"];
@@ -48,14 +46,13 @@ pub fn accept_queue(scene: &mut Scene<'_>, victims: u64) -> Took {
         victim.has_ramped() && victim.last().established == victims
     })?;
     victim.reset();
-    scene.sockets_back(before)?;
+    scene.held_at_most(scene.held)?;
     Ok((took, None))
 }
 
 /// Half of `victims` fills the server, the other half has no room, until the first half goes: from then until all of the
 /// second half are served.
 pub fn full(scene: &mut Scene<'_>, victims: u64) -> Took {
-    let before = scene.sockets()?;
     let half = victims / 2;
     let first = scene.connected(half, &[])?;
     let active = half.to_string();
@@ -87,13 +84,12 @@ pub fn full(scene: &mut Scene<'_>, victims: u64) -> Took {
     let took = began.elapsed();
     second.reset();
     drop(first);
-    scene.sockets_back(before)?;
+    scene.held_at_most(scene.held)?;
     Ok((took, None))
 }
 
 /// A group almost at its limit: newcomers are refused; from when there is room again until all of them are in.
 pub fn memory_group(scene: &mut Scene<'_>, victims: u64, group: &Group) -> Took {
-    let before = scene.sockets()?;
     let broken = |scene: &Scene<'_>, error: io::Error| {
         scene.failure(format!(
             "the memory group {}: {error}",
@@ -125,7 +121,7 @@ pub fn memory_group(scene: &mut Scene<'_>, victims: u64, group: &Group) -> Took 
     })?;
     let took = since.0.saturating_duration_since(began);
     newcomers.reset();
-    scene.sockets_back(before)?;
+    scene.held_at_most(scene.held)?;
     Ok((took, None))
 }
 
