@@ -12,6 +12,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -42,14 +43,26 @@ fn refused(mut command: Command) -> (Option<i32>, String) {
     (output.status.code(), said)
 }
 
-fn has_uring(test: &str) -> bool {
+/// Held by the test that runs rings: an ordinary user's RLIMIT_MEMLOCK is for all of them together.
+static RINGS: Mutex<()> = Mutex::new(());
+
+/// None where there is no io_uring.
+fn uring(test: &str) -> Option<MutexGuard<'static, ()>> {
     match ring::probe() {
-        Ok(()) => true,
+        Ok(()) => Some(RINGS.lock().unwrap_or_else(PoisonError::into_inner)),
         Err(why) => {
             eprintln!("SKIPPED {test}: {why}");
-            false
+            None
         }
     }
+}
+
+/// Runs `test` for the engines that hand over.
+fn for_both(name: &str, mut test: impl FnMut(&str)) {
+    if let Some(_rings) = uring(name) {
+        test("uring");
+    }
+    test("epoll");
 }
 
 fn ask(control: &Path, said: &str) -> String {
@@ -64,16 +77,16 @@ fn ask(control: &Path, said: &str) -> String {
 
 /// Connects, says a line, reads it, closes, as fast as it can.
 struct Storm {
-    stop: std::sync::Arc<AtomicBool>,
+    stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<u64>>,
 }
 
 impl Storm {
     fn begin(address: &str) -> Storm {
-        let stop = std::sync::Arc::new(AtomicBool::new(false));
+        let stop = Arc::new(AtomicBool::new(false));
         let address: SocketAddr = address.parse().unwrap();
         let threads = (0..2).map(|thread| {
-            let stop = std::sync::Arc::clone(&stop);
+            let stop = Arc::clone(&stop);
             std::thread::spawn(move || {
                 let mut visits = 0;
                 while !stop.load(Relaxed) {
@@ -140,9 +153,18 @@ fn take_over_in_a_storm(servers: [(&str, usize); 4], flags: &[&str]) {
     let start = |number: usize, more: &[&str]| {
         let (engine, workers) = servers[number];
         let (json, cores) = (json(number), cores(workers));
+        // Room for multishot accepts, on rings of which an ordinary user can have as many as there are for a moment.
+        let slots = kernel_tuning::process::Nofile::read()
+            .unwrap()
+            .hard
+            .min(9000)
+            .to_string();
         let mut all = vec!["--engine", engine, "--cores", &cores, "--control", control];
-        all.extend(["--heartbeat", "500ms", "--drain-timeout", "3s"]);
+        all.extend(["--heartbeat", "500ms", "--drain-timeout", "2s"]);
         all.extend(["--json", json.to_str().unwrap()]);
+        if engine == "uring" {
+            all.extend(["--table-slots", &slots]);
+        }
         all.extend(flags);
         all.extend(more);
         Server::spawn(command(&all))
@@ -196,9 +218,9 @@ fn nobody_is_refused_from_epoll_to_epoll() {
 
 #[test]
 fn nobody_is_refused_from_uring_to_uring() {
-    if has_uring("nobody_is_refused_from_uring_to_uring") {
+    if let Some(_rings) = uring("nobody_is_refused_from_uring_to_uring") {
         take_over_in_a_storm(
-            [("uring", 2), ("uring", 3), ("uring", 2), ("uring", 4)],
+            [("uring", 2), ("uring", 3), ("uring", 2), ("uring", 2)],
             &[],
         );
     }
@@ -206,7 +228,7 @@ fn nobody_is_refused_from_uring_to_uring() {
 
 #[test]
 fn nobody_is_refused_between_engines() {
-    if has_uring("nobody_is_refused_between_engines") {
+    if let Some(_rings) = uring("nobody_is_refused_between_engines") {
         let servers = [("uring", 1), ("epoll", 2), ("uring", 3), ("epoll", 1)];
         take_over_in_a_storm(servers, &[]);
     }
@@ -214,7 +236,7 @@ fn nobody_is_refused_between_engines() {
 
 #[test]
 fn nobody_is_refused_out_of_a_sandbox_into_another() {
-    if has_uring("nobody_is_refused_out_of_a_sandbox_into_another") {
+    if let Some(_rings) = uring("nobody_is_refused_out_of_a_sandbox_into_another") {
         let servers = [("epoll", 2), ("uring", 2), ("epoll", 3), ("uring", 2)];
         take_over_in_a_storm(servers, &["--sandbox"]);
     }
@@ -223,10 +245,7 @@ fn nobody_is_refused_out_of_a_sandbox_into_another() {
 /// The connections that wait when nobody accepts are there when somebody does.
 #[test]
 fn what_waits_in_the_queue_is_served_by_the_successor() {
-    for engine in ["uring", "epoll"] {
-        if engine == "uring" && !has_uring("what_waits_in_the_queue") {
-            continue;
-        }
+    for_both("what_waits_in_the_queue", |engine| {
         let directory = tempfile::tempdir().unwrap();
         let control = directory.path().join("control");
         let old = Server::start(
@@ -247,15 +266,12 @@ fn what_waits_in_the_queue_is_served_by_the_successor() {
         });
         assert_eq!(taken.sum::<usize>(), 100, "{said}");
         drop(waiting);
-    }
+    });
 }
 
 #[test]
 fn a_successor_that_does_not_start_changes_nothing() {
-    for engine in ["uring", "epoll"] {
-        if engine == "uring" && !has_uring("a_successor_that_does_not_start") {
-            continue;
-        }
+    for_both("a_successor_that_does_not_start", |engine| {
         let directory = tempfile::tempdir().unwrap();
         let control = directory.path().join("control");
         let path = control.to_str().unwrap();
@@ -300,14 +316,14 @@ fn a_successor_that_does_not_start_changes_nothing() {
         let (code, said) = start(&["--cores", &cores(2)]);
         assert_eq!(code, Some(2), "{said}");
         assert!(said.contains("no server answers"), "{said}");
-    }
+    });
 }
 
 #[test]
 fn tokio_uring_says_that_it_cannot() {
-    if !has_uring("tokio_uring_says_that_it_cannot") {
+    let Some(_rings) = uring("tokio_uring_says_that_it_cannot") else {
         return;
-    }
+    };
     let directory = tempfile::tempdir().unwrap();
     let control = directory.path().join("control");
     let path = control.to_str().unwrap();
@@ -448,10 +464,7 @@ fn listening(count: usize) -> Vec<TcpListener> {
 #[test]
 fn sockets_of_a_service_manager_are_served_on_again_and_again() {
     let mut first = 300;
-    for engine in ["uring", "epoll"] {
-        if engine == "uring" && !has_uring("sockets_of_a_service_manager") {
-            continue;
-        }
+    for_both("sockets_of_a_service_manager", |engine| {
         for count in [1, 2] {
             let sockets = listening(count);
             let address = sockets[0].local_addr().unwrap().to_string();
@@ -486,7 +499,7 @@ fn sockets_of_a_service_manager_are_served_on_again_and_again() {
             assert!(storm.end() > 0);
             assert_eq!(last.stop().0.code(), Some(0));
         }
-    }
+    });
 }
 
 #[test]
