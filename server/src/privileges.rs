@@ -80,7 +80,7 @@ fn has_capabilities() -> io::Result<bool> {
     let status = std::fs::read_to_string("/proc/thread-self/status")?;
     let is_some = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name));
-        line.is_none_or(|mask| mask.trim().trim_start_matches('0') != "")
+        line.is_none_or(|mask| !mask.trim().trim_start_matches('0').is_empty())
     };
     Ok(is_some("CapPrm:") || is_some("CapEff:") || is_some("CapAmb:"))
 }
