@@ -32,6 +32,7 @@ for_each_engine!(
     a_broadcast_reaches_everybody_once_and_in_order,
     the_silent_go_in_time_and_the_talking_stay,
     a_peer_that_takes_nothing_goes_by_the_write_timeout,
+    a_peer_that_reads_nothing_of_what_is_published_goes,
     a_reader_that_stops_and_resumes_gets_every_line_once,
     slow_writers_get_their_lines_back_whole,
     what_slow_writers_leave_is_bounded_over_all_of_them,
@@ -380,6 +381,27 @@ fn a_peer_that_takes_nothing_goes_by_the_write_timeout(engine: &str) {
     assert_eq!(read(&mut reader, 10), b"still here");
     let (_, said) = server.stop(Duration::from_secs(10));
     assert!(said.contains("1 for reading nothing"), "{said}");
+}
+
+/// Long before the write timeout: what waits for one connection is bounded.
+fn a_peer_that_reads_nothing_of_what_is_published_goes(engine: &str) {
+    let text = "x".repeat(50_000);
+    let server = server(engine, &["--broadcast", &text, "--heartbeat", "0"]);
+    let mut reader = server.connect();
+    assert_eq!(read(&mut reader, GREETING.len()), GREETING);
+    let _deaf = server.connect();
+    let mut last = reader.try_clone().unwrap();
+    let reading = std::thread::spawn(move || read_all(&mut reader));
+    let port = server.address.port();
+    eventually("the deaf one is closed", Duration::from_secs(20), || {
+        server.signal(Signal::SIGUSR1);
+        common::established(port) == 1
+    });
+    last.write_all(b"quit\n").unwrap();
+    let heard = reading.join().unwrap();
+    assert_eq!(heard.len() % (text.len() + 1), 0, "the other lost some");
+    let (_, said) = server.stop(Duration::from_secs(10));
+    assert!(said.contains("1 for not reading what waits"), "{said}");
 }
 
 /// Over a window of a few kilobytes, and more than all buffers take: sends are cut short, and the unsent rest arrives, in
