@@ -20,8 +20,9 @@ use ring::{
 
 use super::peer::Peer;
 use super::plan::Plan;
+use super::shared::Shared;
 use super::trace::Trace;
-use super::truth::{Shared, Truth};
+use super::truth::Truth;
 use crate::engine::uring::rings::Rings;
 
 /// A slot of a table.
