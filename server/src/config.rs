@@ -19,7 +19,7 @@ use crate::conn::Limits;
 use crate::control::Control;
 use crate::drain::Drain;
 use crate::engine::EngineKind;
-use crate::listener::{GivenError, Vanishing, check, from_environment};
+use crate::listener::{GivenError, Inherited, check, from_environment};
 use crate::privileges::Identity;
 use crate::takeover::{Predecessor, TakeoverError};
 use crate::timeouts::Timeouts;
@@ -55,8 +55,8 @@ pub struct Config {
     pub limits: Limits,
     /// Bounds on a peer's silence.
     pub timeouts: Timeouts,
-    /// How a peer that has vanished is found out by TCP.
-    pub vanishing: Vanishing,
+    /// What connections inherit from their listener.
+    pub inherited: Inherited,
     /// How long connections may take to go after the stop ([`drain`](crate::drain)); those that are left are closed towards
     /// its end.
     pub drain_timeout: Duration,
@@ -104,7 +104,7 @@ impl Config {
             backlog: 4096,
             limits: Limits::default(),
             timeouts: Timeouts::default(),
-            vanishing: Vanishing::default(),
+            inherited: Inherited::default(),
             drain_timeout: Drain::DEFAULT_TIMEOUT,
             farewell: Vec::new(),
             stall_timeout: Some(Duration::from_secs(10)),
@@ -259,6 +259,10 @@ pub struct Flags {
     /// Give up a connection that acknowledges nothing of what was sent, or no probe, for this long (TCP_USER_TIMEOUT) [default: as the host says]
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "0", hide_default_value = true, help_heading = "How it serves")]
     pub user_timeout: Duration,
+    /// Keep at most so many KiB in the kernel of what a connection's peer has not taken; what is more waits in the server,
+    /// where --write-timeout and the bounds on waiting bytes see it [default: as the host says, net.ipv4.tcp_wmem]
+    #[arg(long, value_name = "KIB", value_parser = clap::value_parser!(u32).range(4..=1_048_576), help_heading = "How it serves")]
+    pub send_buffer: Option<u32>,
     /// Take commands from a unix socket here: `broadcast TEXT`, `broadcast over 5s TEXT`, `held`
     #[arg(long, value_name = "PATH", help_heading = "What it broadcasts")]
     pub control: Option<PathBuf>,
@@ -501,20 +505,21 @@ pub fn resolve(args: impl Iterator<Item = OsString>) -> Result<Resolved, UsageEr
         idle: Some(flags.idle_timeout).filter(|t| !t.is_zero()),
         write: Some(flags.write_timeout).filter(|t| !t.is_zero()),
     };
-    let vanishing = Vanishing {
+    let inherited = Inherited {
         keepalive: Some(flags.keepalive).filter(|t| !t.is_zero()),
         user_timeout: Some(flags.user_timeout).filter(|t| !t.is_zero()),
+        send_buffer_bytes: flags.send_buffer.map(|kib| kib as usize * 1024),
     };
     // The kernel's bounds (tcp(7)): whole seconds, and those of a signed 16-bit number.
     let seconds = 1.0..=32_767.0;
-    if vanishing
+    if inherited
         .keepalive
         .is_some_and(|t| !seconds.contains(&t.as_secs_f64()))
     {
         return Err(UsageError::Keepalive);
     }
     for (flag, time) in [
-        ("--user-timeout", vanishing.user_timeout),
+        ("--user-timeout", inherited.user_timeout),
         ("--heartbeat", heartbeat),
         ("--idle-timeout", timeouts.idle),
         ("--write-timeout", timeouts.write),
@@ -640,7 +645,7 @@ pub fn resolve(args: impl Iterator<Item = OsString>) -> Result<Resolved, UsageEr
             heartbeat,
             heartbeat_waits: flags.heartbeat_at_signal,
             timeouts,
-            vanishing,
+            inherited,
             drain_timeout: flags.drain_timeout,
             farewell: match flags.protocol {
                 Protocol::Line => wire::line::FAREWELL.to_vec(),

@@ -86,14 +86,17 @@ pub enum GivenError {
 /// the process has gone.
 const LEAVING: Duration = Duration::from_secs(2);
 
-/// How a peer that has vanished is found out; none where it is left to the host's settings, or not at all.
+/// What accepted connections inherit from their listener; none where it is left to the host's settings, or not done at all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Vanishing {
+pub struct Inherited {
     /// An idle connection is probed after so long, then every tenth of it (at least each second), and given up after as
     /// many probes as the host says (net.ipv4.tcp_keepalive_probes).
     pub keepalive: Option<Duration>,
     /// Sent bytes, and probes, may stay unacknowledged for so long (TCP_USER_TIMEOUT, RFC 5482).
     pub user_timeout: Option<Duration>,
+    /// What the kernel keeps of output that the peer has not taken, before the rest waits here (SO_SNDBUF, socket(7)): it takes
+    /// twice as much of memory.
+    pub send_buffer_bytes: Option<usize>,
 }
 
 /// `count` listening sockets on `address`, the kernel spreading connections over them. Port 0 takes a free
@@ -107,7 +110,7 @@ pub fn listen(
     count: usize,
     backlog: u32,
     share: bool,
-    vanishing: Vanishing,
+    inherited: Inherited,
 ) -> Result<Vec<TcpListener>, ListenError> {
     let explain = |error: io::Error| match error.kind() {
         io::ErrorKind::AddrInUse => ListenError::InUse(address),
@@ -144,7 +147,7 @@ pub fn listen(
             None => bind(address, true).map_err(explain)?,
         };
         // Accepted sockets inherit both.
-        expect(&socket, vanishing).map_err(explain)?;
+        expect(&socket, inherited).map_err(explain)?;
         socket.listen(backlog as i32).map_err(explain)?;
         listeners.push(socket.into());
     }
@@ -229,16 +232,16 @@ pub fn check(
 ///
 /// # Errors
 /// The kernel's.
-pub fn adopt(socket: &TcpListener, backlog: u32, vanishing: Vanishing) -> io::Result<()> {
+pub fn adopt(socket: &TcpListener, backlog: u32, inherited: Inherited) -> io::Result<()> {
     let socket = SockRef::from(socket);
     socket.set_tcp_nodelay(true)?;
-    expect(&socket, vanishing)?;
+    expect(&socket, inherited)?;
     // Again, for the backlog alone; what waits goes on waiting.
     socket.listen(backlog as i32)
 }
 
-fn expect(socket: &Socket, vanishing: Vanishing) -> io::Result<()> {
-    match vanishing.keepalive {
+fn expect(socket: &Socket, inherited: Inherited) -> io::Result<()> {
+    match inherited.keepalive {
         None => socket.set_keepalive(false)?,
         Some(time) => {
             let interval = (time / 10).max(Duration::from_secs(1));
@@ -246,7 +249,10 @@ fn expect(socket: &Socket, vanishing: Vanishing) -> io::Result<()> {
             socket.set_tcp_keepalive(&keepalive)?;
         }
     }
-    socket.set_tcp_user_timeout(vanishing.user_timeout)
+    if let Some(bytes) = inherited.send_buffer_bytes {
+        socket.set_send_buffer_size(bytes)?;
+    }
+    socket.set_tcp_user_timeout(inherited.user_timeout)
 }
 
 fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
@@ -271,24 +277,25 @@ mod tests {
     #[test]
     fn all_listeners_share_one_port_and_nobody_else_gets_it() {
         let any = "127.0.0.1:0".parse().unwrap();
-        let listeners = listen(any, 3, 16, false, Vanishing::default()).unwrap();
+        let listeners = listen(any, 3, 16, false, Inherited::default()).unwrap();
         let address = listeners[0].local_addr().unwrap();
         assert!(listeners.iter().all(|l| l.local_addr().unwrap() == address));
         assert!(matches!(
-            listen(address, 1, 16, false, Vanishing::default()),
+            listen(address, 1, 16, false, Inherited::default()),
             Err(ListenError::InUse(_))
         ));
-        assert!(listen(address, 1, 16, true, Vanishing::default()).is_ok());
+        assert!(listen(address, 1, 16, true, Inherited::default()).is_ok());
     }
 
     #[test]
     fn what_is_accepted_inherits_how_vanishing_is_found_out() {
         let any = "127.0.0.1:0".parse().unwrap();
-        let vanishing = Vanishing {
+        let inherited = Inherited {
             keepalive: Some(Duration::from_secs(300)),
             user_timeout: Some(Duration::from_millis(45_000)),
+            send_buffer_bytes: Some(20_000),
         };
-        let listener = listen(any, 1, 16, false, vanishing).unwrap().remove(0);
+        let listener = listen(any, 1, 16, false, inherited).unwrap().remove(0);
         listener.set_nonblocking(false).unwrap();
         let _peer = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let accepted = Socket::from(listener.accept().unwrap().0);
@@ -303,12 +310,13 @@ mod tests {
         );
         let timeout = Some(Duration::from_millis(45_000));
         assert_eq!(accepted.tcp_user_timeout().unwrap(), timeout);
+        assert_eq!(accepted.send_buffer_size().unwrap(), 40_000);
     }
 
     #[test]
     fn given_sockets_are_looked_at_closely() {
         let any = "127.0.0.1:0".parse().unwrap();
-        let mut given = listen(any, 2, 16, false, Vanishing::default()).unwrap();
+        let mut given = listen(any, 2, 16, false, Inherited::default()).unwrap();
         let address = given[0].local_addr().unwrap();
         assert_eq!(check(&given, None, &[0, 1]).unwrap(), address);
         assert_eq!(check(&given, Some(address), &[0, 1, 2]).unwrap(), address);
@@ -330,12 +338,13 @@ mod tests {
     #[test]
     fn an_adopted_socket_is_as_one_bound_here() {
         let any = "127.0.0.1:0".parse().unwrap();
-        let theirs = Vanishing {
+        let theirs = Inherited {
             keepalive: Some(Duration::from_secs(300)),
             user_timeout: Some(Duration::from_secs(45)),
+            send_buffer_bytes: None,
         };
         let given = listen(any, 1, 16, false, theirs).unwrap().remove(0);
-        adopt(&given, 16, Vanishing::default()).unwrap();
+        adopt(&given, 16, Inherited::default()).unwrap();
         let socket = SockRef::from(&given);
         assert!(!socket.keepalive().unwrap() && socket.tcp_nodelay().unwrap());
         assert_eq!(socket.tcp_user_timeout().unwrap(), None);
@@ -350,7 +359,7 @@ mod tests {
             1,
             16,
             false,
-            Vanishing::default(),
+            Inherited::default(),
         )
         .unwrap_err();
         assert!(matches!(error, ListenError::NotLocal(_)), "{error}");

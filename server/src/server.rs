@@ -19,7 +19,7 @@ use crate::engine::tokio_uring::TokioUring;
 use crate::engine::uring::Uring;
 use crate::engine::{EngineError, EngineKind};
 use crate::guard::Guard;
-use crate::listener::{ListenError, Vanishing, adopt, listen};
+use crate::listener::{Inherited, ListenError, adopt, listen};
 use crate::privileges::PrivilegeError;
 use crate::stats::Stats;
 use crate::takeover::Handover;
@@ -86,7 +86,7 @@ pub struct Server {
     gate: Arc<Gate>,
     handover: Arc<Handover>,
     /// What its sockets are to become that were given.
-    adopts: Option<(u32, Vanishing)>,
+    adopts: Option<(u32, Inherited)>,
 }
 
 /// How long a worker may take to set up.
@@ -128,7 +128,7 @@ where
     S: Session + 'static,
     F: Fn() -> S + Clone + Send + 'static,
 {
-    let adopts = (!given.is_empty()).then_some((config.backlog, config.vanishing));
+    let adopts = (!given.is_empty()).then_some((config.backlog, config.inherited));
     let listeners = match adopts {
         Some(_) => given,
         None => listen(
@@ -136,7 +136,7 @@ where
             config.cores.len(),
             config.backlog,
             config.reuse_port,
-            config.vanishing,
+            config.inherited,
         )?,
     };
     let listeners: Vec<_> = listeners.into_iter().map(Arc::new).collect();
@@ -244,9 +244,9 @@ where
 impl Server {
     /// Accepts from now on.
     pub(crate) fn open(&self) {
-        if let Some((backlog, vanishing)) = self.adopts {
+        if let Some((backlog, inherited)) = self.adopts {
             for listener in self.handover.listeners().unwrap_or_default() {
-                if let Err(error) = adopt(&listener, backlog, vanishing) {
+                if let Err(error) = adopt(&listener, backlog, inherited) {
                     warn!(%error, "a socket that was given stays as it is (backlog, --keepalive, --user-timeout)");
                 }
             }

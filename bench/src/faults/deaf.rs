@@ -18,8 +18,8 @@ use crate::load::Progress;
 
 /// The ports that are bound at each address, in order.
 const PORTS: std::ops::Range<u16> = 20_000..60_000;
-/// What each sends: more than the kernel keeps of the echo for a peer that reads nothing.
-const MOST_BYTES: usize = 256 << 10;
+/// What each sends: more than a small send buffer of the server keeps of the echo.
+const MOST_BYTES: usize = 96 << 10;
 /// Of a socket whose reader is slow.
 const RECV_BUFFER_BYTES: usize = 4 << 10;
 

@@ -110,6 +110,9 @@ pub fn run(plan: Plan, command_line: Vec<String>, screen: &Screen) -> Result<Rep
     Ok(report)
 }
 
+/// Of a peer that takes nothing the kernel keeps up to 4 MiB (net.ipv4.tcp_wmem) before a server knows.
+const SMALL_SEND_BUFFER: [&str; 2] = ["--send-buffer", "16"];
+
 /// What a fault needs besides a server and clients.
 struct Place {
     fault: Fault,
@@ -159,7 +162,10 @@ impl Place {
             group: None,
             files,
         };
-        place.furnish()?;
+        match plan.soak {
+            Some(_) => place.flags = SMALL_SEND_BUFFER.map(str::to_owned).to_vec(),
+            None => place.furnish()?,
+        }
         Ok(place)
     }
 
@@ -171,6 +177,7 @@ impl Place {
                 self.joined = Some(Joined::make().map_err(|why| why.to_string())?);
                 self.flags = words(&network::FLAGS);
             }
+            Fault::SlowReaders => self.flags = words(&SMALL_SEND_BUFFER),
             Fault::AcceptQueue => self.flags = words(&["--backlog", "16"]),
             Fault::TinyCq => self.flags = words(&["--cq-entries", "64"]),
             Fault::FewBuffers => self.flags = words(&["--recv-buffers", "2"]),
