@@ -236,9 +236,14 @@ impl Servers {
 
     /// Ends all; gives their summaries, and a failure for each that did not end well.
     pub fn end(self, during: &str) -> (Vec<Value>, Vec<Failure>) {
+        self.end_after(Duration::ZERO, during)
+    }
+
+    /// The same, once they had so long to end by themselves.
+    pub fn end_after(self, patience: Duration, during: &str) -> (Vec<Value>, Vec<Failure>) {
         let (mut summaries, mut failures) = (Vec::new(), Vec::new());
         for process in self.processes {
-            let ended = process.end(Duration::ZERO, ENDS_WITHIN);
+            let ended = process.end(patience, ENDS_WITHIN);
             summaries.push(ended.summary.clone());
             if !ended.is_success() {
                 failures.push(ended.failure(during));

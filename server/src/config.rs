@@ -82,6 +82,8 @@ pub struct RingSizes {
 }
 
 impl Config {
+    /// Connections that wait to be accepted, for each worker.
+    pub const BACKLOG: u32 = 4096;
     /// The largest table the kernel allows (IORING_MAX_FIXED_FILES).
     pub const MAX_TABLE_SLOTS: u32 = 1 << 20;
     /// The longest refusal: it fits the buffer of any new socket.
@@ -101,7 +103,7 @@ impl Config {
             identity: None,
             refusal: Vec::new(),
             reuse_port: false,
-            backlog: 4096,
+            backlog: Self::BACKLOG,
             limits: Limits::default(),
             timeouts: Timeouts::default(),
             inherited: Inherited::default(),
@@ -201,6 +203,9 @@ pub struct Flags {
     /// Direct descriptors in each table of a worker [default and most: what RLIMIT_NOFILE and the kernel allow]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(64..), help_heading = "How it serves")]
     pub table_slots: Option<u32>,
+    /// Accepted connections that wait for each worker, at most net.core.somaxconn; what comes beyond is put off by the kernel
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_535), default_value_t = Config::BACKLOG, help_heading = "How it serves")]
+    pub backlog: u32,
     /// Completions that a ring keeps before they wait in the kernel [default: one for each slot of a table, at most 65536]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(64..=65_536), help_heading = "How it serves")]
     pub cq_entries: Option<u32>,
@@ -663,6 +668,7 @@ pub fn resolve(args: impl Iterator<Item = OsString>) -> Result<Resolved, UsageEr
             reuse_port: flags.reuse_port,
             table_slots,
             ring_sizes,
+            backlog: flags.backlog,
             ..config
         },
         protocol: flags.protocol,

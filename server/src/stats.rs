@@ -94,8 +94,9 @@ pub struct Stats {
     pub accepted: u64,
     /// The most held at one time.
     pub held_max: u64,
-    /// The most slots that ever were in use, of all tables: far above `held_max` where slots are lost.
-    pub slots_high_water: u64,
+    /// Slots of tables that were in use at the end and had no connection: their last operations were under way, or they are
+    /// lost.
+    pub slots_without_connection: u64,
     /// Accepted, told so and closed at once, by reason.
     pub refused: BTreeMap<Refusal, u64>,
     /// Accepted by the kernel and lost because a table was full. Stays 0, or the headroom is too small.
@@ -138,7 +139,7 @@ impl Stats {
         Stats {
             accepted: 0,
             held_max: 0,
-            slots_high_water: 0,
+            slots_without_connection: 0,
             refused: BTreeMap::new(),
             dropped_table_full: 0,
             accept_retries: 0,
@@ -187,7 +188,7 @@ impl Stats {
     pub fn merge(&mut self, other: &Stats) {
         self.accepted += other.accepted;
         self.held_max += other.held_max;
-        self.slots_high_water += other.slots_high_water;
+        self.slots_without_connection += other.slots_without_connection;
         for (reason, count) in &other.refused {
             *self.refused.entry(*reason).or_default() += count;
         }

@@ -79,9 +79,8 @@ pub fn server_kill(scene: &mut Scene<'_>) -> Took {
     scene.server.signal(Signal::SIGKILL);
     let server = scene.another(false)?;
     let ready = began.elapsed();
-    scene.replace(server, None);
-    come_back(scene, began)?;
-    Ok((began.elapsed(), Some(ready)))
+    let moved = scene.move_to(server, true)?;
+    Ok((ready + moved, Some(ready)))
 }
 
 /// The server is told to end, and another is started on its port.
@@ -90,9 +89,8 @@ pub fn drain(scene: &mut Scene<'_>) -> Took {
     scene.server.signal(Signal::SIGTERM);
     let server = scene.another(false)?;
     let ready = began.elapsed();
-    scene.replace(server, None);
-    come_back(scene, began)?;
-    Ok((began.elapsed(), Some(ready)))
+    let moved = scene.move_to(server, false)?;
+    Ok((ready + moved, Some(ready)))
 }
 
 /// Another server takes over from the one that runs, by its control socket.
@@ -100,17 +98,6 @@ pub fn takeover(scene: &mut Scene<'_>) -> Took {
     let began = Instant::now();
     let server = scene.another(true)?;
     let ready = began.elapsed();
-    scene.replace(server, None);
-    come_back(scene, began)?;
-    Ok((began.elapsed(), Some(ready)))
-}
-
-/// Waits until all connections are there that were before `began`.
-fn come_back(scene: &mut Scene<'_>, began: Instant) -> Result<(), Failure> {
-    let held = scene.held;
-    scene.wait("all connections are there again", |scene| {
-        // The client says every 20 ms how it stands.
-        began.elapsed() > Duration::from_millis(100) && scene.outside.last().established == held
-    })?;
-    Ok(())
+    let moved = scene.move_to(server, false)?;
+    Ok((ready + moved, Some(ready)))
 }

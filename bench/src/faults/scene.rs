@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use kernel_tuning::host::{Memory, NetCounters, Sockstat};
-use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use super::fault::{Fault, Kind};
@@ -289,14 +288,27 @@ impl<'a> Scene<'a> {
         })
     }
 
-    /// Puts `server` in the place of the one that was, which is ended by `signal`, and keeps its summary.
-    pub fn replace(&mut self, server: Servers, signal: Option<Signal>) {
+    /// Puts `server` in the place of the one that was, waits until all have come to it, and until the other has ended by
+    /// itself; keeps its summary. Gives the first of these times.
+    ///
+    /// # Errors
+    /// As [`Scene::wait`], or the other server did not end well, where it was not killed.
+    pub fn move_to(&mut self, server: Servers, was_killed: bool) -> Result<Duration, Failure> {
         let old = std::mem::replace(&mut self.server, server);
-        if let Some(signal) = signal {
-            old.signal(signal);
-        }
-        let (summaries, _) = old.end("replacing a server");
+        let took = self.wait("all have come to the other server", |scene| {
+            scene.holds(scene.held) && scene.outside.last().established == scene.held
+        });
+        let (summaries, failures) = old.end_after(PATIENCE, &self.fault.to_string());
         self.ended.extend(summaries);
+        match failures.into_iter().next() {
+            Some(failure) if !was_killed => Err(failure),
+            _ => took,
+        }
+    }
+
+    /// Whether the server holds that many connections, by its own count.
+    pub fn holds(&self, connections: u64) -> bool {
+        held(&self.control) == Some(connections)
     }
 
     /// Ends all; gives the summaries of the client and of the servers.

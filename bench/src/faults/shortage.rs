@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use serde_json::Value;
 
 use super::ends::Took;
 use super::holder::Holder;
@@ -55,35 +56,29 @@ pub fn accept_queue(scene: &mut Scene<'_>, victims: u64) -> Took {
 pub fn full(scene: &mut Scene<'_>, victims: u64) -> Took {
     let half = victims / 2;
     let first = scene.connected(half, &[])?;
-    let active = half.to_string();
-    let (rate, concurrency) = (active.clone(), active.clone());
-    let mut second = scene.victims(
-        half,
-        &[
-            "--active",
-            &active,
-            "--message-rate",
-            &rate,
-            "--concurrency",
-            &concurrency,
-            "--connect-timeout",
-            "60s",
-        ],
-    )?;
+    let at_once = half.to_string();
+    let waiting = ["--concurrency", &at_once, "--connect-timeout", "60s"];
+    let mut second = scene.victims(half, &waiting)?;
     std::thread::sleep(Duration::from_millis(1_500));
-    let inside = second.last().messages;
-    if inside > 0 || (second.has_ramped() && second.last().established == half) {
+    if scene.holds(scene.held + victims) {
         let state = second.state();
         return Err(scene.failure(format!("there was room for all: {state}")));
     }
     let began = Instant::now();
-    first.kill();
-    scene.wait("those are served that had no room", |_| {
-        second.has_ramped() && second.last().messages >= half
+    first.end();
+    scene.wait("those are held that had no room", |scene| {
+        second.last().established == half && scene.holds(scene.held + half)
     })?;
     let took = began.elapsed();
-    second.reset();
-    drop(first);
+    // Each was greeted, whatever it waited for.
+    std::thread::sleep(Duration::from_millis(200));
+    let (summary, how) = second.end();
+    let missing = summary.get("greetings_missing").and_then(Value::as_u64);
+    if missing != Some(0) {
+        return Err(scene.failure(format!(
+            "of those that waited: {missing:?} had no greeting; {how}"
+        )));
+    }
     scene.held_at_most(scene.held)?;
     Ok((took, None))
 }

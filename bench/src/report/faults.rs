@@ -90,7 +90,7 @@ pub(crate) fn notes() -> [String; 2] {
          where a server ends or is replaced, of all that came back."
             .to_owned(),
         "Growth: after the last time against after the first, since a server's tables and buffers come with their first use. \
-         Sockets and slab are the whole host's; slots are those ever in use beyond the connections ever held."
+         Sockets and slab are the whole host's; slots are those of the servers' tables that were in use at the end without a connection."
             .to_owned(),
     ]
 }
@@ -162,7 +162,7 @@ fn rows(faulted: &Faulted) -> Vec<(String, Vec<String>)> {
                 format!("{more:.0}")
             }),
             signed(growth(|footing| footing.slab_bytes), bytes),
-            count(faulted.slots_lost()),
+            count(faulted.counted("/slots_without_connection")),
         ],
     )];
     if faulted.fault.is_none() {

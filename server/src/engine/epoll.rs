@@ -181,7 +181,6 @@ impl<S: Session, F: Fn() -> S> Loop<S, F> {
         }
         self.worker.admission.leave(u64::from(self.held));
         self.stats.pending_peak_bytes = self.budget.peak_bytes as u64;
-        self.stats.slots_high_water = self.connections.len() as u64;
         self.stats
     }
 

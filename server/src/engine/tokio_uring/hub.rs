@@ -113,7 +113,6 @@ impl<S: Session, F: Fn() -> S> Hub<S, F> {
             self.worker.admission.leave(u64::from(self.held));
         }
         self.stats.pending_peak_bytes = self.budget.peak_bytes as u64;
-        self.stats.slots_high_water = u64::from(self.high_water());
         std::mem::take(&mut self.stats)
     }
 

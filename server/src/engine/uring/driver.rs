@@ -167,11 +167,12 @@ impl<S: Session, F: Fn() -> S, R: Rings, C: Fn() -> u64> Driver<S, F, R, C> {
         }
         self.worker.admission.leave(held);
         self.stats.pending_peak_bytes = self.budget.peak_bytes as u64;
-        self.stats.slots_high_water = self
+        let used: u64 = self
             .machines
             .iter()
-            .map(|m| u64::from(m.table().high_water()))
+            .map(|m| u64::from(m.table().used()))
             .sum();
+        self.stats.slots_without_connection = used.saturating_sub(held);
         self.stats.ring = Some(self.group.stats());
         self.stats
     }
