@@ -131,6 +131,7 @@ impl std::str::FromStr for Identity {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
