@@ -232,7 +232,8 @@ fn those_over_the_maximum_are_told_so(engine: &str) {
 fn sigterm_drains_and_sums_up(engine: &str) {
     let json = tempfile::NamedTempFile::new().unwrap();
     let path = json.path().to_str().unwrap();
-    let server = server(engine, &["--json", path, "--heartbeat", "0"]);
+    let flags = ["--json", path, "--heartbeat", "0", "--drain-timeout", "1s"];
+    let server = server(engine, &flags);
     let mut streams: Vec<_> = (0..10).map(|_| server.connect()).collect();
     for stream in &mut streams {
         assert_eq!(read(stream, GREETING.len()), GREETING);

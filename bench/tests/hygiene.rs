@@ -206,7 +206,9 @@ impl Slab {
 
 fn thousands_held_end_with_the_server_at_once(engine: &str) {
     let _alone = alone();
-    let server = Server::start(&[engine_flags(engine), &["--heartbeat", "0"]].concat());
+    // Long enough to tell all of them.
+    let flags = ["--heartbeat", "0", "--drain-timeout", "1s"];
+    let server = Server::start(&[engine_flags(engine), &flags].concat());
     let mut held: Vec<_> = (0..5_000).map(|_| greeted(&server)).collect();
     let port = server.address.port();
     // It panics after five seconds.
@@ -216,7 +218,7 @@ fn thousands_held_end_with_the_server_at_once(engine: &str) {
         "{said}"
     );
     for stream in &mut held {
-        assert_eq!(read_all(stream), b"");
+        assert_eq!(read_all(stream), b"bye\n");
     }
     drop(held);
     eventually("no socket is left", SETTLING, || sockets(port) == 0);
