@@ -5,7 +5,12 @@ use rand::RngExt;
 use rand::seq::IndexedRandom;
 use ring::{Completion, Op, Token};
 
-use super::kernel::{Kernel, plain};
+use super::kernel::{Kernel, Table, plain};
+
+/// For which accepting stops after a shortage of files or memory.
+const PAUSE_NS: u64 = 50_000_000;
+/// In which a cancelled accept comes back, and accepts go to another table.
+const MOST_UNARMED_STEPS: u32 = 8;
 
 impl Kernel {
     pub(super) fn cancel_accept(&mut self, table: usize, kind: Op) {
@@ -55,7 +60,10 @@ impl Kernel {
                     libc::ECONNABORTED,
                 ]);
                 self.file_faults += u64::from(errno == libc::ENFILE);
-                self.accept_faults += u64::from(errno != libc::ECONNABORTED);
+                if errno != libc::ECONNABORTED {
+                    self.accept_faults += 1;
+                    self.world.short_at_ns = Some(self.shared.now_ns.get());
+                }
                 self.accept_ends(number, op);
                 self.ready(number, plain(number, token, -errno));
                 continue;
@@ -77,6 +85,7 @@ impl Kernel {
             let Some(peer) = self.backlog.pop_front() else {
                 return;
             };
+            self.world.unarmed_steps = 0;
             let table = &mut self.tables[number];
             let higher = (slot + 1).saturating_sub(table.high_water);
             table.high_water += higher;
@@ -96,6 +105,27 @@ impl Kernel {
                 ..plain(number, token, slot as i32)
             };
             self.ready(number, completion);
+        }
+    }
+
+    /// Nobody waits in the backlog while there is a free slot, or a table to be had, but for a pause after a shortage.
+    pub(super) fn check_accepting(&mut self) {
+        let is_armed = self.tables.iter().any(|t| t.multi || t.singles > 0);
+        let is_free = |table: &Table| table.slots.iter().any(|slot| slot.peer.is_none());
+        let has_room = self.tables.len() < self.plan.tables || self.tables.iter().any(is_free);
+        let late_ns = self.shared.late_ns.get();
+        let is_over = |at_ns: u64| self.shared.now_ns.get() > at_ns + PAUSE_NS + late_ns;
+        let pauses = self.world.short_at_ns.is_some_and(|at_ns| !is_over(at_ns));
+        let is_stopped = self.shared.stop.get().is_some();
+        match is_armed || !has_room || pauses || is_stopped || self.backlog.is_empty() {
+            true => self.world.unarmed_steps = 0,
+            false => self.world.unarmed_steps += 1,
+        }
+        if self.world.unarmed_steps > MOST_UNARMED_STEPS {
+            self.fail(
+                None,
+                "connections wait in the backlog, and nobody accepts them",
+            );
         }
     }
 

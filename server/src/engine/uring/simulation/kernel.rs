@@ -407,6 +407,7 @@ impl Kernel {
         if self.shared.unbound.borrow().is_some() {
             self.fail(None, "a session was made, and nothing was asked for it");
         }
+        self.check_accepting();
         for (_, _, peer) in self.taken() {
             if let Some(truth) = self.peers[peer].truth.as_ref()
                 && !truth.borrow().ended

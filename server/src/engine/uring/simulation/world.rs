@@ -29,6 +29,10 @@ pub struct World {
     /// Memory, so that nobody may come in.
     is_short: bool,
     stopped_in: u32,
+    /// When files or memory were short for an accept last.
+    pub short_at_ns: Option<u64>,
+    /// Steps in a row in which connections waited for nothing.
+    pub unarmed_steps: u32,
     /// When the server was told to stop, and by when sessions that were there must have been told so.
     farewell: Option<(u64, u64)>,
     /// Steps in a row in which the worker had nothing to stay for.
@@ -52,6 +56,8 @@ impl World {
             is_watched: false,
             is_short: false,
             stopped_in: 0,
+            short_at_ns: None,
+            unarmed_steps: 0,
             farewell: None,
             idle_steps: 0,
             next_message: 1,
