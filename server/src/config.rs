@@ -261,7 +261,8 @@ pub struct Flags {
     /// Probe an idle connection after this long, so that a peer that has vanished is found out [default: not]
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "0", hide_default_value = true, help_heading = "How it serves")]
     pub keepalive: Duration,
-    /// Give up a connection that acknowledges nothing of what was sent, or no probe, for this long (TCP_USER_TIMEOUT) [default: as the host says]
+    /// Give up a connection that acknowledges or takes nothing of what was sent, or no probe, for this long, also after the
+    /// server has closed it (TCP_USER_TIMEOUT) [default: as the host says]
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "0", hide_default_value = true, help_heading = "How it serves")]
     pub user_timeout: Duration,
     /// Keep at most so many KiB in the kernel of what a connection's peer has not taken; what is more waits in the server,

@@ -37,7 +37,7 @@ use serde_json::Value;
 use crate::faults::fault::{Fault, Kind};
 use crate::faults::plan::{Plan, Soak};
 use crate::faults::result::{Cycle, Faulted, NotDone, Outside, Report};
-use crate::faults::scene::{Scene, Setting};
+use crate::faults::scene::{Scene, Setting, WRITE_TIMEOUT};
 use crate::faults::shortage::Group;
 use crate::netns::{Joined, SERVER_ADDRESS};
 use crate::report;
@@ -110,8 +110,9 @@ pub fn run(plan: Plan, command_line: Vec<String>, screen: &Screen) -> Result<Rep
     Ok(report)
 }
 
-/// Of a peer that takes nothing the kernel keeps up to 4 MiB (net.ipv4.tcp_wmem) before a server knows.
-const SMALL_SEND_BUFFER: [&str; 2] = ["--send-buffer", "16"];
+/// For a server of slow readers. Of a peer that takes nothing the kernel keeps up to 4 MiB (net.ipv4.tcp_wmem) before the server
+/// knows, and what it keeps it goes on offering to the peer after the server has closed, for minutes.
+const STRICT: [&str; 4] = ["--send-buffer", "16", "--user-timeout", WRITE_TIMEOUT];
 
 /// What a fault needs besides a server and clients.
 struct Place {
@@ -163,7 +164,7 @@ impl Place {
             files,
         };
         match plan.soak {
-            Some(_) => place.flags = SMALL_SEND_BUFFER.map(str::to_owned).to_vec(),
+            Some(_) => place.flags = STRICT.map(str::to_owned).to_vec(),
             None => place.furnish()?,
         }
         Ok(place)
@@ -177,7 +178,7 @@ impl Place {
                 self.joined = Some(Joined::make().map_err(|why| why.to_string())?);
                 self.flags = words(&network::FLAGS);
             }
-            Fault::SlowReaders => self.flags = words(&SMALL_SEND_BUFFER),
+            Fault::SlowReaders => self.flags = words(&STRICT),
             Fault::AcceptQueue => self.flags = words(&["--backlog", "16"]),
             Fault::TinyCq => self.flags = words(&["--cq-entries", "64"]),
             Fault::FewBuffers => self.flags = words(&["--recv-buffers", "2"]),

@@ -315,6 +315,8 @@ impl<'a> Scene<'a> {
     pub fn end(self) -> (Value, Vec<Value>, Vec<Failure>) {
         self.doing("closing");
         let (client, how) = self.outside.end();
+        // The last of them are counted as gone a moment before their slots are free.
+        std::thread::sleep(Duration::from_millis(500));
         let mut failures = Vec::new();
         if client.is_null() {
             failures.push(Failure {
