@@ -23,14 +23,11 @@ pub fn slow_readers(scene: &mut Scene<'_>, victims: u64) -> Took {
     let flags = ["--connections", &count, "--source", "127.6.0.1"];
     let flags = flags.map(str::to_owned).to_vec();
     let mut deaf = Holder::of_role("deaf-client", scene.stage, &scene.server, flags)?;
-    scene.wait("the slow readers are connected", |_| deaf.has_ramped())?;
-    let began = Instant::now();
-    scene.wait("the slow readers are given up", |_| {
-        deaf.last().lost >= victims
+    scene.wait("the slow readers are connected", |scene| {
+        deaf.has_ramped() && !scene.holds(scene.held)
     })?;
-    let took = began.elapsed();
+    let took = scene.held_at_most(scene.held)?;
     deaf.end();
-    scene.held_at_most(scene.held)?;
     Ok((took, None))
 }
 
