@@ -32,6 +32,7 @@ fn again(command: &str, text: &str) -> Value {
         "tail" => of::<bench::tail::result::Report>(text),
         "churn" => of::<bench::churn::Report>(text),
         "heartbeat" => of::<bench::heartbeat::Report>(text),
+        "faults" => of::<bench::faults::result::Report>(text),
         "remote" => of::<bench::remote::result::Report>(text),
         "selfcheck" => of::<bench::selfcheck::result::Report>(text),
         other => panic!("of which type is a report of {other}?"),

@@ -44,14 +44,10 @@ pub fn resets_while_talking(scene: &mut Scene<'_>, victims: u64) -> Took {
 /// `victims` clients are dropped at once, and as many come at once: until all of them are in.
 pub fn storm(scene: &mut Scene<'_>, victims: u64) -> Took {
     let dropped = scene.connected(victims, &[])?;
-    let at_once = victims.to_string();
     dropped.kill();
-    let mut back = scene.victims(
-        victims,
-        &["--concurrency", &at_once, "--connect-timeout", "60s"],
-    )?;
-    let took = scene.wait("all have come back", |_| {
-        back.has_ramped() && back.last().established == victims
+    let mut back = scene.crowd(victims, 3)?;
+    let took = scene.wait("all have come back", |scene| {
+        back.last().established == victims && scene.holds(scene.held + victims)
     })?;
     back.reset();
     drop(dropped);

@@ -114,6 +114,10 @@ impl<'a> Scene<'a> {
         if fault.kind() == Kind::All {
             flags.extend(["--reconnect".to_owned(), "20ms..1s".to_owned()]);
         }
+        if fault == Fault::AcceptQueue {
+            // They are not to find it full.
+            flags.extend(["--concurrency".to_owned(), "8".to_owned()]);
+        }
         let source = source.unwrap_or(OUTSIDE_SOURCE);
         let outside = Holder::start(stage, &server, held, source, &flags)?;
         let mut scene = Self {
@@ -131,7 +135,7 @@ impl<'a> Scene<'a> {
             sources: 0,
         };
         scene.wait("all connections are there", |scene| {
-            scene.outside.has_ramped() && scene.outside.last().established == held
+            scene.outside.has_ramped() && scene.holds(held)
         })?;
         scene.talk()?;
         scene.steady = Sockstat::read().ok();
@@ -158,6 +162,23 @@ impl<'a> Scene<'a> {
         Holder::start(self.stage, &self.server, count, source, &more)
     }
 
+    /// As [`Scene::victims`], all connecting at once, and each says something within `within_s` seconds from when the client has
+    /// them all. What a client says finishes a handshake whose last part the kernel dropped, as the accept queue was full: by a
+    /// SYN cookie it keeps nothing of it, and who only listens would wait for ever.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn crowd(&mut self, count: u64, within_s: u64) -> Result<Holder, Failure> {
+        let (all, rate) = (count.to_string(), count.div_ceil(within_s).to_string());
+        let flags = [
+            ["--concurrency", &all],
+            ["--connect-timeout", "60s"],
+            ["--active", &all],
+            ["--message-rate", &rate],
+        ];
+        self.victims(count, &flags.concat())
+    }
+
     /// As [`Scene::victims`], and waits until all of them are connected.
     ///
     /// # Errors
@@ -166,6 +187,10 @@ impl<'a> Scene<'a> {
         let mut victims = self.victims(count, more)?;
         self.wait("those are connected that are to be hit", |_| {
             victims.has_ramped() && victims.last().established == count
+        })?;
+        // A client may be ahead of the server.
+        self.wait("the server holds them too", |scene| {
+            scene.holds(scene.held + count)
         })?;
         Ok(victims)
     }
@@ -306,7 +331,8 @@ impl<'a> Scene<'a> {
         }
     }
 
-    /// Whether the server holds that many connections, by its own count.
+    /// Whether the server holds that many connections, by its own count. A client's may be higher: of a full accept queue the
+    /// kernel drops the last part of a handshake, and repeats its own.
     pub fn holds(&self, connections: u64) -> bool {
         held(&self.control) == Some(connections)
     }

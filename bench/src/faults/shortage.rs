@@ -34,14 +34,12 @@ pub fn slow_readers(scene: &mut Scene<'_>, victims: u64) -> Took {
 /// Clients that connect at once while the server is stopped for a moment: until all are in.
 pub fn accept_queue(scene: &mut Scene<'_>, victims: u64) -> Took {
     scene.server.signal(Signal::SIGSTOP);
-    let at_once = victims.to_string();
-    let waiting = ["--concurrency", &at_once, "--connect-timeout", "60s"];
-    let victim = scene.victims(victims, &waiting);
+    let victim = scene.crowd(victims, 1);
     std::thread::sleep(Duration::from_secs(1));
     scene.server.signal(Signal::SIGCONT);
     let mut victim = victim?;
-    let took = scene.wait("all are in that waited", |_| {
-        victim.has_ramped() && victim.last().established == victims
+    let took = scene.wait("all are in that waited", |scene| {
+        victim.last().established == victims && scene.holds(scene.held + victims)
     })?;
     victim.reset();
     scene.held_at_most(scene.held)?;
@@ -53,9 +51,7 @@ pub fn accept_queue(scene: &mut Scene<'_>, victims: u64) -> Took {
 pub fn full(scene: &mut Scene<'_>, victims: u64) -> Took {
     let half = victims / 2;
     let first = scene.connected(half, &[])?;
-    let at_once = half.to_string();
-    let waiting = ["--concurrency", &at_once, "--connect-timeout", "60s"];
-    let mut second = scene.victims(half, &waiting)?;
+    let mut second = scene.crowd(half, 2)?;
     std::thread::sleep(Duration::from_millis(1_500));
     if scene.holds(scene.held + victims) {
         let state = second.state();
