@@ -26,5 +26,6 @@ for target in line echo server_config client_config report scenario; do
         scenario) corpus+=(../bench/scenarios) ;;
     esac
     cargo +nightly fuzz run "${build[@]}" "$target" "${corpus[@]}" -- \
-        -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -verbosity=0 -print_final_stats=1
+        -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -verbosity=0 -print_final_stats=1 2>&1 |
+        grep -v '# Uses:\|# Dictionary\|^###### '
 done

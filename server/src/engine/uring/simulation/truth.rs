@@ -314,7 +314,7 @@ impl<S: Session> Witness<S> {
             out.close(close);
             truth.asked = Some(close);
         }
-        if truth.unsent.is_empty() {
+        if !truth.waits() {
             truth.moved_ns = self.shared.now_ns.get();
         }
         truth.unsent.extend(&scratch[..written]);

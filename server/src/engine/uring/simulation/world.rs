@@ -323,7 +323,10 @@ impl Kernel {
                 Some("takes nothing for too long, and is still held")
             } else if may_be_let_go {
                 None
-            } else if is_over(truth.heard_ns, timeouts.idle.filter(|_| !waits)) {
+            // While output waited, its own timeout counted.
+            } else if is_over(truth.heard_ns, timeouts.idle.filter(|_| !waits))
+                && is_over(truth.moved_ns, Some(Duration::ZERO))
+            {
                 Some("is silent for too long, and still held")
             } else if truth.is_beat_late() {
                 Some("was told no heartbeat")
