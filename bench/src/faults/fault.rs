@@ -104,6 +104,15 @@ impl Fault {
         }
     }
 
+    /// Whether those who come have to speak first. Of a full accept queue the kernel drops the last part of a handshake, and of
+    /// one with a SYN cookie it keeps nothing: what the client says next finishes it, and who only listens waits for ever.
+    pub fn fills_accept_queue(self) -> bool {
+        matches!(
+            self,
+            Self::Storm | Self::AcceptQueue | Self::TableFull | Self::Files
+        )
+    }
+
     /// Whether a server with the usual flags can go through it again and again, in any order with others.
     pub fn is_for_any_server(self) -> bool {
         matches!(

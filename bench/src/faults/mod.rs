@@ -284,6 +284,7 @@ impl Place {
         let setting = Setting {
             engine: self.engine,
             launcher: Rc::new(server.through(&through)),
+            echoes: plan.soak.is_some() || self.fault.fills_accept_queue(),
             flags: self.flags.clone(),
             files: self.files.path().to_owned(),
         };

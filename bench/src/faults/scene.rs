@@ -50,10 +50,23 @@ pub struct Setting {
     pub engine: Engine,
     /// Starts it, in its place and with its limits.
     pub launcher: std::rc::Rc<Launcher>,
+    /// Whether clients speak first, and the server only answers.
+    pub echoes: bool,
     /// Further flags.
     pub flags: Vec<String>,
     /// A directory for its control socket.
     pub files: PathBuf,
+}
+
+impl Setting {
+    /// How both ends speak, as their flags have it.
+    fn speaks(&self) -> Vec<String> {
+        let words: &[&str] = match self.echoes {
+            true => &["--protocol", "echo"],
+            false => &["--protocol", "line", "--heartbeat", HEARTBEAT],
+        };
+        words.iter().map(|word| (*word).to_owned()).collect()
+    }
 }
 
 /// A server with its connections.
@@ -103,14 +116,13 @@ impl<'a> Scene<'a> {
         let control = setting.files.join("control");
         let server = start_server(stage, &setting, listen, &control, &[])?;
         let active = plan.active.min(held);
-        let mut flags = vec![
-            "--heartbeat".to_owned(),
-            HEARTBEAT.to_owned(),
+        let mut flags = setting.speaks();
+        flags.extend([
             "--active".to_owned(),
             active.to_string(),
             "--message-rate".to_owned(),
             plan.message_rate.to_string(),
-        ];
+        ]);
         if fault.kind() == Kind::All {
             flags.extend(["--reconnect".to_owned(), "20ms..1s".to_owned()]);
         }
@@ -154,17 +166,13 @@ impl<'a> Scene<'a> {
     pub fn victims(&mut self, count: u64, more: &[&str]) -> Result<Holder, Failure> {
         self.sources += 1;
         let source = VICTIM_SOURCES[self.sources % VICTIM_SOURCES.len()];
-        let more: Vec<String> = ["--heartbeat", HEARTBEAT]
-            .iter()
-            .chain(more)
-            .map(|word| (*word).to_owned())
-            .collect();
-        Holder::start(self.stage, &self.server, count, source, &more)
+        let mut flags = self.setting.speaks();
+        flags.extend(more.iter().map(|word| (*word).to_owned()));
+        Holder::start(self.stage, &self.server, count, source, &flags)
     }
 
     /// As [`Scene::victims`], all connecting at once, and each says something within `within_s` seconds from when the client has
-    /// them all. What a client says finishes a handshake whose last part the kernel dropped, as the accept queue was full: by a
-    /// SYN cookie it keeps nothing of it, and who only listens would wait for ever.
+    /// them all, which finishes its handshake ([`Fault::fills_accept_queue`]).
     ///
     /// # Errors
     /// As there.
@@ -380,13 +388,13 @@ fn start_server(
         ["--listen", &listen],
         ["--cores", &cores],
         ["--engine", setting.engine.name()],
-        ["--protocol", "line"],
-        ["--heartbeat", HEARTBEAT],
         ["--write-timeout", WRITE_TIMEOUT],
         ["--control", &control.display().to_string()],
     ];
     let flags = flags.into_iter().flatten().map(OsString::from);
-    let more = setting.flags.iter().chain(more).map(OsString::from);
+    let speaks = setting.speaks();
+    let more = speaks.iter().chain(&setting.flags).chain(more);
+    let more = more.map(OsString::from);
     Servers::of_role(
         &setting.launcher,
         "server",
