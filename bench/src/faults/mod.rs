@@ -183,11 +183,12 @@ impl Place {
             Fault::TinyCq => self.flags = words(&["--cq-entries", "64"]),
             Fault::FewBuffers => self.flags = words(&["--recv-buffers", "2"]),
             Fault::TableFull => {
-                // Of each of the at most 256 tables, a multishot accept keeps twice the backlog free.
-                const BACKLOG: u64 = 31;
-                let slots = room.div_ceil(256) + 2 * BACKLOG;
-                let (slots, backlog) = (slots.to_string(), BACKLOG.to_string());
-                self.flags = words(&["--table-slots", &slots, "--backlog", &backlog]);
+                // Of direct descriptors there are up to 256 tables, of at least 64 slots each; of ordinary ones, one.
+                let slots = room.div_ceil(256);
+                self.flags = match slots {
+                    64.. => words(&["--table-slots", &slots.to_string()]),
+                    _ => words(&["--table-slots", &room.to_string(), "--descriptors", "fd"]),
+                };
             }
             Fault::Files => {
                 let nofile = Nofile::read().map_err(|error| error.to_string())?.hard;
