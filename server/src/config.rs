@@ -388,6 +388,11 @@ pub enum UsageError {
     /// Tables for an engine without.
     #[error("--table-slots goes with --engine uring: the others have no tables")]
     NoTables,
+    /// A table whose slots are file descriptors.
+    #[error(
+        "--table-slots goes with direct descriptors; a file descriptor per connection, as here, is bounded by RLIMIT_NOFILE (ulimit -n)"
+    )]
+    NoTableOfFiles,
     /// Sizes of rings for an engine without.
     #[error(
         "--cq-entries and --recv-buffers go with --engine uring: the others have no rings to size"
@@ -634,6 +639,8 @@ pub fn resolve(args: impl Iterator<Item = OsString>) -> Result<Resolved, UsageEr
     let most = config.table_slots;
     let table_slots = match flags.table_slots {
         Some(_) if engine != EngineKind::Uring => return Err(UsageError::NoTables),
+        // Its numbers are the kernel's, from all that are open.
+        Some(_) if descriptors == Descriptors::Ordinary => return Err(UsageError::NoTableOfFiles),
         Some(wanted) if wanted > most => return Err(UsageError::TableSlots { wanted, most }),
         wanted => wanted.unwrap_or(most),
     };

@@ -42,6 +42,7 @@ use crate::faults::shortage::Group;
 use crate::netns::{Joined, SERVER_ADDRESS};
 use crate::report;
 use crate::report::Reported;
+use crate::report::format::count;
 use crate::result::Failure;
 use crate::run::Run;
 use crate::runner::Launcher;
@@ -109,6 +110,10 @@ pub fn run(plan: Plan, command_line: Vec<String>, screen: &Screen) -> Result<Rep
     report.conclude();
     Ok(report)
 }
+
+/// Tables that a worker makes at most, and the slots each has at least.
+const TABLES: u64 = 256;
+const LEAST_SLOTS: u64 = 64;
 
 /// For a server of slow readers. Of a peer that takes nothing the kernel keeps up to 4 MiB (net.ipv4.tcp_wmem) before the server
 /// knows, and what it keeps it goes on offering to the peer after the server has closed, for minutes.
@@ -183,12 +188,14 @@ impl Place {
             Fault::TinyCq => self.flags = words(&["--cq-entries", "64"]),
             Fault::FewBuffers => self.flags = words(&["--recv-buffers", "2"]),
             Fault::TableFull => {
-                // Of direct descriptors there are up to 256 tables, of at least 64 slots each; of ordinary ones, one.
-                let slots = room.div_ceil(256);
-                self.flags = match slots {
-                    64.. => words(&["--table-slots", &slots.to_string()]),
-                    _ => words(&["--table-slots", &room.to_string(), "--descriptors", "fd"]),
-                };
+                let slots = room.div_ceil(TABLES);
+                if slots < LEAST_SLOTS {
+                    let least = count(TABLES * LEAST_SLOTS / 3 * 4 + TABLES);
+                    return Err(format!(
+                        "a worker makes up to {TABLES} tables of at least {LEAST_SLOTS} slots: it takes --connections {least}"
+                    ));
+                }
+                self.flags = words(&["--table-slots", &slots.to_string()]);
             }
             Fault::Files => {
                 let nofile = Nofile::read().map_err(|error| error.to_string())?.hard;

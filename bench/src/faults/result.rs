@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::fault::Fault;
+use super::fault::{Fault, Kind};
 use super::plan::Plan;
 use crate::run::About;
 use crate::scenario::Engine;
@@ -146,6 +146,13 @@ impl Faulted {
         (self.cycles.len() > 1).then(|| of(&last.after) as i64 - of(&first.after) as i64)
     }
 
+    /// Slots of the server's tables in use at the end without a connection; `None` where servers end with the last connection,
+    /// whose operations may be under way.
+    pub fn slots_lost(&self) -> Option<u64> {
+        let goes_on = self.fault.is_none_or(|fault| fault.kind() == Kind::Some);
+        goes_on.then(|| self.counted("/slots_without_connection"))
+    }
+
     /// The sum of a counter of all servers.
     pub fn counted(&self, pointer: &str) -> u64 {
         let figures = self
@@ -204,11 +211,13 @@ fn wrong(faulted: &Faulted) -> Vec<String> {
         let mib = more >> 20;
         wrong.push(format!("the server has {mib} MiB more after the last time"));
     }
+    let slots = faulted.slots_lost().unwrap_or(0);
+    if slots > 0 {
+        wrong.push(format!(
+            "{slots} slots in use without a connection at the end"
+        ));
+    }
     for (pointer, what) in [
-        (
-            "/slots_without_connection",
-            "slots in use without a connection at the end",
-        ),
         ("/dropped_table_full", "connections lost in a full table"),
         ("/ring/unknown_completions", "unknown completions"),
     ] {

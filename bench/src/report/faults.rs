@@ -162,7 +162,7 @@ fn rows(faulted: &Faulted) -> Vec<(String, Vec<String>)> {
                 format!("{more:.0}")
             }),
             signed(growth(|footing| footing.slab_bytes), bytes),
-            count(faulted.counted("/slots_without_connection")),
+            faulted.slots_lost().map_or(NOTHING.to_owned(), count),
         ],
     )];
     if faulted.fault.is_none() {
