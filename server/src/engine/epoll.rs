@@ -492,7 +492,7 @@ impl<S: Session, F: Fn() -> S> Loop<S, F> {
                 Command::Beat => {}
                 Command::Publish(message) => self.published.push(message),
                 Command::Report(reply) => drop(reply.send(self.report())),
-                Command::Look(look) => look.answer(self),
+                Command::Look(look) => look.answer(&*self),
                 Command::Close(Close {
                     place,
                     generation,

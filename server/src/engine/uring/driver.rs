@@ -456,7 +456,7 @@ impl<S: Session, F: Fn() -> S, R: Rings, C: Fn() -> u64> Driver<S, F, R, C> {
                 }
                 Command::Publish(message) => self.published.push(message),
                 Command::Report(reply) => drop(reply.send(self.report())),
-                Command::Look(look) => look.answer(self),
+                Command::Look(look) => look.answer(&*self),
                 Command::Close(close) => self.close(close)?,
             }
         }
