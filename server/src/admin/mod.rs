@@ -35,6 +35,7 @@ use crate::control::Control;
 use crate::worker::Gate;
 pub use address::{Address, Socket};
 pub use desk::{Id, Served};
+pub(crate) use http::HEADER;
 use desk::Desk;
 
 /// Connections served at a time; others wait in the queue.
