@@ -33,6 +33,8 @@ pub fn skip(test: &str, why: &str) {
 pub struct Server {
     pub child: Child,
     pub address: String,
+    /// Where its admin side answers; empty without.
+    pub admin: String,
 }
 
 impl Server {
@@ -66,7 +68,13 @@ impl Server {
             panic!("it does not start: {line} {said}");
         };
         let address = rest.split(' ').next().unwrap().to_owned();
-        Server { child, address }
+        let admin = rest.split_once(", admin ").map_or("", |(_, at)| at);
+        let admin = admin.split([',', ')']).next().unwrap().to_owned();
+        Server {
+            child,
+            address,
+            admin,
+        }
     }
 
     /// A connection that was greeted.
