@@ -65,7 +65,6 @@ pub struct Place {
 /// What a connection does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-#[value(rename_all = "snake_case")]
 pub enum State {
     /// Nothing waits to be sent
     Open,

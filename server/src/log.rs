@@ -19,7 +19,7 @@ use tracing::{Event, Metadata, Subscriber, error, warn};
 use tracing_subscriber::filter::FilterExt;
 use tracing_subscriber::layer::{Context, Filter, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Layer, fmt, registry};
+use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, registry};
 
 /// Lines of one cause within a second; what is more is counted.
 pub const MOST_PER_SECOND: u32 = 10;
@@ -45,7 +45,7 @@ impl Log {
     /// From now on all that is traced goes to standard error. Only the first log of a process has this effect.
     pub fn begin(format: Format) -> Log {
         let causes = Arc::new(Causes::default());
-        let lines = fmt::layer()
+        let lines = fmt::layer::<Registry>()
             .with_writer(io::stderr)
             .with_ansi(io::stderr().is_terminal())
             // A log that nobody reads any more is no reason to panic.

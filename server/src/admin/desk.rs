@@ -263,8 +263,11 @@ impl Desk {
             place: id.place,
         };
         let page = look(served, at, 1, 1, &Filter::default()).await?;
-        let named = page.found.into_iter().map(|view| Named::new(id.worker, view));
-        Ok(named.into_iter().find(|named| named.id == id))
+        let mut named = page
+            .found
+            .into_iter()
+            .map(|view| Named::new(id.worker, view));
+        Ok(named.find(|named| named.id == id))
     }
 
     /// Closes the connection; false where it has gone already.

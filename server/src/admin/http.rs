@@ -113,7 +113,7 @@ impl Query {
             source: source.transpose()?,
             idle_ms: idle.transpose()?.map(|time: Duration| time.as_millis() as u64),
         };
-        let cursor = self.cursor.map(|text| text.parse()).transpose()?;
+        let cursor = self.cursor.map(|text| text.parse::<Cursor>()).transpose()?;
         match self.limit.unwrap_or(PAGE) {
             limit @ 1..=MAX_PAGE => Ok((filter, cursor.unwrap_or_default(), limit)),
             limit => Err(format!("limit {limit}: give a number from 1 to {MAX_PAGE}")),

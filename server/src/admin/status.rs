@@ -94,7 +94,7 @@ impl<'a> WorkerStatus<'a> {
             }),
             held: report.map_or(0, |report| report.held),
             waiting_bytes: report.map_or(0, |report| report.waiting_bytes),
-            tables: report.map_or(&[], |report| &report.tables),
+            tables: report.map_or(&[][..], |report| &report.tables[..]),
             stats: report.map(|report| &report.stats),
         }
     }
