@@ -182,23 +182,22 @@ impl Desk {
         }
         *asked = Some(Instant::now());
         accounts.resize_with(served.cores.len(), Account::default);
-        let mut awaited = 0;
         for (worker, account) in accounts.iter_mut().enumerate() {
             // Where it is silent, its mailbox has the last question still.
             if !std::mem::replace(&mut account.is_silent, true) {
                 let command = Command::Report(reply.clone());
                 served.publisher.mailbox(worker).post(command);
             }
-            // One that has ended answers no more.
-            awaited += u32::from(served.pulses.get(worker).is_none_or(|p| p.is_alive()));
         }
+        // One that has ended answers no more.
+        let lives = |worker| served.pulses.get(worker).is_none_or(|p| p.is_alive());
+        let is_awaited = |(worker, account): (usize, &Account)| account.is_silent && lives(worker);
         let deadline = tokio::time::Instant::now() + ANSWER;
-        while awaited > 0 {
+        while accounts.iter().enumerate().any(is_awaited) {
             // `reply` lives, so that the channel cannot close.
             let Ok(Some(report)) = timeout_at(deadline, answers.recv()).await else {
                 break;
             };
-            awaited -= 1;
             if let Some(account) = accounts.get_mut(report.worker) {
                 account.is_silent = false;
                 account.report = Some((Arc::new(report), Instant::now()));
