@@ -86,6 +86,7 @@ pub(super) struct Account {
 struct Books {
     reply: UnboundedSender<Report>,
     answers: UnboundedReceiver<Report>,
+    /// When that was last.
     asked: Option<Instant>,
     /// By the workers' numbers.
     accounts: Vec<Account>,
@@ -180,7 +181,6 @@ impl Desk {
         if asked.is_some_and(|asked| asked.elapsed() < FRESH) {
             return accounts.clone();
         }
-        *asked = Some(Instant::now());
         accounts.resize_with(served.cores.len(), Account::default);
         for (worker, account) in accounts.iter_mut().enumerate() {
             // Where it is silent, its mailbox has the last question still.
@@ -203,6 +203,8 @@ impl Desk {
                 account.report = Some((Arc::new(report), Instant::now()));
             }
         }
+        // From the end of the wait, so that those who ask meanwhile do not wait one after the other.
+        *asked = Some(Instant::now());
         accounts.clone()
     }
 
