@@ -36,7 +36,7 @@ fn metrics(text: &str) -> BTreeSet<&str> {
     whole
         .map(|at| {
             let rest = &text[at..];
-            &rest[..rest.find(|c| !is_word(c)).unwrap_or(rest.len())]
+            &rest[..rest.find(|c: char| !is_word(c)).unwrap_or(rest.len())]
         })
         .collect()
 }
