@@ -23,10 +23,8 @@ fn scrape(at: &str) -> String {
     answer.split_once("\r\n\r\n").unwrap().1.to_owned()
 }
 
-fn file(name: &str) -> String {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    std::fs::read_to_string(root.join("deploy").join(name)).unwrap()
-}
+const ALERTS: &str = include_str!("../../deploy/prometheus/alerts.yml");
+const DASHBOARD: &str = include_str!("../../deploy/grafana/throng.json");
 
 /// The names of Throng's in `text`, with what follows in braces.
 fn metrics(text: &str) -> BTreeSet<&str> {
@@ -59,20 +57,18 @@ fn every_query_is_about_something_that_is_said() {
         .filter(|line| !line.starts_with('#'))
         .filter_map(|line| line.split(['{', ' ']).next())
         .collect();
-    for name in ["prometheus/alerts.yml", "grafana/throng.json"] {
-        let text = file(name);
-        let asked = metrics(&text);
+    for (name, text) in [("alerts.yml", ALERTS), ("throng.json", DASHBOARD)] {
+        let asked = metrics(text);
         assert!(asked.len() > 5, "{name}: {asked:?}");
         for metric in asked {
             assert!(series.contains(metric), "{name} asks for {metric}, which nobody says");
         }
     }
-    let alerts = file("prometheus/alerts.yml");
     for reason in ["slow_reader", "write_timeout", "worker_memory"] {
-        assert!(alerts.contains(reason));
+        assert!(ALERTS.contains(reason));
         assert!(said.contains(&format!("reason=\"{reason}\"")), "{reason}");
     }
-    let dashboard: serde_json::Value = serde_json::from_str(&file("grafana/throng.json")).unwrap();
+    let dashboard: serde_json::Value = serde_json::from_str(DASHBOARD).unwrap();
     assert!(dashboard["panels"].as_array().unwrap().len() > 5);
 }
 
