@@ -450,7 +450,9 @@ pub enum UsageError {
         error: std::io::Error,
     },
     /// The admin side and the server on one port.
-    #[error("--admin {0} is where connections are served: choose another port, or 0 for a free one")]
+    #[error(
+        "--admin {0} is where connections are served: choose another port, or 0 for a free one"
+    )]
     AdminPort(SocketAddr),
     /// Nothing was taken over.
     #[error("--takeover: {0}")]
@@ -650,7 +652,12 @@ pub fn resolve(args: impl Iterator<Item = OsString>) -> Result<Resolved, UsageEr
     }
     let admin = match &flags.admin {
         None => None,
-        Some(address) => Some(admin(address, listen, flags.canary_port, predecessor.as_mut())?),
+        Some(address) => Some(admin(
+            address,
+            listen,
+            flags.canary_port,
+            predecessor.as_mut(),
+        )?),
     };
     let control = match flags.control {
         None => None,
@@ -739,7 +746,8 @@ fn admin(
     predecessor: Option<&mut Predecessor>,
 ) -> Result<Socket, UsageError> {
     if let Address::Tcp(at) = *address {
-        let is_same_host = at.ip() == listen.ip() || at.ip().is_unspecified() || listen.ip().is_unspecified();
+        let is_same_host =
+            at.ip() == listen.ip() || at.ip().is_unspecified() || listen.ip().is_unspecified();
         let is_taken = at.port() == listen.port() || Some(at.port()) == canary_port;
         if at.port() != 0 && is_same_host && is_taken {
             return Err(UsageError::AdminPort(at));

@@ -159,7 +159,11 @@ async fn ask(flags: &Flags) -> anyhow::Result<String> {
         What::Inspect { id } => get(&format!("/connections/{id}")).await,
         What::Close { id } => {
             let said = request(at, Method::POST, format!("/connections/{id}/close")).await?;
-            Ok(if flags.json { said } else { format!("closed {id}\n") })
+            Ok(if flags.json {
+                said
+            } else {
+                format!("closed {id}\n")
+            })
         }
     }
 }
@@ -171,7 +175,9 @@ async fn list(at: &Address, wanted: &Wanted) -> anyhow::Result<Value> {
     loop {
         let left = wanted.limit - all.len();
         let mut query = vec![("limit", left.clamp(1, PAGE).to_string())];
-        let state = wanted.state.and_then(|state| serde_json::to_value(state).ok());
+        let state = wanted
+            .state
+            .and_then(|state| serde_json::to_value(state).ok());
         query.extend(state.and_then(|s| Some(("state", s.as_str()?.to_owned()))));
         query.extend(wanted.source.map(|network| ("source", network.to_string())));
         let idle = wanted.idle.map(|time| format!("{}ms", time.as_millis()));
@@ -183,7 +189,9 @@ async fn list(at: &Address, wanted: &Wanted) -> anyhow::Result<Value> {
             all.append(found);
         }
         cursor = page["next"].as_str().map(str::to_owned);
-        let is_silent = page["silent_workers"].as_array().is_some_and(|w| !w.is_empty());
+        let is_silent = page["silent_workers"]
+            .as_array()
+            .is_some_and(|w| !w.is_empty());
         if cursor.is_none() || all.len() >= wanted.limit || is_silent {
             page["connections"] = Value::Array(all);
             return Ok(page);
@@ -344,7 +352,10 @@ fn connections(found: &Value) -> String {
         let _ = writeln!(said, "there are more: --cursor {next}");
     }
     for worker in found["silent_workers"].as_array().into_iter().flatten() {
-        let _ = writeln!(said, "worker {worker} does not answer: its connections are missing");
+        let _ = writeln!(
+            said,
+            "worker {worker} does not answer: its connections are missing"
+        );
     }
     said
 }
@@ -359,7 +370,12 @@ mod tests {
     #[test]
     fn usage_is_consistent() {
         Flags::command().debug_assert();
-        for wrong in ["", "close 17", "connections --idle soon", "--admin 7070 status"] {
+        for wrong in [
+            "",
+            "close 17",
+            "connections --idle soon",
+            "--admin 7070 status",
+        ] {
             let args = std::iter::once("ctl").chain(wrong.split_whitespace());
             assert!(Flags::try_parse_from(args).is_err(), "{wrong}");
         }

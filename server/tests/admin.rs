@@ -61,7 +61,9 @@ fn ctl(at: &str, args: &str) -> Output {
 
 fn ids(listing: &Value) -> Vec<String> {
     let all = listing["connections"].as_array().unwrap();
-    all.iter().map(|c| c["id"].as_str().unwrap().to_owned()).collect()
+    all.iter()
+        .map(|c| c["id"].as_str().unwrap().to_owned())
+        .collect()
 }
 
 /// The samples of an exposition, held against the rules of OpenMetrics 1.0 that a scraper relies on: each family is described
@@ -93,9 +95,14 @@ fn samples(text: &str) -> BTreeMap<String, f64> {
             let (key, quoted) = label.split_once('=').unwrap();
             let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
             assert!(key.chars().all(is_word), "{line}");
-            assert!(quoted.len() > 2 && quoted.starts_with('"') && quoted.ends_with('"'), "{line}");
+            assert!(
+                quoted.len() > 2 && quoted.starts_with('"') && quoted.ends_with('"'),
+                "{line}"
+            );
         }
-        let suffix = name.strip_prefix(family).unwrap_or_else(|| panic!("{line} in {family}"));
+        let suffix = name
+            .strip_prefix(family)
+            .unwrap_or_else(|| panic!("{line} in {family}"));
         let fits = match kinds[family] {
             "counter" => suffix == "_total" && value >= 0.0,
             "gauge" => suffix.is_empty(),
@@ -106,10 +113,19 @@ fn samples(text: &str) -> BTreeMap<String, f64> {
         assert!(fits, "{line}, a {}", kinds[family]);
         if suffix == "_bucket" {
             let mut others: Vec<_> = labels.split(',').collect();
-            let le = others.iter().position(|label| label.starts_with("le=")).unwrap();
-            let le = others.remove(le).trim_start_matches("le=").trim_matches('"').to_owned();
+            let le = others
+                .iter()
+                .position(|label| label.starts_with("le="))
+                .unwrap();
+            let le = others
+                .remove(le)
+                .trim_start_matches("le=")
+                .trim_matches('"')
+                .to_owned();
             let bound: f64 = le.parse().unwrap();
-            let last = buckets.entry(others.join(",")).or_insert((f64::NEG_INFINITY, 0.0));
+            let last = buckets
+                .entry(others.join(","))
+                .or_insert((f64::NEG_INFINITY, 0.0));
             assert!(bound > last.0 && value >= last.1, "{line}");
             *last = (bound, value);
         } else if suffix == "_count" {
@@ -127,7 +143,14 @@ fn samples(text: &str) -> BTreeMap<String, f64> {
 #[test]
 fn what_the_server_does_is_scraped() {
     for_each_engine(|engine| {
-        let flags = ["--cores", "0", "--heartbeat", "100ms", "--max-connections", "20"];
+        let flags = [
+            "--cores",
+            "0",
+            "--heartbeat",
+            "100ms",
+            "--max-connections",
+            "20",
+        ];
         let server = Server::start(engine, &[&ANY[..], &flags].concat());
         let at = server.admin.as_str();
         let (_, before) = get(at, "/metrics");
@@ -153,18 +176,30 @@ fn what_the_server_does_is_scraped() {
             ("throng_ready", 1.0),
             ("throng_worker_up{worker=\"0\"}", 1.0),
             ("throng_accepted_total{worker=\"0\"}", 20.0),
-            ("throng_refused_total{worker=\"0\",reason=\"max_connections\"}", 3.0),
+            (
+                "throng_refused_total{worker=\"0\",reason=\"max_connections\"}",
+                3.0,
+            ),
             ("throng_table_connections{worker=\"0\",table=\"0\"}", 15.0),
         ] {
             assert_eq!(now[series], value, "{engine}: {series}");
         }
         assert!(now["throng_received_bytes_total{worker=\"0\"}"] >= 25.0);
-        assert_eq!(now.keys().any(|s| s.starts_with("throng_ring_enters")), engine == "uring");
-        for (series, value) in before.iter().filter(|(series, _)| series.contains("_total")) {
+        assert_eq!(
+            now.keys().any(|s| s.starts_with("throng_ring_enters")),
+            engine == "uring"
+        );
+        for (series, value) in before
+            .iter()
+            .filter(|(series, _)| series.contains("_total"))
+        {
             assert!(now[series] >= *value, "{series} went backwards");
         }
         let status = json(at, "/status");
-        assert_eq!((&status["phase"], &status["held"]), (&"serving".into(), &15.into()));
+        assert_eq!(
+            (&status["phase"], &status["held"]),
+            (&"serving".into(), &15.into())
+        );
         assert_eq!(status["total"]["closed"]["finished"], 5);
         assert_eq!(status["workers"][0]["tables"][0]["held"], 15);
         assert_eq!(server.stop().0.code(), Some(0));
@@ -174,7 +209,14 @@ fn what_the_server_does_is_scraped() {
 #[test]
 fn connections_are_listed_found_and_closed() {
     for_each_engine(|engine| {
-        let flags = ["--cores", "0,0", "--heartbeat", "0", "--idle-timeout", "60s"];
+        let flags = [
+            "--cores",
+            "0,0",
+            "--heartbeat",
+            "0",
+            "--idle-timeout",
+            "60s",
+        ];
         let server = Server::start(engine, &[&ANY[..], &flags].concat());
         let at = server.admin.as_str();
         let mut streams: Vec<_> = (0..30).map(|_| server.connect()).collect();
@@ -190,7 +232,13 @@ fn connections_are_listed_found_and_closed() {
         let waits = |one: &&Value| one["input_bytes"] == 4;
         eventually("it waits", || {
             let all = json(at, "/connections");
-            all["connections"].as_array().unwrap().iter().filter(waits).count() == 1
+            all["connections"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .filter(waits)
+                .count()
+                == 1
         });
         let idle = json(at, "/connections?idle=1s");
         assert_eq!(ids(&idle).len(), 29, "{engine}: {idle}");
@@ -201,25 +249,37 @@ fn connections_are_listed_found_and_closed() {
         let first = all["connections"][0].clone();
         let from = json(at, "/connections?source=127.0.0.0/8");
         let is_direct = first["peer"].is_null();
-        assert_eq!(is_direct, engine == "uring" && ring::direct_descriptors_release().unwrap());
+        assert_eq!(
+            is_direct,
+            engine == "uring" && ring::direct_descriptors_release().unwrap()
+        );
         assert_eq!(ids(&from).len(), if is_direct { 0 } else { 30 });
         assert!(ids(&json(at, "/connections?source=10.0.0.0/8")).is_empty());
 
         let id = first["id"].as_str().unwrap();
         assert_eq!(json(at, &format!("/connections/{id}"))["id"], first["id"]);
-        assert_eq!(request(at, "POST", &format!("/connections/{id}/close"), "").0, 403);
+        assert_eq!(
+            request(at, "POST", &format!("/connections/{id}/close"), "").0,
+            403
+        );
         assert_eq!(close(at, id), 200);
         eventually("it is closed", || json(at, "/status")["held"] == 29);
-        assert_eq!((close(at, id), get(at, &format!("/connections/{id}")).0), (404, 404));
+        assert_eq!(
+            (close(at, id), get(at, &format!("/connections/{id}")).0),
+            (404, 404)
+        );
         // Exactly one of them hears the end, and whoever comes in its place has another name.
         let ended = |stream: &mut TcpStream| {
-            stream.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
-            matches!(stream.read(&mut [0; 9]), Ok(0))
-                || stream.take_error().unwrap().is_some()
+            stream
+                .set_read_timeout(Some(Duration::from_millis(20)))
+                .unwrap();
+            matches!(stream.read(&mut [0; 9]), Ok(0)) || stream.take_error().unwrap().is_some()
         };
         eventually("the peer hears it", || streams.iter_mut().any(ended));
         let again: Vec<_> = (0..10).map(|_| server.connect()).collect();
-        assert!(!ids(&json(at, "/connections")).contains(&first["id"].as_str().unwrap().to_owned()));
+        assert!(
+            !ids(&json(at, "/connections")).contains(&first["id"].as_str().unwrap().to_owned())
+        );
         let reasons = &json(at, "/status")["total"]["closed"];
         assert_eq!(reasons, &serde_json::json!({"operator": 1}), "{engine}");
         drop((streams, again));
@@ -242,7 +302,10 @@ fn a_peer_that_does_not_read_is_found_and_closed() {
             !ids(&json(at, "/connections?state=sending")).is_empty()
         });
         let found = json(at, "/connections?state=sending");
-        assert!(found["connections"][0]["output_bytes"].as_u64() > Some(0), "{found}");
+        assert!(
+            found["connections"][0]["output_bytes"].as_u64() > Some(0),
+            "{found}"
+        );
         assert_eq!(close(at, &ids(&found)[0]), 200, "{engine}");
         eventually("it is closed", || json(at, "/status")["held"] == 0);
         let waiting = || json(at, "/status")["workers"][0]["waiting_bytes"].clone();
@@ -311,11 +374,21 @@ fn bad_input_is_refused_before_anything_starts() {
         ("192.0.2.1:7070".into(), "--admin 192.0.2.1:7070"),
     ] {
         let mut command = Command::new(program());
-        command.args(["--listen", "127.0.0.1:0", "--engine", "epoll", "--admin", &admin]);
+        command.args([
+            "--listen",
+            "127.0.0.1:0",
+            "--engine",
+            "epoll",
+            "--admin",
+            &admin,
+        ]);
         let output = command.output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{admin}: {said}");
-        assert!(output.stdout.is_empty() && said.contains("--admin"), "{admin}: {said}");
+        assert!(
+            output.stdout.is_empty() && said.contains("--admin"),
+            "{admin}: {said}"
+        );
         assert!(said.contains(named), "{admin}: {said}");
     }
     assert!(Path::new(&path("file")).exists());
@@ -339,7 +412,12 @@ fn a_wrong_question_is_answered_with_the_right_one() {
         ("GET", "/connections?limit=5000", 400, "1000"),
         ("GET", "/connections/17", 400, "0-0-17-2"),
         ("GET", "/connections/9-9-9-9", 404, "not there"),
-        ("GET", "/connections?cursor=4294967295-4294967295-4294967295", 200, "null"),
+        (
+            "GET",
+            "/connections?cursor=4294967295-4294967295-4294967295",
+            200,
+            "null",
+        ),
     ] {
         let (code, body) = request(at, method, path, "");
         assert_eq!(code, status, "{method} {path}: {body}");
@@ -372,7 +450,14 @@ fn it_works_in_the_sandbox_and_as_another_user() {
         if is_root {
             assert_eq!(std::fs::metadata(at).unwrap().uid(), 54_321);
         }
-        for path in ["/", "/healthz", "/readyz", "/metrics", "/status", "/connections?source=127.0.0.1"] {
+        for path in [
+            "/",
+            "/healthz",
+            "/readyz",
+            "/metrics",
+            "/status",
+            "/connections?source=127.0.0.1",
+        ] {
             assert_eq!(get(at, path).0, 200, "{engine} {path}");
         }
         let all = json(at, "/connections");
@@ -393,7 +478,9 @@ fn whoever_drains_is_not_ready() {
     let held = server.connect();
     assert_eq!(get(at, "/readyz"), (200, "ready\n".into()));
     server.signal(Signal::SIGTERM);
-    eventually("it drains", || get(at, "/readyz") == (503, "draining\n".into()));
+    eventually("it drains", || {
+        get(at, "/readyz") == (503, "draining\n".into())
+    });
     assert_eq!(get(at, "/healthz").0, 200);
     assert_eq!(json(at, "/status")["phase"], "draining");
     assert_eq!(samples(&get(at, "/metrics").1)["throng_ready"], 0.0);
@@ -411,9 +498,20 @@ fn a_successor_takes_the_admin_side_over() {
         let admin = match is_unix {
             true => file.to_str().unwrap().to_owned(),
             // Free a moment ago.
-            false => TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string(),
+            false => TcpListener::bind("127.0.0.1:0")
+                .unwrap()
+                .local_addr()
+                .unwrap()
+                .to_string(),
         };
-        let flags = ["--control", control, "--admin", &admin, "--drain-timeout", "3s"];
+        let flags = [
+            "--control",
+            control,
+            "--admin",
+            &admin,
+            "--drain-timeout",
+            "3s",
+        ];
         let old = Server::start("epoll", &flags);
         let pid = || json(&admin, "/status")["pid"].clone();
         assert_eq!(pid(), old.child.id());
@@ -425,7 +523,10 @@ fn a_successor_takes_the_admin_side_over() {
             command
         });
         assert_eq!(new.admin, admin);
-        assert_eq!((pid(), get(&admin, "/readyz").0), (new.child.id().into(), 200));
+        assert_eq!(
+            (pid(), get(&admin, "/readyz").0),
+            (new.child.id().into(), 200)
+        );
         drop(held);
         assert_eq!(old.end().0.code(), Some(0));
         assert_eq!(pid(), new.child.id(), "the old one's end changes nothing");
@@ -433,9 +534,19 @@ fn a_successor_takes_the_admin_side_over() {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         let taken = taken.local_addr().unwrap().port().to_string();
         let mut command = Command::new(program());
-        command.args(["--engine", "epoll", "--takeover", control, "--canary-port", &taken]);
+        command.args([
+            "--engine",
+            "epoll",
+            "--takeover",
+            control,
+            "--canary-port",
+            &taken,
+        ]);
         assert_eq!(command.args(flags).output().unwrap().status.code(), Some(1));
-        assert_eq!((pid(), get(&admin, "/readyz").0), (new.child.id().into(), 200));
+        assert_eq!(
+            (pid(), get(&admin, "/readyz").0),
+            (new.child.id().into(), 200)
+        );
         assert_eq!(new.stop().0.code(), Some(0));
         assert!(!file.exists());
     }
@@ -453,30 +564,61 @@ fn ctl_says_what_there_is() {
     };
     let (code, status) = said("status");
     assert_eq!(code, Some(0), "{status}");
-    assert!(status.contains("serving") && status.contains("3 held"), "{status}");
+    assert!(
+        status.contains("serving") && status.contains("3 held"),
+        "{status}"
+    );
     assert_eq!(said("ready"), (Some(0), "ready\n".into()));
     assert!(said("metrics").1.ends_with("# EOF\n"));
     let (_, list) = said("connections");
     assert_eq!(list.lines().count(), 4, "{list}");
     assert!(list.contains("127.0.0.1:"), "{list}");
-    let id = list.lines().nth(1).unwrap().split(' ').next().unwrap().to_owned();
-    assert!(said("connections --limit 2").1.contains("there are more: --cursor 0-0-"));
-    assert!(said(&format!("inspect {id}")).1.contains("\"state\": \"open\""));
-    assert_eq!(said(&format!("close {id}")), (Some(0), format!("closed {id}\n")));
+    let id = list
+        .lines()
+        .nth(1)
+        .unwrap()
+        .split(' ')
+        .next()
+        .unwrap()
+        .to_owned();
+    assert!(
+        said("connections --limit 2")
+            .1
+            .contains("there are more: --cursor 0-0-")
+    );
+    assert!(
+        said(&format!("inspect {id}"))
+            .1
+            .contains("\"state\": \"open\"")
+    );
+    assert_eq!(
+        said(&format!("close {id}")),
+        (Some(0), format!("closed {id}\n"))
+    );
     let (code, gone) = said(&format!("close {id}"));
     assert!(code == Some(1) && gone.contains("not there"), "{gone}");
     assert_eq!(said("close 17").0, Some(2));
     assert_eq!(server.stop().0.code(), Some(0));
     let output = ctl("127.0.0.1:9", "status");
     let said = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.code() == Some(1) && said.contains("--admin 127.0.0.1:9"), "{said}");
+    assert!(
+        output.status.code() == Some(1) && said.contains("--admin 127.0.0.1:9"),
+        "{said}"
+    );
 }
 
 #[test]
 fn a_flood_of_one_cause_is_some_lines_and_a_count() {
     for format in ["text", "json"] {
         let mut command = Command::new(program());
-        command.args(["--engine", "epoll", "--listen", "127.0.0.1:0", "--log", format]);
+        command.args([
+            "--engine",
+            "epoll",
+            "--listen",
+            "127.0.0.1:0",
+            "--log",
+            format,
+        ]);
         command.env("RUST_LOG", "server=debug");
         let server = Server::spawn(command);
         for _ in 0..500 {
@@ -484,7 +626,10 @@ fn a_flood_of_one_cause_is_some_lines_and_a_count() {
         }
         let (status, said) = server.stop();
         assert_eq!(status.code(), Some(0), "{said}");
-        let lines: Vec<_> = said.lines().filter(|l| l.contains("a connection is closed")).collect();
+        let lines: Vec<_> = said
+            .lines()
+            .filter(|l| l.contains("a connection is closed"))
+            .collect();
         assert!((1..250).contains(&lines.len()), "{} lines", lines.len());
         let left_out: u64 = said
             .lines()
@@ -492,14 +637,19 @@ fn a_flood_of_one_cause_is_some_lines_and_a_count() {
             .map(|line| {
                 let at = line.find("left_out").unwrap() + "left_out".len();
                 let number = line[at..].trim_start_matches(['"', ':', '=', ' ']);
-                let end = number.find(|c: char| !c.is_ascii_digit()).unwrap_or(number.len());
+                let end = number
+                    .find(|c: char| !c.is_ascii_digit())
+                    .unwrap_or(number.len());
                 number[..end].parse::<u64>().unwrap()
             })
             .sum();
         assert_eq!(lines.len() as u64 + left_out, 500, "{said}");
         if format == "json" {
             let line: Value = serde_json::from_str(lines[0]).unwrap();
-            assert_eq!((&line["level"], line["reason"].is_string()), (&"DEBUG".into(), true));
+            assert_eq!(
+                (&line["level"], line["reason"].is_string()),
+                (&"DEBUG".into(), true)
+            );
         }
     }
 }
@@ -515,11 +665,19 @@ fn a_worker_that_stalls_is_seen() {
     streams[0].write_all(b"stall\n").unwrap();
     eventually("it is seen", || get(at, "/healthz").0 == 503);
     let status = json(at, "/status");
-    let silent = status["workers"].as_array().unwrap().iter().filter(|w| w["answers"] == false);
+    let silent = status["workers"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|w| w["answers"] == false);
     assert_eq!(silent.count(), 1, "{status}");
     let now = samples(&get(at, "/metrics").1);
     let up = now["throng_worker_up{worker=\"0\"}"] + now["throng_worker_up{worker=\"1\"}"];
     assert_eq!(up, 1.0);
     let page = json(at, "/connections");
-    assert_eq!(page["silent_workers"].as_array().unwrap().len(), 1, "{page}");
+    assert_eq!(
+        page["silent_workers"].as_array().unwrap().len(),
+        1,
+        "{page}"
+    );
 }

@@ -44,7 +44,14 @@ fn every_query_is_about_something_that_is_said() {
     if let Err(why) = ring::probe() {
         return skip("every_query", &why.to_string());
     }
-    let flags = ["--admin", "127.0.0.1:0", "--cores", "0", "--heartbeat", "100ms"];
+    let flags = [
+        "--admin",
+        "127.0.0.1:0",
+        "--cores",
+        "0",
+        "--heartbeat",
+        "100ms",
+    ];
     let server = Server::start("uring", &flags);
     let _held = server.connect();
     let mut said = String::new();
@@ -61,7 +68,10 @@ fn every_query_is_about_something_that_is_said() {
         let asked = metrics(text);
         assert!(asked.len() > 5, "{name}: {asked:?}");
         for metric in asked {
-            assert!(series.contains(metric), "{name} asks for {metric}, which nobody says");
+            assert!(
+                series.contains(metric),
+                "{name} asks for {metric}, which nobody says"
+            );
         }
     }
     for reason in ["slow_reader", "write_timeout", "worker_memory"] {
@@ -81,7 +91,11 @@ fn the_rules_are_rules() {
         Err(error) => skip("the_rules_are_rules", &format!("promtool: {error}")),
         Ok(output) => {
             let said = [output.stdout, output.stderr].concat();
-            assert!(output.status.success(), "{}", String::from_utf8_lossy(&said));
+            assert!(
+                output.status.success(),
+                "{}",
+                String::from_utf8_lossy(&said)
+            );
         }
     }
 }

@@ -40,7 +40,7 @@ const VIEWS: [View; 3] = [
 ];
 
 /// What is there once it has looked twice.
-const SCRIPT: &str = r#"(async () => {
+const SCRIPT: &str = r##"(async () => {
     const figures = () => Object.fromEntries([...document.querySelectorAll("#figures div")]
         .map(box => [box.querySelector("dt").textContent, box.querySelector("dd").textContent]));
     const rows = id => [...document.querySelectorAll(`#${id} tbody tr`)]
@@ -53,7 +53,7 @@ const SCRIPT: &str = r#"(async () => {
         figures: figures(), workers: rows("workers"), tables: rows("tables"), reasons: rows("reasons"),
         viewport: document.documentElement.clientWidth, content: document.documentElement.scrollWidth,
     };
-})()"#;
+})()"##;
 
 #[test]
 fn the_page_shows_what_the_server_has() {
@@ -69,7 +69,14 @@ fn the_page_shows_what_the_server_has() {
         std::fs::create_dir_all(directory).unwrap();
     }
     for_each_engine(|engine| {
-        let flags = ["--admin", "127.0.0.1:0", "--cores", "0,0", "--heartbeat", "200ms"];
+        let flags = [
+            "--admin",
+            "127.0.0.1:0",
+            "--cores",
+            "0,0",
+            "--heartbeat",
+            "200ms",
+        ];
         let server = Server::start(engine, &flags);
         let _held: Vec<_> = (0..25).map(|_| server.connect()).collect();
         drop(server.connect());
@@ -91,8 +98,17 @@ fn the_page_shows_what_the_server_has() {
             assert_ne!(page["figures"]["heartbeats/s"], "–", "{at}");
             assert_eq!(page["workers"].as_array().unwrap().len(), 2, "{at}");
             assert!(!page["tables"].as_array().unwrap().is_empty(), "{at}");
-            assert!(page["reasons"][0][0].as_str().unwrap().starts_with("closed: "), "{at}");
-            assert!(page["content"].as_f64() <= page["viewport"].as_f64(), "{at}");
+            assert!(
+                page["reasons"][0][0]
+                    .as_str()
+                    .unwrap()
+                    .starts_with("closed: "),
+                "{at}"
+            );
+            assert!(
+                page["content"].as_f64() <= page["viewport"].as_f64(),
+                "{at}"
+            );
         }
     });
     let left = browser.into_inner().end();

@@ -108,16 +108,19 @@ impl Socket {
     /// # Errors
     /// That of chown(2).
     pub fn give_to(&self, owner: Identity) -> io::Result<()> {
-        self.file.as_ref().map_or(Ok(()), |file| file.give_to(owner))
+        self.file
+            .as_ref()
+            .map_or(Ok(()), |file| file.give_to(owner))
     }
 
     /// Where it listens.
     pub(super) fn address(&self) -> io::Result<Address> {
         Ok(match (&self.listener, &self.file) {
             (Listener::Tcp(listener), _) => Address::Tcp(listener.local_addr()?),
-            (Listener::Unix(_), file) => {
-                Address::Unix(file.as_ref().map_or(PathBuf::new(), |f| f.path().to_owned()))
-            }
+            (Listener::Unix(_), file) => Address::Unix(
+                file.as_ref()
+                    .map_or(PathBuf::new(), |f| f.path().to_owned()),
+            ),
         })
     }
 
@@ -161,6 +164,9 @@ mod tests {
         let other = "127.0.0.1:1".parse().unwrap();
         assert!(Socket::inherited(copy.try_clone().unwrap(), &other).is_none());
         let second = Socket::inherited(copy, &address).unwrap();
-        assert_eq!((second.address().unwrap(), second.is_shared()), (address, true));
+        assert_eq!(
+            (second.address().unwrap(), second.is_shared()),
+            (address, true)
+        );
     }
 }

@@ -190,7 +190,7 @@ impl Desk {
             }
         }
         // One that has ended answers no more.
-        let lives = |worker| served.pulses.get(worker).is_none_or(|p| p.is_alive());
+        let lives = |worker: usize| served.pulses.get(worker).is_none_or(|p| p.is_alive());
         let is_awaited = |(worker, account): (usize, &Account)| account.is_silent && lives(worker);
         let deadline = tokio::time::Instant::now() + ANSWER;
         while accounts.iter().enumerate().any(is_awaited) {
@@ -228,7 +228,9 @@ impl Desk {
                 listing.next = Some(at);
                 break;
             }
-            let is_silent = accounts.get(worker).is_some_and(|account| account.is_silent);
+            let is_silent = accounts
+                .get(worker)
+                .is_some_and(|account| account.is_silent);
             let page = match is_silent {
                 true => Err(Silent(worker)),
                 false => look(served, at, SLOTS_PER_TURN, left, filter).await,
@@ -237,7 +239,9 @@ impl Desk {
                 Ok(page) => {
                     listing.slots += u64::from(page.passed);
                     let named = |view| Named::new(worker, view);
-                    listing.connections.extend(page.found.into_iter().map(named));
+                    listing
+                        .connections
+                        .extend(page.found.into_iter().map(named));
                     page.next
                 }
                 Err(Silent(worker)) => {
@@ -340,7 +344,7 @@ impl FromStr for Id {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Id, String> {
-        let parts = numbers(text).and_then(|parts| parts.try_into().ok());
+        let parts: Option<[u64; 4]> = numbers(text).and_then(|parts| parts.try_into().ok());
         let Some([worker, table, slot, generation]) = parts else {
             return Err(format!(
                 "`{text}` is no connection: give an id from the list, such as 0-0-17-2"
@@ -359,7 +363,7 @@ impl FromStr for Cursor {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Cursor, String> {
-        let parts = numbers(text).and_then(|parts| parts.try_into().ok());
+        let parts: Option<[u64; 3]> = numbers(text).and_then(|parts| parts.try_into().ok());
         let Some([worker, table, slot]) = parts else {
             return Err(format!(
                 "`{text}` is no cursor: give what the last page says is `next`"
@@ -418,7 +422,14 @@ mod tests {
 
     #[test]
     fn what_is_no_name_is_refused() {
-        for wrong in ["", "0-0-1", "0-0-1-2-3", "a-0-1-2", "-1-0-1-2", "0-0-99999999999-1"] {
+        for wrong in [
+            "",
+            "0-0-1",
+            "0-0-1-2-3",
+            "a-0-1-2",
+            "-1-0-1-2",
+            "0-0-99999999999-1",
+        ] {
             assert!(wrong.parse::<Id>().is_err(), "{wrong}");
         }
     }
@@ -452,9 +463,15 @@ mod tests {
             std::thread::sleep(FRESH);
         }
         assert_eq!(served.publisher.mailbox(1).take().len(), 1);
-        let page = desk.list(&served, &Filter::default(), Cursor::default(), 10).await;
+        let page = desk
+            .list(&served, &Filter::default(), Cursor::default(), 10)
+            .await;
         assert_eq!(page.silent_workers, [0, 1]);
         assert!(served.publisher.mailbox(1).take().is_empty());
-        assert!(desk.close(&served, "7-0-0-0".parse().unwrap()).await.is_ok_and(|done| !done));
+        assert!(
+            desk.close(&served, "7-0-0-0".parse().unwrap())
+                .await
+                .is_ok_and(|done| !done)
+        );
     }
 }

@@ -39,7 +39,13 @@ pub(super) async fn answer(desk: &Desk, head: &Parts) -> Answer {
         return refuse(StatusCode::METHOD_NOT_ALLOWED, &format!("use {wanted}"));
     }
     match path {
-        "/" => return text(StatusCode::OK, "text/html; charset=utf-8", include_str!("page.html")),
+        "/" => {
+            return text(
+                StatusCode::OK,
+                "text/html; charset=utf-8",
+                include_str!("page.html"),
+            );
+        }
         "/healthz" | "/readyz" | "/metrics" | "/status" | "/connections" => {}
         _ if path.starts_with("/connections/") => {}
         _ => {
@@ -101,8 +107,12 @@ struct Query {
 impl Query {
     fn read(self) -> Result<(Filter, Cursor, usize), String> {
         let source = self.source.map(|text| {
-            let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
-            network.map_err(|_| format!("source `{text}`: give an address, or a network such as 10.0.0.0/8"))
+            let network = text
+                .parse::<IpNet>()
+                .or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+            network.map_err(|_| {
+                format!("source `{text}`: give an address, or a network such as 10.0.0.0/8")
+            })
         });
         let idle = self.idle.map(|text| {
             let time = humantime::parse_duration(&text);
@@ -111,7 +121,9 @@ impl Query {
         let filter = Filter {
             state: self.state,
             source: source.transpose()?,
-            idle_ms: idle.transpose()?.map(|time: Duration| time.as_millis() as u64),
+            idle_ms: idle
+                .transpose()?
+                .map(|time: Duration| time.as_millis() as u64),
         };
         let cursor = self.cursor.map(|text| text.parse::<Cursor>()).transpose()?;
         match self.limit.unwrap_or(PAGE) {
@@ -127,9 +139,10 @@ async fn list(desk: &Desk, served: &Served, query: &str) -> Answer {
         format!("{error}; what can be asked is state (open, sending, finishing, closing), source, idle, limit and cursor")
     });
     match read.and_then(Query::read) {
-        Ok((filter, cursor, limit)) => {
-            as_json(StatusCode::OK, &desk.list(served, &filter, cursor, limit).await)
-        }
+        Ok((filter, cursor, limit)) => as_json(
+            StatusCode::OK,
+            &desk.list(served, &filter, cursor, limit).await,
+        ),
         Err(why) => refuse(StatusCode::BAD_REQUEST, &why),
     }
 }
@@ -232,14 +245,22 @@ mod tests {
 
     fn read(query: &str) -> Result<(Filter, Cursor, usize), String> {
         let query: Result<Query, _> = serde_urlencoded::from_str(query);
-        query.map_err(|error| error.to_string()).and_then(Query::read)
+        query
+            .map_err(|error| error.to_string())
+            .and_then(Query::read)
     }
 
     #[test]
     fn queries_are_read_or_refused_by_name() {
         let (filter, _, limit) = read("state=sending&source=10.0.0.0/8&idle=30s&limit=7").unwrap();
-        assert_eq!((filter.state, filter.idle_ms, limit), (Some(State::Sending), Some(30_000), 7));
-        assert_eq!(read("source=%3A%3A1").unwrap().0.source, Some("::1/128".parse().unwrap()));
+        assert_eq!(
+            (filter.state, filter.idle_ms, limit),
+            (Some(State::Sending), Some(30_000), 7)
+        );
+        assert_eq!(
+            read("source=%3A%3A1").unwrap().0.source,
+            Some("::1/128".parse().unwrap())
+        );
         assert_eq!(read("").unwrap().2, PAGE);
         for (wrong, named) in [
             ("state=asleep", "asleep"),
@@ -265,7 +286,13 @@ mod tests {
             }
             may_post(&headers)
         };
-        for own in ["127.0.0.1:7070", "localhost:7070", "localhost", "[::1]:7070", "[::1]"] {
+        for own in [
+            "127.0.0.1:7070",
+            "localhost:7070",
+            "localhost",
+            "[::1]:7070",
+            "[::1]",
+        ] {
             assert!(may(own, true) && !may(own, false), "{own}");
         }
         assert!(!may("evil.example:7070", true) && !may("", true));

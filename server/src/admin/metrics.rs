@@ -22,8 +22,7 @@ use crate::inquiry::{Report, TableUse};
 use crate::stats::{CloseReason, Stats};
 
 /// Of the text (OpenMetrics 1.0).
-pub(super) const CONTENT_TYPE: &str =
-    "application/openmetrics-text; version=1.0.0; charset=utf-8";
+pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Upper bounds in µs.
 const LATENESS_US: [u64; 14] = [
@@ -93,11 +92,9 @@ const COUNTS: [Count; 11] = [
         "Published messages given to sessions",
         |s| s.messages_published,
     ),
-    (
-        "drain_held",
-        "Connections held when the end began",
-        |s| s.drained,
-    ),
+    ("drain_held", "Connections held when the end began", |s| {
+        s.drained
+    }),
 ];
 
 /// A counter of each worker's rings.
@@ -158,11 +155,9 @@ type TableLevel = (&'static str, &'static str, fn(&TableUse) -> u64);
 
 const TABLE_LEVELS: [TableLevel; 3] = [
     ("table_slots", "Slots of a table", |t| t.slots.into()),
-    (
-        "table_slots_used",
-        "Slots that are not free",
-        |t| t.used.into(),
-    ),
+    ("table_slots_used", "Slots that are not free", |t| {
+        t.used.into()
+    }),
     ("table_connections", "Connections in a table", |t| {
         t.held.into()
     }),
@@ -209,7 +204,9 @@ impl Collector for Sheet {
             up,
         )?;
         for (name, help, count) in COUNTS {
-            let all = self.reports().map(|r| (worker_label(r.worker), count(&r.stats)));
+            let all = self
+                .reports()
+                .map(|r| (worker_label(r.worker), count(&r.stats)));
             family(to, MetricType::Counter, (name, help), all)?;
         }
         for (name, help, level) in LEVELS {
@@ -408,12 +405,22 @@ mod tests {
         ] {
             assert!(text.lines().any(|said| said == line), "{line} in {text}");
         }
-        assert!(!text.contains("worker=\"1\",") && !text.contains("throng_ring"), "{text}");
+        assert!(
+            !text.contains("worker=\"1\",") && !text.contains("throng_ring"),
+            "{text}"
+        );
     }
 
     #[test]
     fn each_value_is_in_the_bucket_of_the_least_bound_above_it() {
-        let (sum, buckets) = buckets(&sheet().reports().next().unwrap().stats.heartbeat_lateness_us);
+        let (sum, buckets) = buckets(
+            &sheet()
+                .reports()
+                .next()
+                .unwrap()
+                .stats
+                .heartbeat_lateness_us,
+        );
         let counts: Vec<u64> = buckets.iter().map(|(_, count)| *count).collect();
         assert_eq!((counts[0], counts[1], counts[14]), (1, 1, 1));
         assert_eq!(counts.iter().sum::<u64>(), 3);

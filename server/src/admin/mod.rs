@@ -34,9 +34,9 @@ use tokio::sync::{Notify, Semaphore};
 use crate::control::Control;
 use crate::worker::Gate;
 pub use address::{Address, Socket};
+use desk::Desk;
 pub use desk::{Id, Served};
 pub(crate) use http::HEADER;
-use desk::Desk;
 
 /// Connections served at a time; others wait in the queue.
 const MAX_CONNECTIONS: usize = 16;

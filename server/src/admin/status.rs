@@ -72,12 +72,7 @@ impl<'a> Status<'a> {
 }
 
 impl<'a> WorkerStatus<'a> {
-    fn new(
-        served: &Served,
-        worker: usize,
-        core: usize,
-        account: &'a Account,
-    ) -> WorkerStatus<'a> {
+    fn new(served: &Served, worker: usize, core: usize, account: &'a Account) -> WorkerStatus<'a> {
         let report = account.report.as_ref().map(|(report, _)| &**report);
         let pulse = served.pulses.get(worker).filter(|_| account.is_silent);
         WorkerStatus {
@@ -103,7 +98,9 @@ impl<'a> WorkerStatus<'a> {
 /// Memory of this process that is in RAM (proc_pid_status(5), VmRSS).
 pub(super) fn resident_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))?;
     let kib: u64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
     Some(kib * 1024)
 }

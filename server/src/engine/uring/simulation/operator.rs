@@ -13,11 +13,13 @@ use super::truth::Truth;
 use crate::inquiry::{Close, Filter, Look, Page, Place, Report, State};
 use crate::worker::Command;
 
+type SharedTruth = Rc<RefCell<Truth>>;
+
 /// What was asked and not answered yet.
 #[derive(Default)]
 pub struct Operator {
     /// With whom it was about; nobody, where it named one that was there before.
-    closes: Vec<(Option<Rc<RefCell<Truth>>>, UnboundedReceiver<bool>)>,
+    closes: Vec<(Option<SharedTruth>, UnboundedReceiver<bool>)>,
     /// Asked in one go, so that both are of one moment.
     looks: Vec<(UnboundedReceiver<Report>, UnboundedReceiver<Page>)>,
     /// Connections that were said to be closed.
