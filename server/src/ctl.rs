@@ -6,6 +6,7 @@
 use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::io::Write as _;
+use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -43,17 +44,18 @@ Exit status: 0 done; 1 not reached, not there, not ready; 2 bad usage.";
 
 /// Asks a running server's admin side (its --admin).
 #[derive(Debug, Parser)]
-#[command(name = "throng-server ctl", version, after_help = EXAMPLES)]
+#[command(name = "throng-server ctl", bin_name = "throng-server ctl", version, after_help = EXAMPLES)]
 struct Flags {
     /// The server's --admin: an address and port, or the path of a unix socket
     #[arg(
         long,
+        global = true,
         value_name = "ADDRESS:PORT|PATH",
         default_value = "127.0.0.1:7070"
     )]
     admin: Address,
     /// What the server answers, as it is
-    #[arg(long)]
+    #[arg(long, global = true)]
     json: bool,
     #[command(subcommand)]
     what: What,
@@ -95,8 +97,8 @@ struct Wanted {
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     idle: Option<Duration>,
     /// At most so many
-    #[arg(long, value_name = "N", default_value_t = 100)]
-    limit: usize,
+    #[arg(long, value_name = "N", default_value = "100")]
+    limit: NonZeroUsize,
     /// From where the last list ended
     #[arg(long, value_name = "CURSOR")]
     cursor: Option<String>,
@@ -170,11 +172,11 @@ async fn ask(flags: &Flags) -> anyhow::Result<String> {
 
 /// All pages, as one.
 async fn list(at: &Address, wanted: &Wanted) -> anyhow::Result<Value> {
+    let limit = wanted.limit.get();
     let mut cursor = wanted.cursor.clone();
-    let mut all = Vec::new();
+    let (mut all, mut unknown) = (Vec::new(), 0);
     loop {
-        let left = wanted.limit - all.len();
-        let mut query = vec![("limit", left.clamp(1, PAGE).to_string())];
+        let mut query = vec![("limit", (limit - all.len()).min(PAGE).to_string())];
         let state = wanted
             .state
             .and_then(|state| serde_json::to_value(state).ok());
@@ -188,12 +190,14 @@ async fn list(at: &Address, wanted: &Wanted) -> anyhow::Result<Value> {
         if let Some(found) = page["connections"].as_array_mut() {
             all.append(found);
         }
+        unknown += page["unknown"].as_u64().unwrap_or(0);
         cursor = page["next"].as_str().map(str::to_owned);
         let is_silent = page["silent_workers"]
             .as_array()
             .is_some_and(|w| !w.is_empty());
-        if cursor.is_none() || all.len() >= wanted.limit || is_silent {
+        if cursor.is_none() || all.len() >= limit || is_silent {
             page["connections"] = Value::Array(all);
+            page["unknown"] = unknown.into();
             return Ok(page);
         }
     }
@@ -350,6 +354,13 @@ fn connections(found: &Value) -> String {
     }
     if let Some(next) = found["next"].as_str() {
         let _ = writeln!(said, "there are more: --cursor {next}");
+    }
+    if let Some(unknown @ 1..) = found["unknown"].as_u64() {
+        let _ = writeln!(
+            said,
+            "{unknown} more may be meant: of direct descriptors the address is not known (--descriptors fd), \
+             and how long somebody was silent only with --idle-timeout"
+        );
     }
     for worker in found["silent_workers"].as_array().into_iter().flatten() {
         let _ = writeln!(

@@ -152,27 +152,30 @@ impl State {
 pub struct Filter {
     /// What they do.
     pub state: Option<State>,
-    /// Where they come from. Whoever cannot be asked is not found.
+    /// Where they come from. Who cannot be asked is not found, but counted.
     pub source: Option<IpNet>,
-    /// Silent for at least so long. Where nobody remembers, nobody is found.
+    /// Silent for at least so long. Who is not known to be is not found, but counted.
     pub idle_ms: Option<u64>,
 }
 
 impl Filter {
-    /// As far as it can be told without the kernel.
-    fn may_want(&self, view: &View) -> bool {
-        self.state.is_none_or(|state| state == view.state)
-            && self
-                .idle_ms
-                .is_none_or(|least| view.idle_ms.is_some_and(|idle| idle >= least))
+    /// As far as it can be told without the kernel. None where nobody remembers how idle it is.
+    fn may_want(&self, view: &View) -> Option<bool> {
+        if self.state.is_some_and(|state| state != view.state) {
+            return Some(false);
+        }
+        match self.idle_ms {
+            None => Some(true),
+            Some(least) => Some(view.idle_ms? >= least),
+        }
     }
 
-    fn wants(&self, view: &View) -> bool {
-        let from = |network: &IpNet| {
-            view.peer
-                .is_some_and(|peer| network.contains(&peer.ip().to_canonical()))
-        };
-        self.source.as_ref().is_none_or(from)
+    /// None where nobody knows its peer.
+    fn wants(&self, view: &View) -> Option<bool> {
+        match &self.source {
+            None => Some(true),
+            Some(network) => Some(network.contains(&view.peer?.ip().to_canonical())),
+        }
     }
 }
 
@@ -198,6 +201,8 @@ pub struct Page {
     pub found: Vec<View>,
     /// Slots passed.
     pub passed: u32,
+    /// Connections of which nobody knows whether they are wanted.
+    pub unknown: u32,
     /// Where to look on. None at the end of the last table.
     pub next: Option<Place>,
 }
@@ -248,13 +253,17 @@ impl Look {
             }
             left -= 1;
             page.passed += 1;
-            if let Some(mut view) = shelves.view(at)
-                && self.filter.may_want(&view)
-            {
-                left = left.saturating_sub(KERNEL_COST_SLOTS);
-                shelves.ask_kernel(&mut view);
-                if self.filter.wants(&view) {
-                    page.found.push(view);
+            if let Some(mut view) = shelves.view(at) {
+                let mut is_wanted = self.filter.may_want(&view);
+                if is_wanted == Some(true) {
+                    left = left.saturating_sub(KERNEL_COST_SLOTS);
+                    shelves.ask_kernel(&mut view);
+                    is_wanted = self.filter.wants(&view);
+                }
+                match is_wanted {
+                    Some(true) => page.found.push(view),
+                    Some(false) => {}
+                    None => page.unknown += 1,
                 }
             }
             at.slot += 1;
@@ -349,7 +358,8 @@ mod tests {
             idle_ms: Some(0),
             ..Filter::default()
         };
-        assert!(look(&held, Place::default(), 9, &filter).found.is_empty());
+        let page = look(&held, Place::default(), 9, &filter);
+        assert!(page.found.is_empty() && page.unknown == 1);
         // A place that never was.
         let nowhere = Place {
             table: u32::MAX,

@@ -14,12 +14,10 @@ use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use tracing::level_filters::LevelFilter;
-use tracing::subscriber::Interest;
-use tracing::{Event, Metadata, Subscriber, error, warn};
-use tracing_subscriber::filter::FilterExt;
-use tracing_subscriber::layer::{Context, Filter, SubscriberExt};
+use tracing::{Event, Subscriber, error, warn};
+use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, registry};
+use tracing_subscriber::{EnvFilter, Layer, fmt, registry};
 
 /// Lines of one cause within a second; what is more is counted.
 pub const MOST_PER_SECOND: u32 = 10;
@@ -45,7 +43,7 @@ impl Log {
     /// From now on all that is traced goes to standard error. Only the first log of a process has this effect.
     pub fn begin(format: Format) -> Log {
         let causes = Arc::new(Causes::default());
-        let lines = fmt::layer::<Registry>()
+        let lines = fmt::layer()
             .with_writer(io::stderr)
             .with_ansi(io::stderr().is_terminal())
             // A log that nobody reads any more is no reason to panic.
@@ -57,9 +55,12 @@ impl Log {
         let wanted = EnvFilter::builder()
             .with_default_directive(LevelFilter::WARN.into())
             .from_env_lossy();
-        let few = wanted.and(Few(Arc::clone(&causes)));
         // Fails only where a logger is set already.
-        let _ = registry().with(lines.with_filter(few)).try_init();
+        let _ = registry()
+            .with(lines)
+            .with(wanted)
+            .with(Few(Arc::clone(&causes)))
+            .try_init();
         Log { format, causes }
     }
 
@@ -166,30 +167,12 @@ impl Causes {
 /// Lets a bounded number of lines of each cause through.
 struct Few(Arc<Causes>);
 
-impl<S: Subscriber> Filter<S> for Few {
-    fn enabled(&self, _: &Metadata<'_>, _: &Context<'_, S>) -> bool {
-        true
-    }
-
-    fn callsite_enabled(&self, _: &'static Metadata<'static>) -> Interest {
-        Interest::always()
-    }
-
-    fn event_enabled(&self, event: &Event<'_>, _: &Context<'_, S>) -> bool {
-        let metadata = event.metadata();
+impl<S: Subscriber> Layer<S> for Few {
+    fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {
+        let at = event.metadata();
+        let place = (at.file().unwrap_or(at.target()), at.line().unwrap_or(0));
         // What is said of those that were left out is said in any case.
-        metadata.target() == module_path!()
-            || self.0.may_say(
-                (
-                    metadata.file().unwrap_or(metadata.target()),
-                    metadata.line().unwrap_or(0),
-                ),
-                Instant::now(),
-            )
-    }
-
-    fn max_level_hint(&self) -> Option<LevelFilter> {
-        Some(LevelFilter::TRACE)
+        at.target() == module_path!() || self.0.may_say(place, Instant::now())
     }
 }
 

@@ -1,28 +1,18 @@
 //! What `deploy/` asks of a server is what a server says: each metric and label of the alert rules and the dashboard is in a
-//! real scrape.
+//! real scrape, and where Prometheus is installed (Debian's `prometheus`), each query has an answer there.
 #![allow(clippy::unwrap_used)]
 
 mod common;
 
 use std::collections::BTreeSet;
-use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::TcpListener;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
-use common::{LONG, Server, eventually, skip};
+use common::{Server, eventually, get, skip};
+use serde_json::Value;
 
-fn scrape(at: &str) -> String {
-    let mut stream = TcpStream::connect(at).unwrap();
-    stream.set_read_timeout(Some(LONG)).unwrap();
-    stream
-        .write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        .unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer.split_once("\r\n\r\n").unwrap().1.to_owned()
-}
-
+const CONFIG: &str = include_str!("../../deploy/prometheus/prometheus.yml");
 const ALERTS: &str = include_str!("../../deploy/prometheus/alerts.yml");
 const DASHBOARD: &str = include_str!("../../deploy/grafana/throng.json");
 
@@ -56,7 +46,7 @@ fn every_query_is_about_something_that_is_said() {
     let _held = server.connect();
     let mut said = String::new();
     eventually("a heartbeat is said", || {
-        said = scrape(&server.admin);
+        said = get(&server.admin, "/metrics").1;
         !said.contains("lateness_seconds_count{worker=\"0\"} 0")
     });
     let series: BTreeSet<&str> = said
@@ -78,7 +68,7 @@ fn every_query_is_about_something_that_is_said() {
         assert!(ALERTS.contains(reason));
         assert!(said.contains(&format!("reason=\"{reason}\"")), "{reason}");
     }
-    let dashboard: serde_json::Value = serde_json::from_str(DASHBOARD).unwrap();
+    let dashboard: Value = serde_json::from_str(DASHBOARD).unwrap();
     assert!(dashboard["panels"].as_array().unwrap().len() > 5);
 }
 
@@ -98,4 +88,142 @@ fn the_rules_are_rules() {
             );
         }
     }
+}
+
+/// A Prometheus with the files of `deploy/prometheus`, that scrapes a server at `target` each second. It ends with its test.
+struct Prometheus {
+    child: Child,
+    address: String,
+    _directory: tempfile::TempDir,
+}
+
+impl Prometheus {
+    /// None where it is not installed.
+    fn start(target: &str) -> Option<Prometheus> {
+        let directory = tempfile::tempdir().unwrap();
+        let config = CONFIG
+            .replace("127.0.0.1:7070", target)
+            .replace("_interval: 5s", "_interval: 1s");
+        assert!(config.contains(target) && config.contains("_interval: 1s"));
+        let file = directory.path().join("prometheus.yml");
+        std::fs::write(&file, config).unwrap();
+        std::fs::write(directory.path().join("alerts.yml"), ALERTS).unwrap();
+        let free = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = free.local_addr().unwrap().to_string();
+        drop(free);
+        let mut command = Command::new("prometheus");
+        command.arg(format!("--config.file={}", file.display()));
+        let data = directory.path().join("data");
+        command.arg(format!("--storage.tsdb.path={}", data.display()));
+        command.arg(format!("--web.listen-address={address}"));
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        let prometheus = Prometheus {
+            child: command.spawn().ok()?,
+            address,
+            _directory: directory,
+        };
+        eventually("Prometheus is ready", || {
+            std::net::TcpStream::connect(&prometheus.address).is_ok()
+                && get(&prometheus.address, "/-/ready").0 == 200
+        });
+        Some(prometheus)
+    }
+
+    fn api(&self, path: &str) -> Value {
+        let (status, body) = get(&self.address, &format!("/api/v1/{path}"));
+        assert_eq!(status, 200, "{path}: {body}");
+        serde_json::from_str::<Value>(&body).unwrap()["data"].take()
+    }
+
+    /// The values of all series that `query` comes to.
+    fn query(&self, query: &str) -> Vec<f64> {
+        let query = serde_urlencoded::to_string([("query", query)]).unwrap();
+        let data = self.api(&format!("query?{query}"));
+        let series = data["result"].as_array().unwrap().iter();
+        let value = |one: &Value| one["value"][1].as_str().unwrap().parse().unwrap();
+        series.map(value).collect()
+    }
+}
+
+impl Drop for Prometheus {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What is compared in an alert's expression, without what it is compared with.
+fn operands(alert: &str) -> impl Iterator<Item = &str> {
+    let sides = alert
+        .split(" or ")
+        .flat_map(|side| side.split(" and on (instance) "));
+    sides.map(|side| {
+        let compared = side.rsplit_once(" == ").or(side.rsplit_once(" > "));
+        compared
+            .unwrap_or_else(|| panic!("{side} compares nothing"))
+            .0
+    })
+}
+
+#[test]
+fn prometheus_answers_every_query() {
+    if let Err(why) = ring::probe() {
+        return skip("prometheus_answers_every_query", &why.to_string());
+    }
+    let flags = [
+        "--admin",
+        "127.0.0.1:0",
+        "--cores",
+        "0",
+        "--heartbeat",
+        "100ms",
+    ];
+    let server = Server::start("uring", &flags);
+    let Some(prometheus) = Prometheus::start(&server.admin) else {
+        return skip(
+            "prometheus_answers_every_query",
+            "prometheus is not installed",
+        );
+    };
+    eventually("it scrapes", || {
+        let target = prometheus.api("targets")["activeTargets"][0].clone();
+        assert_eq!(target["lastError"].as_str().unwrap_or(""), "", "{target}");
+        target["health"] == "up"
+    });
+    let dashboard: Value = serde_json::from_str(DASHBOARD).unwrap();
+    let rules = prometheus.api("rules")["groups"][0]["rules"].clone();
+    let rules = rules.as_array().unwrap();
+    assert_eq!(rules.len(), ALERTS.matches("alert:").count());
+    let of_alerts = rules
+        .iter()
+        .flat_map(|rule| operands(rule["query"].as_str().unwrap()));
+    let panels = dashboard["panels"].as_array().unwrap().iter();
+    let of_panels = panels.flat_map(|panel| panel["targets"].as_array().unwrap());
+    let of_panels = of_panels.map(|target| target["expr"].as_str().unwrap());
+    let queries: Vec<String> = of_alerts
+        .chain(of_panels)
+        .map(|query| {
+            query
+                .replace("$instance", ".+")
+                .replace("$__rate_interval", "1m")
+        })
+        .collect();
+    assert!(queries.len() > 20, "{queries:#?}");
+    let _held = server.connect();
+    for query in queries {
+        eventually(&query, || {
+            drop(server.connect());
+            let values = prometheus.query(&query);
+            !values.is_empty() && values.iter().all(|value| value.is_finite())
+        });
+    }
+    let unhealthy = |rule: &&Value| !["ok", "unknown"].contains(&rule["health"].as_str().unwrap());
+    let rules = prometheus.api("rules")["groups"][0]["rules"].clone();
+    let unhealthy: Vec<_> = rules.as_array().unwrap().iter().filter(unhealthy).collect();
+    assert!(unhealthy.is_empty(), "{unhealthy:#?}");
+
+    drop(server);
+    eventually("its end is noticed", || {
+        prometheus.query("ALERTS{alertname=\"ThrongDown\"}") == [1.0]
+    });
 }

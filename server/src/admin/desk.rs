@@ -129,6 +129,9 @@ pub(super) struct Listing {
     next: Option<Cursor>,
     /// Slots passed.
     slots: u64,
+    /// Connections of which nobody knows whether they are wanted: the address of a direct descriptor, or how idle
+    /// somebody is without an idle timeout.
+    unknown: u64,
     /// Workers whose connections are missing, as they do not answer.
     silent_workers: Vec<usize>,
 }
@@ -238,6 +241,7 @@ impl Desk {
             let next = match page {
                 Ok(page) => {
                     listing.slots += u64::from(page.passed);
+                    listing.unknown += u64::from(page.unknown);
                     let named = |view| Named::new(worker, view);
                     listing
                         .connections
