@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::io::{IsTerminal, Read, Write};
 use std::process::ExitCode;
 use std::sync::mpsc::Sender;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
 use kernel_tuning::setting::Role;
@@ -178,6 +178,7 @@ fn served(resolved: &Resolved, server: &Server, started: Instant) -> Served {
         listen: server.address().to_string(),
         cores: resolved.config.cores.clone(),
         started,
+        started_at: SystemTime::now() - started.elapsed(),
         publisher: server.publisher().clone(),
         admission: server.admission(),
         gate: server.gate(),

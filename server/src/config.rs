@@ -442,7 +442,7 @@ pub enum UsageError {
         error: std::io::Error,
     },
     /// The admin side cannot be opened.
-    #[error("--admin {address}: {error}{}", hint(.error))]
+    #[error("--admin {address}: {error}{}", hint(.address, .error))]
     Admin {
         /// Where.
         address: Address,
@@ -762,13 +762,19 @@ fn admin(
     })
 }
 
-fn hint(error: &std::io::Error) -> &'static str {
-    match error.kind() {
-        std::io::ErrorKind::AddrInUse => {
-            "; choose another, or port 0 for a free one (`ss -ltnp` and `ss -lxp` say who has it)"
+fn hint(address: &Address, error: &std::io::Error) -> &'static str {
+    match (error.kind(), address) {
+        (std::io::ErrorKind::AddrInUse, Address::Tcp(_)) => {
+            "; choose another, or port 0 for a free one (`ss -ltnp` says who has it)"
         }
-        std::io::ErrorKind::NotFound => "; make the directory first",
-        std::io::ErrorKind::PermissionDenied => "; choose what this user may open",
+        (std::io::ErrorKind::AddrInUse, Address::Unix(_)) => {
+            "; something is there: choose another path"
+        }
+        (std::io::ErrorKind::AddrNotAvailable, _) => {
+            "; this host has no such address (`ip address`)"
+        }
+        (std::io::ErrorKind::NotFound, _) => "; make the directory first",
+        (std::io::ErrorKind::PermissionDenied, _) => "; choose what this user may open",
         _ => "",
     }
 }

@@ -10,7 +10,7 @@ use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Bytes;
@@ -252,7 +252,11 @@ async fn exchange(
         _ => {
             let why: Option<Value> = serde_json::from_str(&said).ok();
             let why = why.and_then(|v| v["error"].as_str().map(str::to_owned));
-            Err(anyhow!(why.unwrap_or(said.trim_end().to_owned())))
+            let line = Some(said.trim_end()).filter(|said| !said.contains('\n'));
+            match why.or(line.map(str::to_owned)) {
+                Some(why) => bail!(why),
+                None => bail!("{status} is the answer: is a Throng server there?"),
+            }
         }
     }
 }

@@ -15,9 +15,11 @@ use std::time::{Duration, Instant};
 use clap::ValueEnum;
 use tracing::level_filters::LevelFilter;
 use tracing::{Event, Subscriber, error, warn};
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::DefaultFields;
 use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Layer, fmt, registry};
+use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, registry};
 
 /// Lines of one cause within a second; what is more is counted.
 pub const MOST_PER_SECOND: u32 = 10;
@@ -43,24 +45,14 @@ impl Log {
     /// From now on all that is traced goes to standard error. Only the first log of a process has this effect.
     pub fn begin(format: Format) -> Log {
         let causes = Arc::new(Causes::default());
-        let lines = fmt::layer()
-            .with_writer(io::stderr)
-            .with_ansi(io::stderr().is_terminal())
-            // A log that nobody reads any more is no reason to panic.
-            .log_internal_errors(false);
-        let lines = match format {
-            Format::Text => lines.boxed(),
-            Format::Json => lines.json().flatten_event(true).boxed(),
-        };
         let wanted = EnvFilter::builder()
             .with_default_directive(LevelFilter::WARN.into())
             .from_env_lossy();
+        let lines = fmt::layer()
+            .with_writer(io::stderr)
+            .with_ansi(io::stderr().is_terminal());
         // Fails only where a logger is set already.
-        let _ = registry()
-            .with(lines)
-            .with(wanted)
-            .with(Few(Arc::clone(&causes)))
-            .try_init();
+        let _ = subscriber(format, lines, wanted, &causes).try_init();
         Log { format, causes }
     }
 
@@ -95,6 +87,26 @@ impl Drop for Log {
     fn drop(&mut self) {
         self.causes.say();
     }
+}
+
+/// Writes `lines` in `format`, of those that are `wanted`, and few of each of the `causes`.
+fn subscriber<W>(
+    format: Format,
+    lines: fmt::Layer<Registry, DefaultFields, fmt::format::Format, W>,
+    wanted: EnvFilter,
+    causes: &Arc<Causes>,
+) -> impl Subscriber + Send + Sync
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
+    // A log that nobody reads any more is no reason to panic.
+    let lines = lines.log_internal_errors(false);
+    let lines = match format {
+        Format::Text => lines.boxed(),
+        Format::Json => lines.json().flatten_event(true).boxed(),
+    };
+    let few = Few(Arc::clone(causes));
+    registry().with(lines).with(wanted).with(few)
 }
 
 /// A place in the program.
@@ -177,8 +189,60 @@ impl<S: Subscriber> Layer<S> for Few {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::stats::{CloseReason, Stats};
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_million_closes_are_some_lines_and_a_count() {
+        const CLOSES: u64 = 1_000_000;
+        for format in [Format::Text, Format::Json] {
+            let (causes, written) = (Arc::new(Causes::default()), Lines::default());
+            let to = written.clone();
+            let lines = fmt::layer()
+                .with_ansi(false)
+                .with_writer(move || to.clone());
+            let wanted = EnvFilter::new("server=debug");
+            let began = Instant::now();
+            tracing::subscriber::with_default(subscriber(format, lines, wanted, &causes), || {
+                let mut stats = Stats::new();
+                (0..CLOSES).for_each(|_| stats.count_close(CloseReason::Reset));
+                causes.say();
+            });
+            let said = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
+            let closes = said
+                .lines()
+                .filter(|line| line.contains("a connection is closed"));
+            let closes = closes.count() as u64;
+            let most = u64::from(MOST_PER_SECOND) * (began.elapsed().as_secs() + 1);
+            assert!((1..=most).contains(&closes), "{closes} lines");
+            let left_out = match format {
+                Format::Text => format!("left_out={} ", CLOSES - closes),
+                Format::Json => format!("\"left_out\":{},", CLOSES - closes),
+            };
+            let last = said.lines().last().unwrap();
+            assert!(
+                last.contains(&left_out) && last.contains("stats.rs"),
+                "{last}"
+            );
+            let is_json = |line| serde_json::from_str::<serde_json::Value>(line).is_ok();
+            assert_eq!(said.lines().all(is_json), format == Format::Json, "{said}");
+        }
+    }
 
     #[test]
     fn of_each_cause_some_lines_a_second_are_written_and_the_others_counted() {

@@ -347,10 +347,11 @@ fn bad_input_is_refused_before_anything_starts() {
     for (admin, named) in [
         (taken, "in use"),
         (path("missing/admin"), "make the directory first"),
-        (path("file"), "in use"),
+        (path("file"), "choose another path"),
+        ("/sys/admin".into(), "choose what this user may open"),
         (path("living"), "another server answers there"),
         ("localhost:7070".into(), "ADDRESS:PORT"),
-        ("192.0.2.1:7070".into(), "--admin 192.0.2.1:7070"),
+        ("192.0.2.1:7070".into(), "no such address"),
     ] {
         let mut command = Command::new(program());
         command.args([

@@ -8,7 +8,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Serialize, Serializer};
 use tokio::sync::Mutex;
@@ -40,6 +40,8 @@ pub struct Served {
     pub cores: Vec<usize>,
     /// When it began.
     pub started: Instant,
+    /// The same, as the clock of the host had it then.
+    pub started_at: SystemTime,
     /// Reaches its workers.
     pub publisher: Publisher,
     /// Counts its connections.
@@ -454,6 +456,7 @@ mod tests {
             listen: String::new(),
             cores: vec![0, 0],
             started: Instant::now(),
+            started_at: SystemTime::now(),
             publisher: Publisher::new(2).unwrap(),
             admission: Arc::new(Admission::new(Default::default())),
             gate: Arc::new(true.into()),

@@ -35,8 +35,7 @@ const LATENESS_US: [u64; 14] = [
 /// # Errors
 /// None that is known: it is written to memory.
 pub(super) fn exposition(served: &Served, accounts: Vec<Account>) -> Result<String, fmt::Error> {
-    let started = SystemTime::now().checked_sub(served.started.elapsed());
-    let started = started.and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
+    let started = served.started_at.duration_since(SystemTime::UNIX_EPOCH);
     let mut registry = Registry::with_prefix("throng");
     registry.register_collector(Box::new(Sheet {
         engine: served.engine,
@@ -133,7 +132,7 @@ const RING_COUNTS: [RingCount; 7] = [
 /// A gauge of each worker.
 type Level = (&'static str, &'static str, fn(&Report) -> u64);
 
-const LEVELS: [Level; 4] = [
+const LEVELS: [Level; 3] = [
     ("connections", "Connections held", |r| r.held.into()),
     (
         "waiting_bytes",
@@ -145,9 +144,6 @@ const LEVELS: [Level; 4] = [
         "The most bytes that ever waited in the server",
         |r| r.stats.pending_peak_bytes,
     ),
-    ("rings", "Rings, and so tables; 0 without", |r| {
-        r.stats.ring.map_or(0, |ring| ring.rings)
-    }),
 ];
 
 /// A gauge of each table.
