@@ -12,6 +12,7 @@ use std::process::{Child, Command, Stdio};
 use common::{Server, eventually, get, skip};
 use serde_json::Value;
 
+const MANUAL: &str = include_str!("../../docs/admin.md");
 const CONFIG: &str = include_str!("../../deploy/prometheus/prometheus.yml");
 const ALERTS: &str = include_str!("../../deploy/prometheus/alerts.yml");
 const DASHBOARD: &str = include_str!("../../deploy/grafana/throng.json");
@@ -54,7 +55,15 @@ fn every_query_is_about_something_that_is_said() {
         .filter(|line| !line.starts_with('#'))
         .filter_map(|line| line.split(['{', ' ']).next())
         .collect();
-    for (name, text) in [("alerts.yml", ALERTS), ("throng.json", DASHBOARD)] {
+    for metric in &series {
+        let named = format!("`{metric}");
+        assert!(MANUAL.contains(&named), "the manual does not name {metric}");
+    }
+    for (name, text) in [
+        ("alerts.yml", ALERTS),
+        ("throng.json", DASHBOARD),
+        ("admin.md", MANUAL),
+    ] {
         let asked = metrics(text);
         assert!(asked.len() > 5, "{name}: {asked:?}");
         for metric in asked {

@@ -187,6 +187,10 @@ impl Desk {
             return accounts.clone();
         }
         accounts.resize_with(served.cores.len(), Account::default);
+        // Late answers: they are not what is asked for now.
+        while let Ok(report) = answers.try_recv() {
+            note(accounts, report);
+        }
         for (worker, account) in accounts.iter_mut().enumerate() {
             // Where it is silent, its mailbox has the last question still.
             if !std::mem::replace(&mut account.is_silent, true) {
@@ -203,10 +207,7 @@ impl Desk {
             let Ok(Some(report)) = timeout_at(deadline, answers.recv()).await else {
                 break;
             };
-            if let Some(account) = accounts.get_mut(report.worker) {
-                account.is_silent = false;
-                account.report = Some((Arc::new(report), Instant::now()));
-            }
+            note(accounts, report);
         }
         // From the end of the wait, so that those who ask meanwhile do not wait one after the other.
         *asked = Some(Instant::now());
@@ -298,6 +299,13 @@ impl Desk {
         served.publisher.mailbox(id.worker).post(close);
         let answer = tokio::time::timeout(ANSWER, answer.recv()).await;
         answer.ok().flatten().ok_or(Silent(id.worker))
+    }
+}
+
+fn note(accounts: &mut [Account], report: Report) {
+    if let Some(account) = accounts.get_mut(report.worker) {
+        account.is_silent = false;
+        account.report = Some((Arc::new(report), Instant::now()));
     }
 }
 
@@ -414,6 +422,7 @@ impl Serialize for Cursor {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::stats::Stats;
     use proptest::prelude::*;
 
     proptest! {
@@ -469,7 +478,25 @@ mod tests {
             assert!(accounts.iter().all(|a| a.is_silent && a.report.is_none()));
             std::thread::sleep(FRESH);
         }
-        assert_eq!(served.publisher.mailbox(1).take().len(), 1);
+        let asked = || served.publisher.mailbox(1).take();
+        let mut questions = asked();
+        let (Some(Command::Report(reply)), 0) = (questions.pop(), questions.len()) else {
+            panic!("one question");
+        };
+        let late = Report {
+            worker: 1,
+            stats: Stats::new(),
+            held: 7,
+            waiting_bytes: 0,
+            tables: Vec::new(),
+        };
+        reply.send(late).unwrap();
+        let accounts = desk.accounts(&served).await;
+        assert_eq!(accounts[1].report.as_ref().unwrap().0.held, 7);
+        assert!(
+            accounts[1].is_silent && asked().len() == 1,
+            "a late answer is not for the next question"
+        );
         let page = desk
             .list(&served, &Filter::default(), Cursor::default(), 10)
             .await;
