@@ -13,7 +13,6 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -25,18 +24,30 @@ const LOCUSTFILE: &str = include_str!("../../deploy/locust/locustfile.py");
 const REQUIREMENTS: &str = include_str!("../../deploy/locust/requirements.txt");
 const INSTALL: Duration = Duration::from_secs(300);
 
+/// One test, so that Locust is installed once and gone with it.
 #[test]
-fn its_counts_are_those_of_the_server() {
-    let Some(locust) = Locust::get("its_counts_are_those_of_the_server") else {
-        return;
+fn a_real_locust_is_right_about_what_it_sees() {
+    let Some(locust) = Locust::get() else {
+        return skip(
+            "a_real_locust_is_right_about_what_it_sees",
+            "no locust on PATH; THRONG_LOCUST=1 installs one for the test",
+        );
     };
+    its_counts_are_those_of_the_server(&locust);
+    a_server_that_dies_is_seen_by_its_causes(&locust);
+    a_server_that_is_told_to_stop_is_left_in_good_order(&locust);
+    a_server_that_breaks_its_promises_is_found_out(&locust);
+    bad_options_are_refused_before_anything_starts(&locust);
+}
+
+fn its_counts_are_those_of_the_server(locust: &Locust) {
     for_each_engine(|engine| {
         let json = tempfile::NamedTempFile::new().unwrap();
         let path = json.path().to_str().unwrap();
         let server = Server::start(engine, &["--heartbeat", "500ms", "--json", path]);
         let run = locust.start(
             &server.address,
-            "--users 50 --spawn-rate 50 --run-time 4s --source 127.1.0.0/28 --message-bytes 100 \
+            "--users 50 --spawn-rate 50 --run-time 3s --source 127.1.0.0/28 --message-bytes 100 \
              --message-interval 0.1 --heartbeat 0.5 --heartbeat-grace 5",
         );
         let seen = run.end();
@@ -60,16 +71,12 @@ fn its_counts_are_those_of_the_server() {
     });
 }
 
-#[test]
-fn a_server_that_dies_is_seen_by_its_causes() {
-    let Some(locust) = Locust::get("a_server_that_dies_is_seen_by_its_causes") else {
-        return;
-    };
+fn a_server_that_dies_is_seen_by_its_causes(locust: &Locust) {
     for_each_engine(|engine| {
         let mut server = Server::start(engine, &["--heartbeat", "500ms"]);
         let run = locust.start(
             &server.address,
-            "--users 50 --spawn-rate 50 --run-time 6s --message-interval 0.1 --heartbeat 0.5",
+            "--users 50 --spawn-rate 50 --run-time 5s --message-interval 0.1 --heartbeat 0.5",
         );
         common::eventually("all are connected", || {
             connections_to(&server.address) == 50
@@ -96,11 +103,7 @@ fn a_server_that_dies_is_seen_by_its_causes() {
     });
 }
 
-#[test]
-fn a_server_that_is_told_to_stop_is_left_in_good_order() {
-    let Some(locust) = Locust::get("a_server_that_is_told_to_stop_is_left_in_good_order") else {
-        return;
-    };
+fn a_server_that_is_told_to_stop_is_left_in_good_order(locust: &Locust) {
     let server = Server::start("epoll", &["--drain-timeout", "8s"]);
     let run = locust.start(
         &server.address,
@@ -122,11 +125,7 @@ fn a_server_that_is_told_to_stop_is_left_in_good_order() {
     assert_eq!(seen.failures.values().sum::<u64>(), refused, "{seen:?}");
 }
 
-#[test]
-fn a_server_that_breaks_its_promises_is_found_out() {
-    let Some(locust) = Locust::get("a_server_that_breaks_its_promises_is_found_out") else {
-        return;
-    };
+fn a_server_that_breaks_its_promises_is_found_out(locust: &Locust) {
     let flags = "--users 5 --spawn-rate 5 --run-time 4s --heartbeat 0.5 --heartbeat-grace 0.5 \
                  --answer-timeout 1";
     type Serve = fn(TcpStream);
@@ -170,11 +169,7 @@ fn a_server_that_breaks_its_promises_is_found_out() {
     }
 }
 
-#[test]
-fn bad_options_are_refused_before_anything_starts() {
-    let Some(locust) = Locust::get("bad_options_are_refused_before_anything_starts") else {
-        return;
-    };
+fn bad_options_are_refused_before_anything_starts(locust: &Locust) {
     for (target, flags, said) in [
         ("http://localhost", "", "-H HOST:PORT"),
         ("127.0.0.1:7", "--message-bytes 5", "12 to 65536 bytes"),
@@ -195,20 +190,10 @@ struct Locust {
 }
 
 impl Locust {
-    /// The one that was installed when asked for, or that of PATH; none, said loudly, where there is neither.
-    fn get(test: &str) -> Option<&'static Locust> {
-        static LOCUST: OnceLock<Option<Locust>> = OnceLock::new();
-        let locust = LOCUST.get_or_init(|| {
-            let asked = std::env::var_os("THRONG_LOCUST").is_some_and(|value| value == "1");
-            asked.then(Locust::install).or_else(Locust::of_path)
-        });
-        if locust.is_none() {
-            skip(
-                test,
-                "no locust on PATH; THRONG_LOCUST=1 installs one for the test",
-            );
-        }
-        locust.as_ref()
+    /// One that is installed, where that is asked for, or that of PATH.
+    fn get() -> Option<Locust> {
+        let asked = std::env::var_os("THRONG_LOCUST").is_some_and(|value| value == "1");
+        asked.then(Locust::install).or_else(Locust::of_path)
     }
 
     fn of_path() -> Option<Locust> {
