@@ -12,7 +12,6 @@ mod http;
 mod metrics;
 mod status;
 
-use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -25,11 +24,11 @@ use hyper::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::control::Control;
 use crate::worker::Gate;
@@ -40,6 +39,9 @@ pub(crate) use http::HEADER;
 
 /// Connections served at a time; others wait in the queue.
 const MAX_CONNECTIONS: usize = 16;
+/// From a connection to the end of its request's head: less than a liveness probe waits where all places are taken by those
+/// who say nothing.
+const HEAD: Duration = Duration::from_millis(500);
 /// From a connection to its end: one request. Longer than any answer takes.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// After an accept that failed for lack of files or memory.
@@ -174,14 +176,8 @@ fn serve(runtime: &Runtime, listener: Listener, desk: &Arc<Desk>, offer: &Offer)
             let desk = Arc::clone(desk);
             match accepted.await {
                 None => break,
-                Some(Ok(Stream::Tcp(stream))) => drop(tokio::spawn(async move {
-                    answer(stream, desk).await;
-                    drop(place);
-                })),
-                Some(Ok(Stream::Unix(stream))) => drop(tokio::spawn(async move {
-                    answer(stream, desk).await;
-                    drop(place);
-                })),
+                Some(Ok(Stream::Tcp(stream))) => drop(tokio::spawn(answer(stream, desk, place))),
+                Some(Ok(Stream::Unix(stream))) => drop(tokio::spawn(answer(stream, desk, place))),
                 Some(Err(_)) => tokio::time::sleep(PAUSE).await,
             }
         }
@@ -191,15 +187,29 @@ fn serve(runtime: &Runtime, listener: Listener, desk: &Arc<Desk>, offer: &Offer)
     });
 }
 
-/// One request of one connection.
-async fn answer(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, desk: Arc<Desk>) {
+/// One request of one connection. What was asked is answered to its end, in its place, also for one that has gone: going
+/// away is no way to have the workers asked more often.
+async fn answer(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    desk: Arc<Desk>,
+    place: OwnedSemaphorePermit,
+) {
+    let place = Arc::new(place);
     let service = service_fn(|request: Request<Incoming>| {
-        let desk = Arc::clone(&desk);
+        let (desk, place) = (Arc::clone(&desk), Arc::clone(&place));
         // Nothing here has a body that matters.
         let (head, _) = request.into_parts();
-        async move { Ok::<_, Infallible>(http::answer(&desk, &head).await) }
+        tokio::spawn(async move {
+            let answer = http::answer(&desk, &head).await;
+            drop(place);
+            answer
+        })
     });
     let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD)
+        // Whoever has said all may say so.
+        .half_close(true)
         // Whoever asks every second makes a connection a second; in return nobody keeps a place.
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service);
