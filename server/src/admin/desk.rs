@@ -2,8 +2,8 @@
 //!
 //! Owns: the last report of each worker. Invariants: a worker is asked for a report at most four times a second, and not
 //! again before it has answered; one walk over the connections goes on at a time, a look per turn of a worker; no answer
-//! is waited for longer than [`ANSWER`], and no walk longer than [`WALK`]. Both hold as long as nothing here is dropped
-//! before its end: [`answer`](super::answer) sees to that.
+//! is waited for longer than [`ANSWER`], and no walk for longer than one takes. The first two hold as long as nothing here is
+//! dropped before its end: [`answer`](super::answer) sees to that.
 
 use std::fmt;
 use std::str::FromStr;
@@ -25,7 +25,7 @@ use crate::worker::{Command, Gate, Publisher};
 pub(super) const ANSWER: Duration = Duration::from_secs(1);
 /// How old a report may be.
 const FRESH: Duration = Duration::from_millis(250);
-/// How long a walk may take, and may wait for another one; it is gone on with from where it ended.
+/// How long a walk may take, but for its last look; it is gone on with from where it ended.
 const WALK: Duration = Duration::from_secs(2);
 
 /// The server that is asked about.
@@ -235,7 +235,7 @@ impl Desk {
     /// Connections from `from` on, at most `most`, as far as the time of a walk goes.
     ///
     /// # Errors
-    /// Others were before, and have not come to their end in the time of a walk.
+    /// Others were before, more than one, and have not come to their end in the time of one.
     pub(super) async fn list(
         &self,
         served: &Served,
@@ -244,7 +244,8 @@ impl Desk {
         most: usize,
     ) -> Result<Listing, Busy> {
         let accounts = self.accounts(served).await;
-        let alone = timeout(WALK, self.walk.lock()).await;
+        // As long as another one takes.
+        let alone = timeout(WALK + ANSWER, self.walk.lock()).await;
         let _alone = alone.map_err(|_| Busy)?;
         let began = Instant::now();
         let mut listing = Listing::default();
@@ -444,10 +445,37 @@ impl Serialize for Cursor {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::stats::Stats;
     use proptest::prelude::*;
+
+    /// A server of `workers` that answer only where the test does.
+    pub(in super::super) fn served(workers: usize) -> Served {
+        Served {
+            engine: "epoll",
+            protocol: crate::config::Protocol::Echo,
+            listen: String::new(),
+            cores: vec![0; workers],
+            started: Instant::now(),
+            started_at: SystemTime::now(),
+            publisher: Publisher::new(workers).unwrap(),
+            admission: Arc::new(Admission::new(Default::default())),
+            gate: Arc::new(true.into()),
+            is_draining: Arc::default(),
+            pulses: Vec::new(),
+        }
+    }
+
+    pub(in super::super) fn report(worker: usize, held: u32) -> Report {
+        Report {
+            worker,
+            stats: Stats::new(),
+            held,
+            waiting_bytes: 0,
+            tables: Vec::new(),
+        }
+    }
 
     proptest! {
         #[test]
@@ -483,19 +511,7 @@ mod tests {
     }
 
     async fn silence() {
-        let mut served = Served {
-            engine: "epoll",
-            protocol: crate::config::Protocol::Echo,
-            listen: String::new(),
-            cores: vec![0, 0],
-            started: Instant::now(),
-            started_at: SystemTime::now(),
-            publisher: Publisher::new(2).unwrap(),
-            admission: Arc::new(Admission::new(Default::default())),
-            gate: Arc::new(true.into()),
-            is_draining: Arc::default(),
-            pulses: Vec::new(),
-        };
+        let mut served = served(2);
         let desk = Desk::new();
         for _ in 0..2 {
             let accounts = desk.accounts(&served).await;
@@ -507,14 +523,7 @@ mod tests {
         let (Some(Command::Report(reply)), 0) = (questions.pop(), questions.len()) else {
             panic!("one question");
         };
-        let late = Report {
-            worker: 1,
-            stats: Stats::new(),
-            held: 7,
-            waiting_bytes: 0,
-            tables: Vec::new(),
-        };
-        reply.send(late).unwrap();
+        reply.send(report(1, 7)).unwrap();
         let accounts = desk.accounts(&served).await;
         let (report, at) = accounts[1].report.as_ref().unwrap();
         assert_eq!(report.held, 7);
@@ -535,7 +544,7 @@ mod tests {
         let page = desk
             .list(&served, &Filter::default(), Cursor::default(), 10)
             .await;
-        assert!(page.is_err() && began.elapsed() < 2 * (WALK + ANSWER));
+        assert!(page.is_err() && began.elapsed() < crate::admin::PATIENCE);
         let id: Id = "1-0-0-0".parse().unwrap();
         assert!(desk.inspect(&served, id).await.is_err() && asked().len() == 1);
         drop(alone);

@@ -12,6 +12,7 @@ mod http;
 mod metrics;
 mod status;
 
+use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -28,7 +29,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, Semaphore};
 
 use crate::control::Control;
 use crate::worker::Gate;
@@ -176,8 +177,14 @@ fn serve(runtime: &Runtime, listener: Listener, desk: &Arc<Desk>, offer: &Offer)
             let desk = Arc::clone(desk);
             match accepted.await {
                 None => break,
-                Some(Ok(Stream::Tcp(stream))) => drop(tokio::spawn(answer(stream, desk, place))),
-                Some(Ok(Stream::Unix(stream))) => drop(tokio::spawn(answer(stream, desk, place))),
+                Some(Ok(Stream::Tcp(stream))) => drop(tokio::spawn(async move {
+                    answer(stream, desk).await;
+                    drop(place);
+                })),
+                Some(Ok(Stream::Unix(stream))) => drop(tokio::spawn(async move {
+                    answer(stream, desk).await;
+                    drop(place);
+                })),
                 Some(Err(_)) => tokio::time::sleep(PAUSE).await,
             }
         }
@@ -187,28 +194,19 @@ fn serve(runtime: &Runtime, listener: Listener, desk: &Arc<Desk>, offer: &Offer)
     });
 }
 
-/// One request of one connection. What was asked is answered to its end, in its place, also for one that has gone: going
-/// away is no way to have the workers asked more often.
-async fn answer(
-    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    desk: Arc<Desk>,
-    place: OwnedSemaphorePermit,
-) {
-    let place = Arc::new(place);
+/// One request of one connection.
+async fn answer(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, desk: Arc<Desk>) {
     let service = service_fn(|request: Request<Incoming>| {
-        let (desk, place) = (Arc::clone(&desk), Arc::clone(&place));
+        let desk = Arc::clone(&desk);
         // Nothing here has a body that matters.
         let (head, _) = request.into_parts();
-        tokio::spawn(async move {
-            let answer = http::answer(&desk, &head).await;
-            drop(place);
-            answer
-        })
+        async move { Ok::<_, Infallible>(http::answer(&desk, &head).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)
-        // Whoever has said all may say so.
+        // Whoever has said all may say so. Nor is a question dropped whose asker has gone: that would be a way to have the
+        // workers asked again at once.
         .half_close(true)
         // Whoever asks every second makes a connection a second; in return nobody keeps a place.
         .keep_alive(false)
@@ -251,5 +249,55 @@ impl Listener {
                 .poll_accept(cx)
                 .map_ok(|(stream, _)| Stream::Unix(stream)),
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+    use crate::worker::Command;
+    use desk::tests::{report, served};
+
+    #[test]
+    fn what_one_asked_who_has_gone_is_answered_to_its_end() {
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(gone());
+    }
+
+    async fn gone() {
+        let desk = Arc::new(Desk::new());
+        desk.attach(served(1));
+        let served = desk.served().unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        client.write_all(b"GET /healthz HTTP/1.0\r\n\r\n").unwrap();
+        let (stream, _) = listener.accept().unwrap();
+        stream.set_nonblocking(true).unwrap();
+        let stream = TcpStream::from_std(stream).unwrap();
+        let connection = tokio::spawn(answer(stream, Arc::clone(&desk)));
+        let question = loop {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            if let Some(question) = served.publisher.mailbox(0).take().pop() {
+                break question;
+            }
+        };
+        // A reset.
+        socket2::SockRef::from(&client)
+            .set_linger(Some(Duration::ZERO))
+            .unwrap();
+        drop(client);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert!(!connection.is_finished(), "its question goes on");
+        let Command::Report(reply) = question else {
+            panic!("a question for a report");
+        };
+        reply.send(report(0, 7)).unwrap();
+        connection.await.unwrap();
+        let accounts = desk.accounts(served).await;
+        assert_eq!(accounts[0].report.as_ref().unwrap().0.held, 7);
+        assert!(served.publisher.mailbox(0).take().is_empty(), "asked once");
     }
 }
