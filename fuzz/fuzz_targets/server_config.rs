@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStringExt;
 use libfuzzer_sys::fuzz_target;
 
 /// They make files.
-const WRITES: [&[u8]; 2] = [b"--j", b"--cont"];
+const WRITES: [&[u8]; 3] = [b"--ad", b"--cont", b"--j"];
 
 fuzz_target!(|bytes: &[u8]| {
     let arguments = bytes.split(|byte| *byte == b'\n');

@@ -28,6 +28,16 @@ pub enum Refusal {
     Memory,
 }
 
+impl Refusal {
+    /// Every reason there is.
+    pub const ALL: [Refusal; 4] = [
+        Refusal::MaxConnections,
+        Refusal::MaxPerSource,
+        Refusal::AcceptRate,
+        Refusal::Memory,
+    ];
+}
+
 impl std::fmt::Display for Refusal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
@@ -224,10 +234,15 @@ impl Sources {
 
 /// None for one that has gone already, and whom nobody counts.
 fn source_of(fd: RawFd) -> Option<Source> {
+    peer_of(fd).map(|address| address.ip().into())
+}
+
+/// Where the connection of socket `fd` comes from. None for one that has gone already.
+pub fn peer_of(fd: RawFd) -> Option<SocketAddr> {
     let address: SockaddrStorage = getpeername(fd).ok()?;
     let v4 = || address.as_sockaddr_in().map(|a| SocketAddr::from(*a));
     let v6 = || address.as_sockaddr_in6().map(|a| SocketAddr::from(*a));
-    v4().or_else(v6).map(|address| address.ip().into())
+    v4().or_else(v6)
 }
 
 #[cfg(test)]

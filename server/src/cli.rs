@@ -4,38 +4,32 @@ use std::ffi::OsString;
 use std::io::{IsTerminal, Read, Write};
 use std::process::ExitCode;
 use std::sync::mpsc::Sender;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
 use kernel_tuning::setting::Role;
 use nix::sys::prctl::set_no_new_privs;
 use nix::sys::signal::{SigSet, Signal};
-use tracing::level_filters::LevelFilter;
 use tracing::warn;
-use tracing_subscriber::EnvFilter;
 
+use crate::admin::{Address, Admin, Served};
 use crate::canary::Responder;
 use crate::config::{Protocol, Resolved, UsageError, resolve};
+use crate::ctl;
 use crate::engine::EngineKind;
+use crate::log::Log;
 use crate::sandbox;
 use crate::server::{Server, StartError, prepare};
 use crate::summary::Summary;
 use crate::worker::{Command, Event};
 
-/// Runs the server. `args` begins with the program's name.
+/// Runs the server, or [`ctl`] where that is the first argument. `args` begins with the program's name.
 pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
-    // Fails only where a logger is set already.
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(
-            EnvFilter::builder()
-                .with_default_directive(LevelFilter::WARN.into())
-                .from_env_lossy(),
-        )
-        .with_writer(std::io::stderr)
-        // A log that nobody reads any more is no reason to panic.
-        .log_internal_errors(false)
-        .try_init();
-    let mut resolved = match resolve(args) {
+    let args: Vec<OsString> = args.collect();
+    if args.get(1).is_some_and(|first| first == "ctl") {
+        return ctl::main(args);
+    }
+    let mut resolved = match resolve(args.into_iter()) {
         Ok(resolved) => resolved,
         Err(UsageError::Flags(error)) => {
             let _ = error.print();
@@ -46,16 +40,17 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    match run(&mut resolved) {
+    let log = Log::begin(resolved.log);
+    match run(&mut resolved, &log) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            log.fail(&format!("{error:#}"));
             ExitCode::FAILURE
         }
     }
 }
 
-fn run(resolved: &mut Resolved) -> anyhow::Result<()> {
+fn run(resolved: &mut Resolved, log: &Log) -> anyhow::Result<()> {
     if let Some(why) = &resolved.fallback {
         warn!("epoll instead of io_uring: {why}");
     }
@@ -83,6 +78,7 @@ fn run(resolved: &mut Resolved) -> anyhow::Result<()> {
     signals.add(Signal::SIGUSR1);
     signals.add(Signal::SIGUSR2);
     signals.thread_block().context("blocking signals")?;
+    log.sum_up().context("starting the log's thread")?;
 
     if resolved.until_stdin_closes {
         // Part of a load test. Where it is refused (a read-only /proc), the server serves as well.
@@ -98,6 +94,7 @@ fn run(resolved: &mut Resolved) -> anyhow::Result<()> {
         .canary_port
         .map(|port| Responder::start(resolved.config.listen.ip(), port))
         .transpose()?;
+    let admin = admin(resolved)?;
     let started = Instant::now();
     let given = resolved.sockets.len();
     let server = serve(resolved)?;
@@ -115,6 +112,10 @@ fn run(resolved: &mut Resolved) -> anyhow::Result<()> {
             Some(control)
         }
     };
+    if let Some(admin) = &admin {
+        admin.attach(served(resolved, &server, started));
+        server.handover().offer(admin.offer());
+    }
     if resolved.until_stdin_closes {
         stop_when_stdin_closes(server.stopper())?;
     }
@@ -128,9 +129,12 @@ fn run(resolved: &mut Resolved) -> anyhow::Result<()> {
     if let Some(control) = &control {
         control.claim();
     }
+    if let Some(admin) = &admin {
+        admin.open();
+    }
     server.open();
     let address = server.address().to_string();
-    announce(resolved, given, &address, canary.as_ref());
+    announce(resolved, given, &address, canary.as_ref(), admin.as_ref());
     let ended = server.wait()?;
     let mut summary = Summary::new(resolved, address, started.elapsed().as_secs_f64(), ended);
     summary.canary = canary.as_ref().map(Responder::summary);
@@ -142,6 +146,45 @@ fn run(resolved: &mut Resolved) -> anyhow::Result<()> {
             .with_context(|| format!("writing {}", path.display()))?;
     }
     Ok(())
+}
+
+/// Starts the admin side, which answers from then on that the server is starting.
+fn admin(resolved: &mut Resolved) -> anyhow::Result<Option<Admin>> {
+    let Some(socket) = resolved.admin.take() else {
+        return Ok(None);
+    };
+    if let Some(user) = resolved.config.identity {
+        socket
+            .give_to(user)
+            .context("giving the admin socket to --user")?;
+    }
+    let admin = Admin::start(socket).context("starting the admin side")?;
+    if let Address::Tcp(address) = admin.address()
+        && !address.ip().is_loopback()
+    {
+        warn!(
+            "--admin {address} can be reached from other hosts, and asks nobody for a name: \
+             whoever reaches it may list and close connections"
+        );
+    }
+    Ok(Some(admin))
+}
+
+/// What the admin side is to know of `server`.
+fn served(resolved: &Resolved, server: &Server, started: Instant) -> Served {
+    Served {
+        engine: resolved.config.engine.name(),
+        protocol: resolved.protocol,
+        listen: server.address().to_string(),
+        cores: resolved.config.cores.clone(),
+        started,
+        started_at: SystemTime::now() - started.elapsed(),
+        publisher: server.publisher().clone(),
+        admission: server.admission(),
+        gate: server.gate(),
+        is_draining: server.is_draining(),
+        pulses: server.pulses().to_vec(),
+    }
 }
 
 /// Shows what a worker was doing that panics, and ends the process at once, in every build: a runtime that catches the
@@ -178,7 +221,13 @@ fn serve(resolved: &mut Resolved) -> Result<Server, StartError> {
     }
 }
 
-fn announce(resolved: &Resolved, given: usize, address: &str, canary: Option<&Responder>) {
+fn announce(
+    resolved: &Resolved,
+    given: usize,
+    address: &str,
+    canary: Option<&Responder>,
+    admin: Option<&Admin>,
+) {
     let config = &resolved.config;
     let cores: Vec<String> = config.cores.iter().map(usize::to_string).collect();
     let (protocol, heartbeat) = match (resolved.protocol, config.heartbeat) {
@@ -194,13 +243,14 @@ fn announce(resolved: &Resolved, given: usize, address: &str, canary: Option<&Re
         }
     };
     let canary = canary.map_or(String::new(), |c| format!(", canary {}", c.address()));
+    let admin = admin.map_or(String::new(), |a| format!(", admin {}", a.address()));
     let given = match given {
         0 => String::new(),
         sockets => format!(", sockets given {sockets}"),
     };
     let _ = writeln!(
         std::io::stdout(),
-        "ready on {address} (engine {}, workers {} on cores {}{given}, protocol {protocol}{heartbeat}{canary})",
+        "ready on {address} (engine {}, workers {} on cores {}{given}, protocol {protocol}{heartbeat}{canary}{admin})",
         config.engine.name(),
         cores.len(),
         cores.join(","),

@@ -14,12 +14,14 @@ use ring::Descriptors;
 use serde::Serialize;
 use thiserror::Error;
 
+use crate::admin::{Address, Socket};
 use crate::admission::Bounds;
 use crate::conn::Limits;
 use crate::control::Control;
 use crate::drain::Drain;
 use crate::engine::EngineKind;
 use crate::listener::{GivenError, Inherited, check, from_environment};
+use crate::log::Format;
 use crate::privileges::Identity;
 use crate::takeover::{Predecessor, TakeoverError};
 use crate::timeouts::Timeouts;
@@ -161,6 +163,8 @@ Examples:
   throng-server --engine epoll --max-connections 10000
   throng-server --max-connections 10000 --refusal 'busy, try later' --idle-timeout 5m
   throng-server --canary-port 7001                   answers the client's --canary too
+  throng-server --admin 127.0.0.1:7070               metrics, health, status and connections over HTTP
+  throng-server ctl status                           asks that; see throng-server ctl --help
   throng-server --control /run/throng --takeover /run/throng   in place of the one that runs, and none is refused
 
 Listening sockets that a service manager has opened (LISTEN_FDS, systemd.socket(5)) are served on.
@@ -296,6 +300,13 @@ pub struct Flags {
     #[cfg(feature = "burn")]
     #[arg(long, help_heading = "How it serves")]
     pub faults: bool,
+    /// Answer /metrics, /healthz, /readyz, /status, /connections and a status page over HTTP here: an address and port, or
+    /// the path of a unix socket. Whoever reaches it may list and close connections
+    #[arg(long, value_name = "ADDRESS:PORT|PATH", help_heading = "What it says")]
+    pub admin: Option<Address>,
+    /// How lines of the log are written; RUST_LOG says which (default: warn)
+    #[arg(long, value_enum, default_value_t = Format::Text, help_heading = "What it says")]
+    pub log: Format,
     /// Write the summary to this file too, with more in it
     #[arg(long, value_name = "FILE", help_heading = "What it says")]
     pub json: Option<PathBuf>,
@@ -430,6 +441,19 @@ pub enum UsageError {
         /// Why.
         error: std::io::Error,
     },
+    /// The admin side cannot be opened.
+    #[error("--admin {address}: {error}{}", hint(.address, .error))]
+    Admin {
+        /// Where.
+        address: Address,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// The admin side and the server on one port.
+    #[error(
+        "--admin {0} is where connections are served: choose another port, or 0 for a free one"
+    )]
+    AdminPort(SocketAddr),
     /// Nothing was taken over.
     #[error("--takeover: {0}")]
     Takeover(#[from] TakeoverError),
@@ -475,6 +499,10 @@ pub struct Resolved {
     pub json: Option<(PathBuf, std::fs::File)>,
     /// Whether system calls are filtered.
     pub sandbox: bool,
+    /// Where the admin side listens.
+    pub admin: Option<Socket>,
+    /// How the log is written.
+    pub log: Format,
     /// Where commands come from.
     pub control: Option<(Control, UnixListener)>,
     /// What SIGUSR1 tells every connection, and over which time.
@@ -622,6 +650,15 @@ pub fn resolve(args: impl Iterator<Item = OsString>) -> Result<Resolved, UsageEr
     {
         return Err(UsageError::CanaryPort(port));
     }
+    let admin = match &flags.admin {
+        None => None,
+        Some(address) => Some(admin(
+            address,
+            listen,
+            flags.canary_port,
+            predecessor.as_mut(),
+        )?),
+    };
     let control = match flags.control {
         None => None,
         Some(path) => {
@@ -686,6 +723,8 @@ pub fn resolve(args: impl Iterator<Item = OsString>) -> Result<Resolved, UsageEr
         canary_port: flags.canary_port,
         json,
         sandbox: flags.sandbox,
+        admin,
+        log: flags.log,
         control,
         broadcast: (
             format!("{}\n", flags.broadcast).into_bytes(),
@@ -697,6 +736,47 @@ pub fn resolve(args: impl Iterator<Item = OsString>) -> Result<Resolved, UsageEr
         #[cfg(feature = "burn")]
         faults: flags.faults,
     })
+}
+
+/// Opens the admin side, or takes over that of the `predecessor`, where it is the same.
+fn admin(
+    address: &Address,
+    listen: SocketAddr,
+    canary_port: Option<u16>,
+    predecessor: Option<&mut Predecessor>,
+) -> Result<Socket, UsageError> {
+    if let Address::Tcp(at) = *address {
+        let is_same_host =
+            at.ip() == listen.ip() || at.ip().is_unspecified() || listen.ip().is_unspecified();
+        let is_taken = at.port() == listen.port() || Some(at.port()) == canary_port;
+        if at.port() != 0 && is_same_host && is_taken {
+            return Err(UsageError::AdminPort(at));
+        }
+    }
+    if let Some(theirs) = predecessor.and_then(|server| server.take_admin(address)) {
+        return Ok(theirs);
+    }
+    Socket::bind(address).map_err(|error| UsageError::Admin {
+        address: address.clone(),
+        error,
+    })
+}
+
+fn hint(address: &Address, error: &std::io::Error) -> &'static str {
+    match (error.kind(), address) {
+        (std::io::ErrorKind::AddrInUse, Address::Tcp(_)) => {
+            "; choose another, or port 0 for a free one (`ss -ltnp` says who has it)"
+        }
+        (std::io::ErrorKind::AddrInUse, Address::Unix(_)) => {
+            "; something is there: choose another path"
+        }
+        (std::io::ErrorKind::AddrNotAvailable, _) => {
+            "; this host has no such address (`ip address`)"
+        }
+        (std::io::ErrorKind::NotFound, _) => "; make the directory first",
+        (std::io::ErrorKind::PermissionDenied, _) => "; choose what this user may open",
+        _ => "",
+    }
 }
 
 fn is_same_file(one: &Path, other: &Path) -> bool {
@@ -728,6 +808,11 @@ mod tests {
         assert!(refused("--cores 0,x").contains("not a core"));
         assert!(refused("--listen nowhere").contains("--listen"));
         assert!(refused("--canary-port 7000").contains("--canary-port"));
+        assert!(refused("--admin 7070").contains("ADDRESS:PORT"));
+        assert!(refused("--admin 127.0.0.1:7000").contains("choose another port"));
+        assert!(refused("--admin 0.0.0.0:7001 --canary-port 7001").contains("choose another port"));
+        assert!(refused("--admin /nonexistent/admin").contains("make the directory first"));
+        assert!(refused("--log xml").contains("json"));
         assert!(refused("--max-connections 0").contains("--max-connections"));
         assert!(refused("--max-per-source 0").contains("--max-per-source"));
         assert!(refused("--keepalive 500ms").contains("1s"));

@@ -264,6 +264,13 @@ impl<S: Session> Conn<S> {
         self.pending.as_ref().map_or(&[], |p| &p.output)
     }
 
+    /// What waits: input for the session, and output for the peer, what is lent included.
+    pub fn waiting_bytes(&self) -> (usize, usize) {
+        self.pending
+            .as_ref()
+            .map_or((0, 0), |p| (p.input.len(), p.output.len() + p.lent_bytes))
+    }
+
     /// The first `sent` bytes of [`Conn::output`] were sent.
     pub fn sent(&mut self, sent: usize, now_ms: u32, budget: &mut Budget) {
         if let Some(pending) = &mut self.pending {

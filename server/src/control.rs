@@ -79,6 +79,16 @@ impl Control {
         self.is_own.store(true, Relaxed);
     }
 
+    /// A successor has the socket: the file is not this server's any more.
+    pub fn disown(&self) {
+        self.is_own.store(false, Relaxed);
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Makes `owner` the one who may use it.
     ///
     /// # Errors
@@ -120,11 +130,18 @@ impl Control {
     }
 }
 
-impl Drop for Control {
-    fn drop(&mut self) {
-        if self.is_own.load(Relaxed) {
+impl Control {
+    /// Removes the file, where it is this server's.
+    pub fn remove(&self) {
+        if self.is_own.swap(false, Relaxed) {
             let _ = std::fs::remove_file(&self.path);
         }
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        self.remove();
     }
 }
 

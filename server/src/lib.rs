@@ -14,6 +14,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod admin;
 pub mod admission;
 #[cfg(feature = "burn")]
 pub mod burn;
@@ -22,12 +23,15 @@ pub mod cli;
 pub mod config;
 pub mod conn;
 pub mod control;
+pub mod ctl;
 pub mod drain;
 pub mod engine;
 #[cfg(feature = "burn")]
 pub mod faults;
 mod guard;
+pub mod inquiry;
 pub mod listener;
+pub mod log;
 pub mod privileges;
 pub mod sandbox;
 pub mod schedule;

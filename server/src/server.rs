@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -85,6 +86,8 @@ pub struct Server {
     guard: Option<Guard>,
     gate: Arc<Gate>,
     handover: Arc<Handover>,
+    /// It was told to end.
+    is_draining: Arc<AtomicBool>,
     /// What its sockets are to become that were given.
     adopts: Option<(u32, Inherited)>,
 }
@@ -164,6 +167,7 @@ where
         guard: None,
         gate: Arc::default(),
         handover: Arc::new(handover),
+        is_draining: Arc::default(),
         adopts,
     };
     let farewell = (!config.farewell.is_empty()).then(|| {
@@ -255,6 +259,16 @@ impl Server {
         let _ = self.gate.set(true);
     }
 
+    /// Whether it accepts, or never will.
+    pub(crate) fn gate(&self) -> Arc<Gate> {
+        Arc::clone(&self.gate)
+    }
+
+    /// Whether it was told to end.
+    pub(crate) fn is_draining(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.is_draining)
+    }
+
     /// Gives its sockets to a successor.
     pub(crate) fn handover(&self) -> Arc<Handover> {
         Arc::clone(&self.handover)
@@ -315,6 +329,7 @@ impl Server {
             };
             match event {
                 Ok(Event::Stop(why)) if cause.is_none() => {
+                    self.is_draining.store(true, Relaxed);
                     cause = Some(why);
                     self.publisher.post(Command::Stop);
                     deadline = Some(Instant::now() + self.drain_timeout + END_BOUND);

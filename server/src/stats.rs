@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use hdrhistogram::Histogram;
 use serde::{Serialize, Serializer};
+use tracing::debug;
 
 use crate::admission::Refusal;
 
@@ -33,6 +34,25 @@ pub enum CloseReason {
     Shutdown,
     /// The kernel refused an operation on it.
     Failed,
+    /// Somebody asked for it on the admin side.
+    Operator,
+}
+
+impl CloseReason {
+    /// Every reason there is.
+    pub const ALL: [CloseReason; 11] = [
+        CloseReason::PeerClosed,
+        CloseReason::Reset,
+        CloseReason::Finished,
+        CloseReason::TooLong,
+        CloseReason::SlowReader,
+        CloseReason::IdleTimeout,
+        CloseReason::WriteTimeout,
+        CloseReason::WorkerMemory,
+        CloseReason::Shutdown,
+        CloseReason::Failed,
+        CloseReason::Operator,
+    ];
 }
 
 impl std::fmt::Display for CloseReason {
@@ -48,6 +68,7 @@ impl std::fmt::Display for CloseReason {
             CloseReason::WorkerMemory => "because the worker's bound on waiting bytes was reached",
             CloseReason::Shutdown => "by the end of the server",
             CloseReason::Failed => "because the kernel refused an operation",
+            CloseReason::Operator => "by the operator",
         })
     }
 }
@@ -162,11 +183,13 @@ impl Stats {
 
     /// A connection ended.
     pub fn count_close(&mut self, reason: CloseReason) {
+        debug!(%reason, "a connection is closed");
         *self.closed.entry(reason).or_default() += 1;
     }
 
     /// A connection was refused.
     pub fn count_refusal(&mut self, reason: Refusal) {
+        debug!(%reason, "a connection is refused");
         *self.refused.entry(reason).or_default() += 1;
     }
 

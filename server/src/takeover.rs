@@ -6,8 +6,8 @@
 //! | who | says |
 //! |---|---|
 //! | successor | `takeover` |
-//! | server | `l` with each listening socket, `c` with the control socket, and a line end; or `error: …` |
-//! | successor | `ready`, or `ready with control`, once nothing is left to do but accept; or it goes away: then nothing has happened |
+//! | server | `l` with each listening socket, `c` with the control socket, `a` with that of the admin side where there is one, and a line end; or `error: …` |
+//! | successor | `ready`, followed by ` with control`, ` with admin`, or both, once nothing is left to do but accept; or it goes away: then nothing has happened |
 //! | server | `yours`, once none of its workers accepts any more; it drains meanwhile |
 //!
 //! Owns: both sides of it. Invariant: the successor accepts only after `yours`, or when the server has not said it within
@@ -22,7 +22,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
@@ -34,16 +34,19 @@ use rustix::net::{
 use thiserror::Error;
 use tracing::{info, warn};
 
+use crate::admin::{Address, Offer, Socket};
 use crate::engine::EngineKind;
 use crate::worker::Event;
 
 /// What a successor says first.
 pub const REQUEST: &[u8] = b"takeover\n";
-const READY: &str = "ready\n";
-const READY_WITH_CONTROL: &str = "ready with control\n";
+const READY: &str = "ready";
+const WITH_CONTROL: &str = " with control";
+const WITH_ADMIN: &str = " with admin";
 const YOURS: &str = "yours\n";
 const LISTENER: u8 = b'l';
 const CONTROL: u8 = b'c';
+const ADMIN: u8 = b'a';
 
 /// How long a successor may take from the sockets to its readiness: more than a server needs to start.
 const START: Duration = Duration::from_secs(60);
@@ -92,6 +95,7 @@ pub struct Handover {
     /// Who may take over, beside root.
     owner: Uid,
     stop: Sender<Event>,
+    admin: OnceLock<Arc<Offer>>,
 }
 
 impl Handover {
@@ -106,7 +110,14 @@ impl Handover {
             engine,
             owner: geteuid(),
             stop,
+            admin: OnceLock::new(),
         }
+    }
+
+    /// From now on the admin side's socket is offered too.
+    pub(crate) fn offer(&self, admin: Arc<Offer>) {
+        // There is only one.
+        let _ = self.admin.set(admin);
     }
 
     /// The sockets, while all of them are listened on.
@@ -139,6 +150,9 @@ impl Handover {
             send(stream, LISTENER, listener.as_fd())?;
         }
         send(stream, CONTROL, control.as_fd())?;
+        if let Some(admin) = self.admin.get() {
+            send(stream, ADMIN, admin.socket().as_fd())?;
+        }
         stream.write_all(b"\n")?;
         // From here on the workers' own are all there are.
         drop(listeners);
@@ -146,10 +160,10 @@ impl Handover {
         let mut line = String::new();
         // Too late, it is as if nothing was said.
         let _ = lines.read_line(&mut line);
-        let with_control = match line.as_str() {
-            READY => false,
-            READY_WITH_CONTROL => true,
-            _ => {
+        let ready = line.strip_suffix('\n').and_then(|l| l.strip_prefix(READY));
+        let (with_control, with_admin) = match ready {
+            Some(with) => (with.contains(WITH_CONTROL), with.contains(WITH_ADMIN)),
+            None => {
                 warn!(
                     pid = peer.pid(),
                     "a successor did not start: this server goes on"
@@ -165,6 +179,9 @@ impl Handover {
         let deadline = Instant::now() + LET_GO;
         while self.listeners.iter().any(|l| l.strong_count() > 0) && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(2));
+        }
+        if let Some(admin) = self.admin.get().filter(|_| with_admin) {
+            admin.give();
         }
         // It has the sockets, whether it hears this or not.
         let _ = stream.write_all(YOURS.as_bytes());
@@ -197,6 +214,8 @@ pub struct Predecessor {
     stream: UnixStream,
     control: Option<UnixListener>,
     takes_control: bool,
+    admin: Option<OwnedFd>,
+    takes_admin: bool,
 }
 
 impl Predecessor {
@@ -217,7 +236,7 @@ impl Predecessor {
             stream.write_all(REQUEST)?;
             receive_all(&stream)
         };
-        let (listeners, control) = match asked() {
+        let (listeners, control, admin) = match asked() {
             Ok(Ok(sockets)) => sockets,
             Ok(Err(why)) => return Err(TakeoverError::Refused { path, why }),
             Err(error) => return Err(TakeoverError::Broken { path, error }),
@@ -227,6 +246,8 @@ impl Predecessor {
             stream,
             control,
             takes_control: false,
+            admin,
+            takes_admin: false,
         };
         Ok((predecessor, listeners))
     }
@@ -237,15 +258,26 @@ impl Predecessor {
         self.control.take()
     }
 
+    /// Its admin side's socket, where that listens at `address`; to be served here once this server has it alone.
+    pub fn take_admin(&mut self, address: &Address) -> Option<Socket> {
+        let socket = Socket::inherited(self.admin.take()?, address)?;
+        self.takes_admin = true;
+        Some(socket)
+    }
+
     /// Lets it drain, and waits until it accepts no more, or has died. The caller must accept then: nobody else does.
     ///
     /// # Errors
     /// It has waited long enough, and goes on.
     pub fn retire(mut self) -> Result<(), TakeoverError> {
-        let ready = match self.takes_control {
-            true => READY_WITH_CONTROL,
-            false => READY,
-        };
+        let mut ready = READY.to_owned();
+        for (word, takes) in [
+            (WITH_CONTROL, self.takes_control),
+            (WITH_ADMIN, self.takes_admin),
+        ] {
+            ready += if takes { word } else { "" };
+        }
+        ready.push('\n');
         // What it said last can be read, whether it hears this or not.
         let _ = self.stream.set_read_timeout(Some(LET_GO + ANSWER));
         let _ = self.stream.write_all(ready.as_bytes());
@@ -268,16 +300,17 @@ impl Predecessor {
     }
 }
 
-type Sockets = (Vec<TcpListener>, Option<UnixListener>);
+type Sockets = (Vec<TcpListener>, Option<UnixListener>, Option<OwnedFd>);
 
 /// The sockets, or the reason that is given for none.
 fn receive_all(stream: &UnixStream) -> io::Result<Result<Sockets, String>> {
-    let (mut listeners, mut control) = (Vec::new(), None);
+    let (mut listeners, mut control, mut admin) = (Vec::new(), None, None);
     loop {
         match receive(stream)? {
             (LISTENER, Some(fd)) => listeners.push(fd.into()),
             (CONTROL, Some(fd)) => control = Some(fd.into()),
-            (b'\n', None) if !listeners.is_empty() => return Ok(Ok((listeners, control))),
+            (ADMIN, fd @ Some(_)) => admin = fd,
+            (b'\n', None) if !listeners.is_empty() => return Ok(Ok((listeners, control, admin))),
             (b'e', None) => {
                 let mut rest = String::new();
                 BufReader::new(stream.take(4096)).read_line(&mut rest)?;
@@ -379,10 +412,10 @@ mod tests {
             drop(workers);
         });
         let taken = converse(&old, |mut stream| {
-            let (listeners, control) = receive_all(&stream).unwrap().unwrap();
+            let (listeners, control, admin) = receive_all(&stream).unwrap().unwrap();
             assert_eq!(addresses(&listeners), theirs);
-            assert!(control.is_some());
-            stream.write_all(READY_WITH_CONTROL.as_bytes()).unwrap();
+            assert!(control.is_some() && admin.is_none());
+            stream.write_all(b"ready with control\n").unwrap();
             let mut said = String::new();
             BufReader::new(&stream).read_line(&mut said).unwrap();
             assert_eq!(said, YOURS);

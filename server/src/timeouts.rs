@@ -109,6 +109,14 @@ impl Sweep {
         Tick(self.idle.map_or(0, |(_, tick_ns)| now_ns / tick_ns) as u8)
     }
 
+    /// For how long whoever was `heard` last then has been silent at `now_ns`, at least. None without an idle timeout.
+    pub fn silent_ms(&self, heard: Tick, now_ns: u64) -> Option<u64> {
+        let (_, tick_ns) = self.idle?;
+        let ticks = u64::from(self.tick(now_ns).0.wrapping_sub(heard.0));
+        // The tick it was heard in may have been almost over.
+        Some(ticks.saturating_sub(1) * tick_ns / 1_000_000)
+    }
+
     /// What is too long at `now_ns`.
     pub fn rules(&self, now_ns: u64) -> Rules {
         Rules {

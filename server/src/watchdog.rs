@@ -46,6 +46,11 @@ impl Pulse {
         (thread != 0).then(|| (thread, self.beat.load(Relaxed)))
     }
 
+    /// Whether the worker's thread runs.
+    pub fn is_alive(&self) -> bool {
+        self.look().is_some()
+    }
+
     /// The state of the worker, for a log. None where it does not run.
     pub fn state(&self) -> Option<State> {
         let (thread, beat) = self.look()?;

@@ -19,6 +19,7 @@ use crate::admission::Admission;
 use crate::config::RingSizes;
 use crate::conn::Limits;
 use crate::engine::{Engine, EngineError};
+use crate::inquiry::{Close, Look, Reply, Report};
 use crate::stats::Stats;
 use crate::timeouts::Timeouts;
 use crate::watchdog::{Pulse, State};
@@ -171,6 +172,12 @@ pub enum Command {
     Beat,
     /// Give this to every session.
     Publish(Arc<Message>),
+    /// Say what was counted so far.
+    Report(Reply<Report>),
+    /// Look for connections.
+    Look(Look),
+    /// Close a connection.
+    Close(Close),
 }
 
 /// Something for every session of every worker.

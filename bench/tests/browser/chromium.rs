@@ -127,14 +127,29 @@ impl Browser {
         }
     }
 
-    /// Opens `page` in a tab of its own, lets `script` say what is there, and writes a picture of the whole page to
-    /// `picture`, if one is wanted.
+    /// As [`Browser::look_at`], at a file.
     ///
     /// # Errors
-    /// What did not come in time, or what the browser refused.
+    /// As there.
     pub fn look(
         &mut self,
         page: &Path,
+        view: &View,
+        script: &str,
+        picture: Option<&Path>,
+    ) -> Result<Seen, String> {
+        let url = format!("file://{}", page.display());
+        self.look_at(&url, view, script, picture)
+    }
+
+    /// Opens `url` in a tab of its own, lets `script` say what is there, or what its promise comes to, and writes a picture
+    /// of the whole page to `picture`, if one is wanted.
+    ///
+    /// # Errors
+    /// What did not come in time, or what the browser refused.
+    pub fn look_at(
+        &mut self,
+        url: &str,
         view: &View,
         script: &str,
         picture: Option<&Path>,
@@ -159,10 +174,9 @@ impl Browser {
         let theme = json!({"features": [{"name": "prefers-color-scheme", "value": view.theme}]});
         self.ask(on, "Emulation.setEmulatedMedia", theme)?;
         self.events.clear();
-        let url = format!("file://{}", page.display());
         self.ask(on, "Page.navigate", json!({"url": url}))?;
         self.event(&session, "Page.loadEventFired")?;
-        let evaluate = json!({"expression": script, "returnByValue": true});
+        let evaluate = json!({"expression": script, "returnByValue": true, "awaitPromise": true});
         let evaluated = self.ask(on, "Runtime.evaluate", evaluate)?;
         if !evaluated["exceptionDetails"].is_null() {
             return Err(format!("the script failed: {evaluated}"));

@@ -15,15 +15,17 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::socket::{MsgFlags, recv, send};
+use rustix::net::sockopt::socket_cookie;
 use tracing::warn;
 use wire::{Out, Session};
 
-use crate::admission::Sources;
+use crate::admission::{Sources, peer_of};
 use crate::conn::{Budget, Conn, Said};
 use crate::drain::{CLOSED_PER_TURN, Drain};
 use crate::engine::{
     Engine, EngineError, HEARTBEATS_PER_TURN, IDLE, PUBLISHED_PER_TURN, turn_away,
 };
+use crate::inquiry::{Close, Place, Report, Shelves, TableUse, View};
 use crate::schedule::{Heartbeats, Published, STEP_NS};
 use crate::stats::{CloseReason, Stats};
 use crate::timeouts::{Sweep, Tick};
@@ -491,7 +493,40 @@ impl<S: Session, F: Fn() -> S> Loop<S, F> {
                 }
                 Command::Beat => {}
                 Command::Publish(message) => self.published.push(message),
+                Command::Report(reply) => drop(reply.send(self.report())),
+                Command::Look(look) => look.answer(&*self),
+                Command::Close(Close {
+                    place,
+                    generation,
+                    reply,
+                }) => {
+                    let fd = place.slot as RawFd;
+                    let is_it = self
+                        .connection(fd)
+                        .is_some_and(|c| socket_cookie(&c.fd) == Ok(generation));
+                    if is_it {
+                        self.close(fd, CloseReason::Operator);
+                    }
+                    let _ = reply.send(is_it);
+                }
             }
+        }
+    }
+
+    fn report(&self) -> Report {
+        let mut stats = self.stats.clone();
+        stats.pending_peak_bytes = self.budget.peak_bytes as u64;
+        Report {
+            worker: self.worker.number,
+            stats,
+            held: self.held,
+            waiting_bytes: self.budget.used_bytes() as u64,
+            tables: vec![TableUse {
+                slots: self.worker.table_slots,
+                used: self.held,
+                held: self.held,
+                high_water: self.connections.len() as u32,
+            }],
         }
     }
 
@@ -563,6 +598,29 @@ impl<S: Session, F: Fn() -> S> Loop<S, F> {
 
     fn now_ms(&self) -> u32 {
         (self.now_ns / 1_000_000) as u32
+    }
+}
+
+impl<S: Session, F: Fn() -> S> Shelves for Loop<S, F> {
+    fn high_water(&self, table: u32) -> Option<u32> {
+        (table == 0).then_some(self.connections.len() as u32)
+    }
+
+    fn view(&self, place: Place) -> Option<View> {
+        let connection = self.connections.get(place.slot as usize)?.as_ref()?;
+        let is_finishing = connection.finishing.is_some();
+        Some(View {
+            idle_ms: self.sweep.silent_ms(connection.heard, self.now_ns),
+            ..View::of(place, 0, &connection.conn, is_finishing, self.now_ms())
+        })
+    }
+
+    /// No two sockets have the same cookie (SO_COOKIE, Linux 4.12), so that no byte is needed for a generation.
+    fn ask_kernel(&self, view: &mut View) {
+        if let Some(Some(connection)) = self.connections.get(view.place.slot as usize) {
+            view.generation = socket_cookie(&connection.fd).unwrap_or_default();
+            view.peer = peer_of(connection.fd.as_raw_fd());
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -33,6 +34,8 @@ pub fn skip(test: &str, why: &str) {
 pub struct Server {
     pub child: Child,
     pub address: String,
+    /// Where its admin side answers; empty without.
+    pub admin: String,
 }
 
 impl Server {
@@ -66,7 +69,13 @@ impl Server {
             panic!("it does not start: {line} {said}");
         };
         let address = rest.split(' ').next().unwrap().to_owned();
-        Server { child, address }
+        let admin = rest.split_once(", admin ").map_or("", |(_, at)| at);
+        let admin = admin.split([',', ')']).next().unwrap().to_owned();
+        Server {
+            child,
+            address,
+            admin,
+        }
     }
 
     /// A connection that was greeted.
@@ -136,4 +145,33 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
         assert!(began.elapsed() < LONG, "not in time: {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// What an HTTP server at `at`, an address or the path of a socket, answers: status and body.
+pub fn request(at: &str, method: &str, path: &str, headers: &str) -> (u16, String) {
+    // Of 1.0, so that no answer comes in chunks.
+    let said = format!("{method} {path} HTTP/1.0\r\nHost: 127.0.0.1\r\n{headers}\r\n");
+    let answer = if at.contains('/') {
+        let stream = UnixStream::connect(at).unwrap();
+        stream.set_read_timeout(Some(LONG)).unwrap();
+        exchange(stream, &said)
+    } else {
+        let stream = TcpStream::connect(at).unwrap();
+        stream.set_read_timeout(Some(LONG)).unwrap();
+        exchange(stream, &said)
+    };
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, body.to_owned())
+}
+
+pub fn get(at: &str, path: &str) -> (u16, String) {
+    request(at, "GET", path, "")
+}
+
+fn exchange(mut stream: impl Read + Write, said: &str) -> String {
+    let mut answer = String::new();
+    stream.write_all(said.as_bytes()).unwrap();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
 }

@@ -21,9 +21,10 @@ use tokio_uring::net::TcpStream;
 use tracing::warn;
 use wire::{Out, Session};
 
-use crate::admission::Sources;
+use crate::admission::{Sources, peer_of};
 use crate::conn::Budget;
 use crate::engine::turn_away;
+use crate::inquiry::{Close, Place, Report, Shelves, State, TableUse, View};
 use crate::stats::{CloseReason, Stats};
 use crate::timeouts::{Rules, Sweep, Tick};
 use crate::worker::{Clock, Worker};
@@ -65,6 +66,8 @@ pub(super) struct Hub<S, F> {
 
 struct Connection<S> {
     session: S,
+    /// How many were accepted before.
+    number: u64,
     stream: Rc<TcpStream>,
     /// Unsent and not with the task.
     output: Vec<u8>,
@@ -157,6 +160,7 @@ impl<S: Session, F: Fn() -> S> Hub<S, F> {
         self.sources.put(slot, source);
         self.connections[slot as usize] = Some(Connection {
             session: (self.worker.session)(),
+            number: self.stats.accepted,
             stream: Rc::clone(stream),
             output: Vec::new(),
             lent_bytes: 0,
@@ -400,6 +404,36 @@ impl<S: Session, F: Fn() -> S> Hub<S, F> {
         }
     }
 
+    /// What was counted so far.
+    pub(super) fn report(&self) -> Report {
+        let mut stats = self.stats.clone();
+        stats.pending_peak_bytes = self.budget.peak_bytes as u64;
+        Report {
+            worker: self.worker.number,
+            stats,
+            held: self.held,
+            waiting_bytes: self.budget.used_bytes() as u64,
+            tables: vec![TableUse {
+                slots: self.worker.table_slots,
+                used: self.held,
+                held: self.held,
+                high_water: self.high_water(),
+            }],
+        }
+    }
+
+    /// Ends a connection for the operator, and says whether it was there.
+    pub(super) fn close(&mut self, close: Close) {
+        let slot = close.place.slot;
+        let found = self.connections.get(slot as usize).and_then(Option::as_ref);
+        let is_it = found.is_some_and(|c| c.number == close.generation && !aborted(c.close));
+        if is_it {
+            self.abort(slot, CloseReason::Operator);
+        }
+        // Nobody waits any more.
+        let _ = close.reply.send(is_it);
+    }
+
     /// Ready when there is something to see to before the overseer meant to wake.
     pub(super) fn is_called(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if std::mem::take(&mut self.called) {
@@ -488,6 +522,34 @@ impl<S: Session, F: Fn() -> S> Hub<S, F> {
     }
 }
 
+impl<S: Session, F: Fn() -> S> Shelves for Hub<S, F> {
+    fn high_water(&self, table: u32) -> Option<u32> {
+        (table == 0).then_some(self.connections.len() as u32)
+    }
+
+    fn view(&self, place: Place) -> Option<View> {
+        let connection = self.connections.get(place.slot as usize)?.as_ref()?;
+        let now_ns = self.clock.now_ns();
+        let output_bytes = connection.output.len() + connection.lent_bytes;
+        let is_stalled = connection.lent_bytes > 0;
+        Some(View {
+            state: State::of(connection.close.is_some(), output_bytes > 0),
+            idle_ms: self.sweep.silent_ms(connection.heard, now_ns),
+            input_bytes: connection.input_bytes,
+            output_bytes,
+            stalled_ms: is_stalled
+                .then(|| ((now_ns / 1_000_000) as u32).wrapping_sub(connection.moved_ms)),
+            ..View::closing(place, connection.number)
+        })
+    }
+
+    fn ask_kernel(&self, view: &mut View) {
+        if let Some(Some(connection)) = self.connections.get(view.place.slot as usize) {
+            view.peer = peer_of(connection.stream.as_raw_fd());
+        }
+    }
+}
+
 /// Whether this reason stands, however the connection's last operations end.
 fn aborted(close: Option<CloseReason>) -> bool {
     matches!(
@@ -498,6 +560,7 @@ fn aborted(close: Option<CloseReason>) -> bool {
                 | CloseReason::WriteTimeout
                 | CloseReason::WorkerMemory
                 | CloseReason::Shutdown
+                | CloseReason::Operator
         )
     )
 }

@@ -179,6 +179,9 @@ impl<'a, S: Session, F: Fn() -> S> Overseer<'a, S, F> {
                 }
                 Command::Beat => {}
                 Command::Publish(message) => self.published.push(message),
+                Command::Report(reply) => drop(reply.send(hub.report())),
+                Command::Look(look) => look.answer(&*hub),
+                Command::Close(close) => hub.close(close),
             }
         }
     }

@@ -12,13 +12,14 @@ use ring::{Completion, Config, Descriptors, Group, Op, Operation, RecvBuffers, U
 use tracing::{debug, warn};
 use wire::Session;
 
-use crate::admission::Sources;
+use crate::admission::{Sources, peer_of};
 use crate::conn::Budget;
 use crate::drain::{CLOSED_PER_TURN, Drain};
 use crate::engine::uring::acceptor::{Accepted, Acceptor, Step};
 use crate::engine::uring::machine::{Event, Machine, Turn};
 use crate::engine::uring::rings::Rings;
 use crate::engine::{Engine, EngineError, HEARTBEATS_PER_TURN, IDLE, PUBLISHED_PER_TURN};
+use crate::inquiry::{Close, Place, Report, Shelves, TableUse, View};
 use crate::schedule::{Heartbeats, Published, STEP_NS};
 use crate::stats::{CloseReason, Stats};
 use crate::timeouts::{Sweep, Tick};
@@ -264,7 +265,7 @@ impl<S: Session, F: Fn() -> S, R: Rings, C: Fn() -> u64> Driver<S, F, R, C> {
                 self.accepted(table, op, completion.result, completion.more)?;
             }
             Op::Watch => {
-                self.read_mailbox();
+                self.read_mailbox()?;
                 if !completion.more {
                     let fd = self.worker.mailbox().fd();
                     self.group.push(0, Operation::Watch { fd, slot: 0 })?;
@@ -436,7 +437,7 @@ impl<S: Session, F: Fn() -> S, R: Rings, C: Fn() -> u64> Driver<S, F, R, C> {
         Duration::from_nanos(wake_ns.saturating_sub(now_ns))
     }
 
-    fn read_mailbox(&mut self) {
+    fn read_mailbox(&mut self) -> io::Result<()> {
         for command in self.worker.mailbox().take() {
             match command {
                 Command::Stop => {
@@ -454,8 +455,44 @@ impl<S: Session, F: Fn() -> S, R: Rings, C: Fn() -> u64> Driver<S, F, R, C> {
                     self.begin_heartbeats();
                 }
                 Command::Publish(message) => self.published.push(message),
+                Command::Report(reply) => drop(reply.send(self.report())),
+                Command::Look(look) => look.answer(&*self),
+                Command::Close(close) => self.close(close)?,
             }
         }
+        Ok(())
+    }
+
+    fn report(&self) -> Report {
+        let mut stats = self.stats.clone();
+        stats.pending_peak_bytes = self.budget.peak_bytes as u64;
+        stats.ring = Some(self.group.stats());
+        let used = |machine: &Machine<S>| TableUse {
+            slots: machine.table().capacity(),
+            used: machine.table().used(),
+            held: machine.held(),
+            high_water: machine.table().high_water(),
+        };
+        Report {
+            worker: self.worker.number,
+            stats,
+            held: self.held(),
+            waiting_bytes: self.budget.used_bytes() as u64,
+            tables: self.machines.iter().map(used).collect(),
+        }
+    }
+
+    fn close(&mut self, close: Close) -> io::Result<()> {
+        let Place { table, slot } = close.place;
+        let mut is_it = false;
+        if (table as usize) < self.machines.len() {
+            self.with_turn(table as usize, |machine, _, turn| {
+                is_it = machine.close(slot, close.generation, turn);
+            })?;
+        }
+        // Nobody waits any more.
+        let _ = close.reply.send(is_it);
+        Ok(())
     }
 
     fn begin_drain(&mut self, timeout: Duration) {
@@ -526,5 +563,26 @@ impl<S: Session, F: Fn() -> S, R: Rings, C: Fn() -> u64> Driver<S, F, R, C> {
 
     fn now_ms(&self) -> u32 {
         (self.now_ns / 1_000_000) as u32
+    }
+}
+
+impl<S: Session, F: Fn() -> S, R: Rings, C: Fn() -> u64> Shelves for Driver<S, F, R, C> {
+    fn high_water(&self, table: u32) -> Option<u32> {
+        let machine = self.machines.get(table as usize)?;
+        Some(machine.table().high_water())
+    }
+
+    fn view(&self, place: Place) -> Option<View> {
+        let machine = self.machines.get(place.table as usize)?;
+        let (mut view, heard) = machine.view(place.table, place.slot, self.now_ms())?;
+        view.idle_ms = heard.and_then(|heard| self.sweep.silent_ms(heard, self.now_ns));
+        Some(view)
+    }
+
+    /// A direct descriptor cannot be asked; an ordinary one is its slot.
+    fn ask_kernel(&self, view: &mut View) {
+        if self.worker.descriptors == Descriptors::Ordinary {
+            view.peer = peer_of(view.place.slot as RawFd);
+        }
     }
 }

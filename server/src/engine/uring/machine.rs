@@ -18,6 +18,7 @@ use ring::{Op, Operation, SendArena, Span, Table, Token};
 use wire::Session;
 
 use crate::conn::{Budget, Conn, Said};
+use crate::inquiry::{Place, View};
 use crate::stats::{CloseReason, Stats};
 use crate::timeouts::{Rules, Tick};
 
@@ -245,6 +246,31 @@ impl<S: Session> Machine<S> {
                 self.terminate(slot, reason, turn);
             }
         }
+    }
+
+    /// Whoever is in `slot` of this table, which is number `table`, and when it was heard last.
+    pub fn view(&self, table: u32, slot: u32, now_ms: u32) -> Option<(View, Option<Tick>)> {
+        let this = self.slots.get(slot as usize)?;
+        let (place, generation) = (Place { table, slot }, self.table.generation(slot).into());
+        let has = |flag| this.flags & flag != 0;
+        match &this.conn {
+            Some(conn) => {
+                let view = View::of(place, generation, conn, has(flag::FINISHING), now_ms);
+                Some((view, Some(this.heard)))
+            }
+            None => has(flag::CLOSING).then(|| (View::closing(place, generation), None)),
+        }
+    }
+
+    /// Terminates the connection in `slot` for the operator, where it is still the one of that generation.
+    pub fn close(&mut self, slot: u32, generation: u64, turn: &mut Turn<'_>) -> bool {
+        let is_open = |this: &Slot<S>| this.conn.is_some();
+        let is_it = self.slots.get(slot as usize).is_some_and(is_open)
+            && u64::from(self.table.generation(slot)) == generation;
+        if is_it {
+            self.terminate(slot, CloseReason::Operator, turn);
+        }
+        is_it
     }
 
     fn polled(&mut self, slot: u32, result: i32, more: bool, turn: &mut Turn<'_>) {

@@ -10,6 +10,7 @@
 mod accepts;
 mod kernel;
 mod operations;
+mod operator;
 mod peer;
 mod plan;
 mod shared;
@@ -227,12 +228,14 @@ fn run<S: Session>(
     let mut driver = Driver::new(kernel, move || clock.now_ns.get(), worker).unwrap();
     driver.serve().unwrap();
 
+    driver.group.check_answers();
     let kernel = &driver.group;
     assert!(
         kernel.tables.iter().all(|table| table.queued.is_empty()),
         "it ended with something said and not sent"
     );
     let (step, refused) = (kernel.step, kernel.refused);
+    let closed_by_operator = kernel.world.operator.closed;
     let (accept_faults, file_faults) = (kernel.accept_faults, kernel.file_faults);
     let entered: u64 = kernel
         .peers
@@ -263,6 +266,8 @@ fn run<S: Session>(
         refused,
         "connections refused"
     );
+    let said = stats.closed.get(&CloseReason::Operator).copied();
+    assert_eq!(said.unwrap_or(0), closed_by_operator, "closed on request");
     assert_eq!(stats.heartbeats_sent, shared.beats.get(), "heartbeats");
     assert_eq!(stats.messages_published, shared.messages.get(), "messages");
     assert!(

@@ -62,6 +62,8 @@ pub struct Plan {
     pub is_rude: bool,
     /// Peers stay until the server closes, where it is told to stop early.
     pub lingers: bool,
+    /// Chances in 1000, for each step, that somebody looks around, or has a connection closed.
+    pub inquiries: u32,
 }
 
 impl Plan {
@@ -131,6 +133,7 @@ impl Plan {
             shortages: *[0, 0, 0, 20].choose(random).unwrap_or(&0),
             is_rude: random.random_range(0..8) == 0,
             lingers: random.random_range(0..2) == 0,
+            inquiries: *[0, 0, 10, 100].choose(random).unwrap_or(&0),
         }
     }
 }

@@ -48,6 +48,8 @@ pub struct Truth {
     pub beat_ns: u64,
     pub last_message: Option<u64>,
     pub told_farewell: bool,
+    /// Somebody wants it closed.
+    pub is_dismissed: bool,
 }
 
 impl Truth {
@@ -162,6 +164,7 @@ impl Truth {
                 CloseReason::TooLong,
                 (self.asked == Some(Close::TooLong) && said_all) || self.has_too_much(),
             ),
+            (CloseReason::Operator, self.is_dismissed),
             (CloseReason::Reset, self.broken),
             (CloseReason::Failed, self.broken),
             (
@@ -287,6 +290,7 @@ impl<S: Session> Witness<S> {
             beat_ns: now_ns,
             last_message: None,
             told_farewell: false,
+            is_dismissed: false,
         }));
         let before = shared.unbound.borrow_mut().replace(Rc::clone(&truth));
         assert!(before.is_none(), "a session without a slot");

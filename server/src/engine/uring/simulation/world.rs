@@ -9,6 +9,7 @@ use rand::RngExt;
 use rand::seq::IndexedRandom;
 
 use super::kernel::Kernel;
+use super::operator::Operator;
 use super::peer::Peer;
 use super::stop::Stop;
 use crate::admission::Admission;
@@ -44,6 +45,7 @@ pub struct World {
     told_by_ns: u64,
     /// Of those in which it did not wait.
     longest_step_ns: u64,
+    pub operator: Operator,
 }
 
 impl World {
@@ -64,6 +66,7 @@ impl World {
             posted: VecDeque::new(),
             told_by_ns: 0,
             longest_step_ns: 0,
+            operator: Operator::default(),
         }
     }
 }
@@ -122,7 +125,7 @@ impl Kernel {
         self.command();
     }
 
-    fn lot(&mut self, of_1000: u32) -> bool {
+    pub(super) fn lot(&mut self, of_1000: u32) -> bool {
         !self.is_calm && self.random.random_range(0..1000) < of_1000
     }
 
@@ -182,6 +185,7 @@ impl Kernel {
             }
             self.world.mail = true;
         }
+        self.operate();
         let is_time = match self.plan.stops_early {
             true => self.step > self.plan.steps / 2,
             false => self.is_calm && self.is_at_rest(),
@@ -238,7 +242,7 @@ impl Kernel {
         self.world.told_by_ns
     }
 
-    fn post(&mut self, command: Command) {
+    pub(super) fn post(&mut self, command: Command) {
         self.world.publisher.post(command);
         self.world.mail = true;
     }
