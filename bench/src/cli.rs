@@ -16,7 +16,7 @@ use compare::CompareArgs;
 use diff::{DIFF_EXAMPLES, DiffArgs};
 use examples::{
     AGENT_EXAMPLES, CANARY_EXAMPLES, CHURN_EXAMPLES, EXAMPLES, FAULTS_EXAMPLES, FLOOR_EXAMPLES,
-    HEARTBEAT_EXAMPLES, REMOTE_EXAMPLES, RUN_EXAMPLES, SELFCHECK_EXAMPLES, TAIL_EXAMPLES,
+    HEARTBEAT_EXAMPLES, MERGE_EXAMPLES, REMOTE_EXAMPLES, RUN_EXAMPLES, SELFCHECK_EXAMPLES, TAIL_EXAMPLES,
 };
 use hold::{HOLD_EXAMPLES, HoldArgs};
 use memory::{MEMORY_EXAMPLES, MemoryArgs};
@@ -36,6 +36,7 @@ use crate::faults::plan::FaultsArgs;
 use crate::floor::{self, FloorArgs};
 use crate::heartbeat::{self, HeartbeatArgs};
 use crate::memory::memory as measure_memory;
+use crate::merge::{self, MergeArgs};
 use crate::peer::guard::{self, GuardArgs};
 use crate::remote;
 use crate::remote::agent::{self, AgentArgs};
@@ -96,6 +97,9 @@ enum Command {
     /// Load a server on another host, watch both hosts, and join what was seen on one clock
     #[command(after_help = REMOTE_EXAMPLES)]
     Remote(RemoteArgs),
+    /// Make one report of what the parts of a fleet of clients measured
+    #[command(after_help = MERGE_EXAMPLES)]
+    Merge(MergeArgs),
     /// What becomes of those that nobody meant when something goes wrong: kills, floods, shortages, restarts
     #[command(after_help = FAULTS_EXAMPLES)]
     Faults(FaultsArgs),
@@ -226,6 +230,9 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
                 .plan()
                 .and_then(|plan| Ok((remote::greet(&plan)?, plan)));
             measure(&args.report, plan, words, remote::run).map(went_well)
+        }
+        Command::Merge(args) => {
+            measure(&args.report, args.plan(), words, merge::run).map(went_well)
         }
         Command::Memory(args) => {
             measure(&args.report, args.plan(), words, measure_memory).map(went_well)
