@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::io::{IsTerminal, Read, Write};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
@@ -17,9 +18,11 @@ use tracing_subscriber::EnvFilter;
 use crate::canary::Responder;
 use crate::config::{Protocol, Resolved, UsageError, resolve};
 use crate::engine::EngineKind;
+use crate::notify::{Manager, Word};
 use crate::sandbox;
 use crate::server::{Server, StartError, prepare};
 use crate::summary::Summary;
+use crate::watchdog;
 use crate::worker::{Command, Event};
 
 /// Runs the server. `args` begins with the program's name.
@@ -70,6 +73,11 @@ fn run(resolved: &mut Resolved) -> anyhow::Result<()> {
             "the rings of tokio-uring cannot be restricted: this engine is for comparison (docs/security.md)"
         );
     }
+    let manager = Manager::of_environment()?;
+    if let Some(manager) = &manager {
+        manager.check(resolved.config.stall_timeout.map(watchdog::look_interval))?;
+    }
+    resolved.config.manager = manager.map(Arc::new);
     // Nothing that this process starts, which is nothing, may do more than it.
     set_no_new_privs().context("giving up new privileges (PR_SET_NO_NEW_PRIVS)")?;
     let brief = |connections| kernel_tuning::check::brief(Role::Server, connections);
@@ -131,6 +139,11 @@ fn run(resolved: &mut Resolved) -> anyhow::Result<()> {
     server.open();
     let address = server.address().to_string();
     announce(resolved, given, &address, canary.as_ref());
+    if let Some(manager) = &resolved.config.manager
+        && let Err(error) = manager.say(Word::Ready)
+    {
+        warn!(%error, "the service manager cannot be told that this server is ready");
+    }
     let ended = server.wait()?;
     let mut summary = Summary::new(resolved, address, started.elapsed().as_secs_f64(), ended);
     summary.canary = canary.as_ref().map(Responder::summary);

@@ -28,6 +28,7 @@ pub mod engine;
 pub mod faults;
 mod guard;
 pub mod listener;
+pub mod notify;
 pub mod privileges;
 pub mod sandbox;
 pub mod schedule;
