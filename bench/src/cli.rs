@@ -4,6 +4,7 @@ mod compare;
 mod diff;
 mod examples;
 mod hold;
+mod manual;
 mod memory;
 mod render;
 
@@ -19,6 +20,7 @@ use examples::{
     HEARTBEAT_EXAMPLES, MERGE_EXAMPLES, REMOTE_EXAMPLES, RUN_EXAMPLES, SELFCHECK_EXAMPLES, TAIL_EXAMPLES,
 };
 use hold::{HOLD_EXAMPLES, HoldArgs};
+use manual::ManualArgs;
 use memory::{MEMORY_EXAMPLES, MemoryArgs};
 use render::{REPORT_EXAMPLES, ReportArgs};
 
@@ -109,6 +111,9 @@ enum Command {
     /// Hold two reports of the same command against each other
     #[command(after_help = DIFF_EXAMPLES)]
     Diff(DiffArgs),
+    /// Write man pages and shell completions, for packages
+    #[command(hide = true)]
+    Manual(ManualArgs),
     /// The floor's own server
     #[command(hide = true, disable_help_flag = true)]
     FloorServer(Forwarded),
@@ -214,6 +219,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::DeafClient(deaf) => deaf::run(&deaf)
             .map(|()| true)
             .map_err(|reason| (reason, 1)),
+        Command::Manual(manual) => manual::run(&manual),
         Command::Report(again) => render::run(&again),
         Command::Diff(two) => diff::run(&two),
         Command::Run(_) => unreachable!("it became the command that it stands for"),

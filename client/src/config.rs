@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use clap::{ArgGroup, Parser, ValueEnum};
+use clap::{ArgGroup, CommandFactory as _, Parser, ValueEnum};
 use kernel_tuning::{host, process};
 use ring::SendArena;
 use serde::{Serialize, Serializer};
@@ -213,6 +213,11 @@ impl Config {
     pub(crate) fn source_of(&self, address: IpAddr) -> Option<&Source> {
         self.sources.iter().find(|source| source.contains(address))
     }
+}
+
+/// The command line as clap has it, for man pages and completions.
+pub fn command() -> clap::Command {
+    Flags::command()
 }
 
 const EXAMPLES: &str = "\
