@@ -151,7 +151,7 @@ impl Progress {
     pub(crate) fn note(&self, text: &str) {
         match &self.how {
             How::Bar(bar) => {
-                bar.set_prefix("canary");
+                bar.set_prefix("before");
                 bar.set_message(text.to_string());
             }
             How::Lines => {
