@@ -1,5 +1,5 @@
 //! A server that refuses some connections by a rule of its own: the others are held to the end, and the refusal is
-//! named.
+//! named. And one that never greets: those that are to be made again do not wait for ever.
 #![allow(clippy::unwrap_used)]
 
 use std::ffi::OsString;
@@ -36,4 +36,30 @@ fn an_echo_server_that_turns_some_away_keeps_the_others() {
     assert_eq!(summary["lost_while_held"], 10, "{summary}");
     let diagnosis = summary["diagnosis"].as_str().unwrap();
     assert!(diagnosis.contains("--max-connections"), "{diagnosis}");
+}
+
+#[test]
+fn who_is_never_greeted_is_made_again() {
+    if let Err(why) = ring::probe() {
+        let line = format!("SKIPPED who_is_never_greeted_is_made_again: {why}\n");
+        std::io::stderr().write_all(line.as_bytes()).unwrap();
+        return;
+    }
+    // The kernel finishes the handshakes of those who wait in its queue.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let target = listener.local_addr().unwrap();
+    let json = tempfile::NamedTempFile::new().unwrap();
+    let args = format!(
+        "throng-client {target} --connections 5 --reconnect 20ms..50ms --connect-timeout 1s --hold 4s --json {}",
+        json.path().display()
+    );
+    client::cli::main(args.split_whitespace().map(OsString::from));
+    let summary: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(json.path()).unwrap()).unwrap();
+    let mute = summary["lost_by_cause"]["no greeting within --connect-timeout"].as_u64();
+    assert!(mute >= Some(5), "{summary}");
+    assert!(
+        summary["reconnects"]["succeeded"].as_u64() >= Some(5),
+        "{summary}"
+    );
 }

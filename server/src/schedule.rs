@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::worker::Message;
 
@@ -161,9 +162,19 @@ impl Published {
         self.queue.push_back((message, None));
     }
 
-    /// Those messages more.
-    pub fn extend(&mut self, messages: impl IntoIterator<Item = Arc<Message>>) {
-        messages.into_iter().for_each(|message| self.push(message));
+    /// The last message: those before it are given at once, so that none of them, spread over a long time, keeps it until the
+    /// connections have gone.
+    pub fn end_with(&mut self, last: Option<Arc<Message>>) {
+        for (message, walk) in &mut self.queue {
+            *message = Arc::new(Message {
+                bytes: message.bytes.clone(),
+                over: Duration::ZERO,
+            });
+            if let Some(walk) = walk {
+                walk.over_ns = 0;
+            }
+        }
+        self.queue.extend(last.map(|message| (message, None)));
     }
 
     /// No message is on its way.
@@ -205,6 +216,37 @@ impl Published {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn the_last_message_is_not_kept_by_one_that_takes_its_time() {
+        const S: u64 = 1_000_000_000;
+        let message = |text: &str, seconds| {
+            Arc::new(Message {
+                bytes: text.as_bytes().to_vec(),
+                over: Duration::from_secs(seconds),
+            })
+        };
+        let mut published = Published::default();
+        published.push(message("slow", 60));
+        published.push(message("slower", 600));
+        let high_waters = || [10];
+        assert!(published.next(0, high_waters).is_none());
+        assert!(published.next(7 * S, high_waters).is_some());
+        published.end_with(Some(message("bye", 2)));
+        let mut given = Vec::new();
+        while let Some((message, _, slot)) = published.next(7 * S, high_waters) {
+            given.push((String::from_utf8_lossy(&message.bytes).into_owned(), slot));
+        }
+        let rest = (1..10).map(|slot| ("slow".to_owned(), slot));
+        let expected: Vec<_> = rest
+            .chain((0..10).map(|slot| ("slower".to_owned(), slot)))
+            .collect();
+        assert_eq!(given, expected);
+        let last = published
+            .next(8 * S, high_waters)
+            .map(|(message, ..)| message.bytes.clone());
+        assert_eq!(last.as_deref(), Some(&b"bye"[..]));
+    }
 
     proptest! {
         /// Each slot of each table once, in order, evenly, and all of them by the end of the time.

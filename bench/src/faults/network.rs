@@ -9,8 +9,9 @@ use super::holder::Holder;
 use super::scene::Scene;
 use crate::netns::Joined;
 
-/// A server finds out within about these: the first probe, and how long none may be answered.
-pub const FLAGS: [&str; 4] = ["--keepalive", "1s", "--user-timeout", "3s"];
+/// A server finds out within a heartbeat and the second of these. Whoever answers heartbeats is never probed: probes to very
+/// many at once are a load that answers to some come too late in.
+pub const FLAGS: [&str; 4] = ["--keepalive", "10s", "--user-timeout", "8s"];
 
 /// Where those connect from that stay.
 pub const OUTSIDE_SOURCE: &str = "10.78.0.0/17";

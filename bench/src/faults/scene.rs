@@ -349,7 +349,11 @@ impl<'a> Scene<'a> {
     pub fn end(self) -> (Value, Vec<Value>, Vec<Failure>) {
         self.doing("closing");
         let (client, how) = self.outside.end();
-        // The last of them are counted as gone a moment before their slots are free.
+        // All ends have been noticed, and the last operations on the last slots are over.
+        let until = Instant::now() + SETTLES_WITHIN;
+        while held(&self.control).is_some_and(|held| held > 0) && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(20));
+        }
         std::thread::sleep(Duration::from_millis(500));
         let mut failures = Vec::new();
         if client.is_null() {

@@ -3,11 +3,12 @@
 use crate::faults::fault::{Fault, Kind};
 use crate::faults::plan::Plan;
 use crate::faults::result::{Faulted, Footing, Report};
-use crate::report::format::{NOTHING, bytes, count, join, micros, of_many, span, spread};
+use crate::report::format::{NOTHING, bytes, count, join, micros, of_many, rounded, span, spread};
 use crate::report::rounds::{ending, heading};
 use crate::report::table::Table;
 use crate::run::About;
 use crate::screen::Paint;
+use crate::stats::Spread;
 
 /// What will be run.
 pub fn plan(plan: &Plan, about: &About, paint: Paint) -> String {
@@ -90,7 +91,7 @@ pub(crate) fn notes() -> [String; 2] {
          where a server ends or is replaced, of all that came back."
             .to_owned(),
         "Growth: after the last time against after the first, since a server's tables and buffers come with their first use. \
-         Sockets and slab are the whole host's; slots are those of the servers' tables that were in use at the end without a connection."
+         Sockets and slab are the whole host's, and so is how often a connect found an accept queue full (it is repeated); slots are those of the servers' tables that were in use at the end without a connection."
             .to_owned(),
     ]
 }
@@ -104,6 +105,7 @@ pub(crate) fn table(report: &Report) -> Table {
         "bytes lost",
         "back within, median [min – max]",
         "other server ready",
+        "accept queue found full",
         "server RSS growth",
         "sockets growth",
         "slab growth",
@@ -137,6 +139,8 @@ fn rows(faulted: &Faulted) -> Vec<(String, Vec<String>)> {
         .filter_map(|cycle| cycle.ready_ms)
         .map(|ms| ms as f64 * 1e3)
         .collect();
+    let overflows = faulted.cycles.iter();
+    let overflows = overflows.map(|cycle| cycle.listen_overflows as f64);
     let name = match faulted.fault {
         Some(_) if faulted.engine.name() != "uring" => {
             format!("{} ({})", faulted.name(), faulted.engine)
@@ -156,7 +160,8 @@ fn rows(faulted: &Faulted) -> Vec<(String, Vec<String>)> {
             count(faulted.outside.connections + faulted.outside.refused),
             count(faulted.outside.said()),
             of_one,
-            crate::stats::Spread::of(ready).map_or(String::new(), |ready| spread(&ready, micros)),
+            Spread::of(ready).map_or(String::new(), |ready| spread(&ready, micros)),
+            Spread::of(overflows).map_or(String::new(), |overflows| spread(&overflows, rounded)),
             signed(growth(|footing| footing.server_rss_bytes), bytes),
             signed(growth(|footing| footing.sockets), |more| {
                 format!("{more:.0}")

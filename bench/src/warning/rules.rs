@@ -297,7 +297,7 @@ mod tests {
         )));
         let machine = report.about.machine.as_mut().unwrap();
         machine.steal_ns = machine.busy_ns / 2;
-        report.plan.placement.client = report.plan.placement.server.clone();
+        report.about.placement.client = report.about.placement.server.clone();
         report.hold[0].settled = false;
         report.conclude();
         assert!(has(&report, |warning| matches!(

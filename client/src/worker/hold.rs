@@ -267,6 +267,8 @@ pub(super) enum Cause {
     Closed,
     /// By whichever end, after the server said that it ends.
     Announced,
+    /// Never greeted.
+    Mute,
     Wrong(Wrong),
 }
 
@@ -275,6 +277,7 @@ impl Cause {
         match self {
             Cause::Errno(errno) => format!("{:?}", Errno::from_raw(errno)),
             Cause::Announced => "announced by the server".into(),
+            Cause::Mute => "no greeting within --connect-timeout".into(),
             Cause::Closed if is_dropped => "closed by the server".into(),
             Cause::Closed => "closed before the first byte".into(),
             Cause::Wrong(Wrong::Greeting) => "wrong bytes in the greeting".into(),

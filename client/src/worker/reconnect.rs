@@ -14,12 +14,16 @@ use std::time::Duration;
 
 use nix::libc;
 
+use super::hold::Cause;
 use super::{LONGEST_WAIT, Worker};
 use crate::conn::{Flags, Phase};
 use crate::counters;
 use crate::dial::Failure;
 use crate::latency::Kind;
 use crate::verify::Verifier;
+
+/// How often those are looked for that were not greeted: a pass over all connections.
+const MUTE_GRAIN: Duration = Duration::from_secs(1);
 
 /// When which connection is to be made again.
 #[derive(Debug, Default)]
@@ -130,6 +134,29 @@ impl Worker<'_> {
                     self.is_not_back(c, failure);
                     self.has_no_socket(c);
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives up those that have not been greeted within the time that a connect may take, where lost ones are made again. The
+    /// last part of a handshake may be lost at a full accept queue, and a server that speaks first never comes to hear of the
+    /// connection then: who only listens would wait for ever.
+    pub(super) fn leave_mute(&mut self) -> io::Result<()> {
+        if !self.makes_again() || self.now < self.next_mute {
+            return Ok(());
+        }
+        self.next_mute = self.now + MUTE_GRAIN;
+        let (now_ms, patience) = (self.now.as_millis() as u32, self.config.connect_timeout);
+        for c in 0..self.conns.len() as u32 {
+            let conn = &self.conns[c as usize];
+            // Until the first heartbeat it is when it was established.
+            let silence_ms = now_ms.wrapping_sub(conn.last_heartbeat_ms);
+            let is_mute = conn.phase == Phase::Held
+                && !conn.verifier.is_greeted()
+                && Duration::from_millis(silence_ms.into()) > patience;
+            if is_mute {
+                self.lose(c, Cause::Mute)?;
             }
         }
         Ok(())

@@ -220,10 +220,12 @@ impl<S: Session, F: Fn() -> S> Loop<S, F> {
             }
         };
         if let Err(errno) = self.epoll.add(&fd, EpollEvent::new(INPUT, raw as u64)) {
-            if self.stats.accept_retries == 0 {
+            self.stats.accepted += 1;
+            let closed = self.stats.closed.entry(CloseReason::Failed).or_default();
+            if *closed == 0 {
                 warn!(%errno, "a connection cannot be watched and is closed; see fs.epoll.max_user_watches");
             }
-            self.stats.accept_retries += 1;
+            *closed += 1;
             self.worker.admission.leave(1);
             self.worker.admission.forget(source);
             return;
@@ -473,7 +475,7 @@ impl<S: Session, F: Fn() -> S> Loop<S, F> {
             match command {
                 Command::Stop => {
                     self.begin_drain(self.worker.drain_timeout);
-                    self.published.extend(self.worker.farewell.take());
+                    self.published.end_with(self.worker.farewell.take());
                 }
                 Command::End => {
                     self.begin_drain(Duration::ZERO);

@@ -161,7 +161,7 @@ impl<'a, S: Session, F: Fn() -> S> Overseer<'a, S, F> {
                 Command::Stop => {
                     if self.drain.is_none() {
                         self.drain = Some(Drain::new(self.worker.drain_timeout, hub.now_ns()));
-                        self.published.extend(self.worker.farewell.clone());
+                        self.published.end_with(self.worker.farewell.clone());
                         hub.stop();
                     }
                 }

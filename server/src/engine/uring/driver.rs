@@ -441,7 +441,7 @@ impl<S: Session, F: Fn() -> S, R: Rings, C: Fn() -> u64> Driver<S, F, R, C> {
             match command {
                 Command::Stop => {
                     self.begin_drain(self.worker.drain_timeout);
-                    self.published.extend(self.worker.farewell.take());
+                    self.published.end_with(self.worker.farewell.take());
                 }
                 Command::End => {
                     self.begin_drain(Duration::ZERO);
