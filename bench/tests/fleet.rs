@@ -40,12 +40,22 @@ fn name(path: &Path) -> &str {
 /// The clients of a fleet, which begin in a moment, and where each writes.
 fn clients(server: &Server, directory: &Path, flags: &[&str]) -> Vec<(PathBuf, Child)> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    let start = (now + Duration::from_millis(1500)).as_secs_f64().to_string();
+    let start = (now + Duration::from_millis(1500))
+        .as_secs_f64()
+        .to_string();
     let target = server.address.to_string();
     let client = |number| {
         let path = directory.join(format!("part-{number}.json"));
         let part = format!("{number}/{PARTS}");
-        let own = [target.as_str(), "--part", &part, "--start-at", &start, "--json", name(&path)];
+        let own = [
+            target.as_str(),
+            "--part",
+            &part,
+            "--start-at",
+            &start,
+            "--json",
+            name(&path),
+        ];
         let child = spawn(throng("client", &[&own[..], flags].concat()));
         (path, child)
     };
@@ -81,54 +91,95 @@ fn assert_is_the_sum(report: &Report, parts: &[Mergeable]) {
 
 #[test]
 fn three_clients_are_one_fleet_and_their_report_is_their_sum() {
-    if !has_engine("uring", "three_clients_are_one_fleet_and_their_report_is_their_sum") {
+    if !has_engine(
+        "uring",
+        "three_clients_are_one_fleet_and_their_report_is_their_sum",
+    ) {
         return;
     }
     let server = Server::start(&["--heartbeat", "300ms"]);
     let directory = tempfile::tempdir().unwrap();
     let flags = [
-        "--connections", "100", "--active", "10", "--message-rate", "200", "--churn", "5", "--churn-rate", "20", "--heartbeat",
-        "300ms", "--hold", "2s",
+        "--connections",
+        "100",
+        "--active",
+        "10",
+        "--message-rate",
+        "200",
+        "--churn",
+        "5",
+        "--churn-rate",
+        "20",
+        "--heartbeat",
+        "300ms",
+        "--hold",
+        "2s",
     ];
     let mut parts = Vec::new();
     let mut files = Vec::new();
     for (path, child) in clients(&server, directory.path(), &flags) {
         let output = finish(child, BOUND);
         assert_eq!(output.status.code(), Some(0), "{}", text(&output));
-        assert!(text(&output).contains("by this host's clock"), "{}", text(&output));
+        assert!(
+            text(&output).contains("by this host's clock"),
+            "{}",
+            text(&output)
+        );
         parts.push(part_of(&path));
         files.push(path);
     }
-    let held: Vec<u64> = parts.iter().map(|part| part.counters["established"]).collect();
+    let held: Vec<u64> = parts
+        .iter()
+        .map(|part| part.counters["established"])
+        .collect();
     assert_eq!(held, [34, 33, 33]);
 
     let to = directory.path().join("fleet.json");
     let merge = |files: &[&str], flags: &[&str], code: i32| {
         let words = [files, flags, &["--report", name(&to)]].concat();
         let output = run(throng("merge", &words), BOUND);
-        assert_eq!(output.status.code(), Some(code), "{words:?}: {}", text(&output));
+        assert_eq!(
+            output.status.code(),
+            Some(code),
+            "{words:?}: {}",
+            text(&output)
+        );
         text(&output)
     };
     let [one, two, three] = [0, 1, 2].map(|at| name(&files[at]));
     let said = merge(&[three, one, two], &[], 0);
-    assert!(said.contains("100 of 100 at once") && said.contains("together"), "{said}");
+    assert!(
+        said.contains("100 of 100 at once") && said.contains("together"),
+        "{said}"
+    );
     let report = report_of(&to);
     assert_is_the_sum(&report, &parts);
     assert_eq!((report.clocks, report.missing.len()), (Apart::OneClock, 0));
     assert!(report.counter("messages") > 0 && report.counter("cycles") > 0);
     // None began before its time, and all of them together.
-    assert!(report.parts.iter().all(|part| part.first_connect_us.unwrap() >= 0));
+    assert!(
+        report
+            .parts
+            .iter()
+            .all(|part| part.first_connect_us.unwrap() >= 0)
+    );
     let hold = report.hold.unwrap();
     assert!(hold.common_us > 0 && hold.messages_per_second.unwrap() > 0.0);
 
     let said = merge(&[one, three], &[], 2);
-    assert!(said.contains("missing: 2") && said.contains("--partial"), "{said}");
+    assert!(
+        said.contains("missing: 2") && said.contains("--partial"),
+        "{said}"
+    );
     let said = merge(&[one, two, three, two], &[], 2);
     assert!(said.contains("is part 2, as"), "{said}");
     let torn = directory.path().join("torn.json");
     std::fs::write(&torn, "{\"target\": ").unwrap();
     let said = merge(&[one, name(&torn), three], &["--partial"], 1);
-    assert!(said.contains("torn.json") && said.contains("part 2: is missing"), "{said}");
+    assert!(
+        said.contains("torn.json") && said.contains("part 2: is missing"),
+        "{said}"
+    );
     assert_is_the_sum(&report_of(&to), &[parts[0].clone(), parts[2].clone()]);
     let mut old = json(&files[1]);
     old["part"]["schema"] = 0.into();
@@ -139,21 +190,38 @@ fn three_clients_are_one_fleet_and_their_report_is_their_sum() {
     // Of another run.
     let kept = directory.path().join("kept.json");
     std::fs::rename(&files[0], &kept).unwrap();
-    for (_, child) in clients(&server, directory.path(), &["--connections", "90", "--hold", "0s"]) {
+    for (_, child) in clients(
+        &server,
+        directory.path(),
+        &["--connections", "90", "--hold", "0s"],
+    ) {
         let output = finish(child, BOUND);
         assert_eq!(output.status.code(), Some(0), "{}", text(&output));
     }
     let said = merge(&[name(&kept), two, three], &[], 2);
-    assert!(said.contains("of another run") && said.contains("connections is 90, not 100"), "{said}");
+    assert!(
+        said.contains("of another run") && said.contains("connections is 90, not 100"),
+        "{said}"
+    );
 }
 
 #[test]
 fn a_start_that_is_over_is_refused_before_anything_starts() {
-    let output = run(throng("client", &["127.0.0.1:9", "--start-at", "2020-01-01T00:00:00Z"]), BOUND);
+    let output = run(
+        throng(
+            "client",
+            &["127.0.0.1:9", "--start-at", "2020-01-01T00:00:00Z"],
+        ),
+        BOUND,
+    );
     assert_eq!(output.status.code(), Some(2), "{}", text(&output));
     let output = run(throng("merge", &["/nonexistent/part-1.json"]), BOUND);
     assert_eq!(output.status.code(), Some(2));
-    assert!(text(&output).contains("/nonexistent/part-1.json"), "{}", text(&output));
+    assert!(
+        text(&output).contains("/nonexistent/part-1.json"),
+        "{}",
+        text(&output)
+    );
 }
 
 /// By the script that people use. 60,000 connections: THRONG_FLEET_CONNECTIONS=60000.
@@ -197,7 +265,10 @@ fn pdsh_runs_a_fleet_over_namespaces() {
     let file = |number| directory.path().join(format!("part-{number}.json"));
     let parts: Vec<Mergeable> = (1..=PARTS).map(|number| part_of(&file(number))).collect();
     assert_is_the_sum(&report, &parts);
-    assert_eq!(report.counter("established_at_once").to_string(), connections);
+    assert_eq!(
+        report.counter("established_at_once").to_string(),
+        connections
+    );
     assert_eq!(report.counter("lost"), 0);
     let clocks = std::fs::read_to_string(directory.path().join("clocks")).unwrap();
     assert_eq!(clocks.lines().count(), 3, "{clocks}");

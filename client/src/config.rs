@@ -94,7 +94,10 @@ pub struct Config {
     /// Which part of a fleet this is; none: all of it.
     pub part: Option<Division>,
     /// When the first connect starts; none: at once.
-    #[serde(rename = "start_at_unix_seconds", serialize_with = "maybe_unix_seconds")]
+    #[serde(
+        rename = "start_at_unix_seconds",
+        serialize_with = "maybe_unix_seconds"
+    )]
     pub start_at: Option<SystemTime>,
     /// The CPUs of the workers.
     pub cores: Vec<usize>,
@@ -171,7 +174,9 @@ impl Config {
             let rises = |part: Part| {
                 let mut shares = levels.iter().map(|level| part.share(*level));
                 let first = shares.next();
-                shares.try_fold(first, |below, share| (Some(share) > below).then_some(Some(share)))
+                shares.try_fold(first, |below, share| {
+                    (Some(share) > below).then_some(Some(share))
+                })
             };
             let all = (1..=part.of).map(|number| Part { number, ..part });
             if levels.first() < Some(&part.of) || all.map(rises).any(|rises| rises.is_none()) {
@@ -814,7 +819,8 @@ mod tests {
         // A part without active ones has no rate of theirs.
         let (few, _) = parse("127.0.0.1:7000 --active 1 --message-rate 5 --part 2/2").unwrap();
         assert_eq!((few.active, few.message_rate), (0, None));
-        let (steps, _) = parse("127.0.0.1:7000 --connections 100 --steps 10,100 --part 3/3").unwrap();
+        let (steps, _) =
+            parse("127.0.0.1:7000 --connections 100 --steps 10,100 --part 3/3").unwrap();
         let Rise::Levels { levels, .. } = steps.shape.rise else {
             panic!()
         };

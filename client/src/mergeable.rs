@@ -212,7 +212,10 @@ fn counters(summary: &Summary, report: &Report, course: &Course) -> BTreeMap<Str
         ("heartbeats", counts.heartbeats),
         ("heartbeats_late", counts.heartbeats_late),
         ("heartbeats_missing", report.heartbeats_missing),
-        ("storm_heard", summary.storm.as_ref().map_or(0, |storm| storm.heard)),
+        (
+            "storm_heard",
+            summary.storm.as_ref().map_or(0, |storm| storm.heard),
+        ),
         ("active", report.active),
         ("messages", counts.messages),
         ("messages_at_hold_end", at_hold_end.messages),
@@ -271,9 +274,18 @@ mod tests {
     fn what_was_asked_is_the_same_in_every_part_and_differs_with_any_other_flag() {
         let of = |flags: &str| asked(&config(flags).part.unwrap().whole);
         let first = of("--part 1/3 --json a --hlog b");
-        assert_eq!(first, of("--part 3/3 --json c --sample-interval 2s --until-stdin-closes"));
+        assert_eq!(
+            first,
+            of("--part 3/3 --json c --sample-interval 2s --until-stdin-closes")
+        );
         assert_eq!(first["connections"], 10);
-        for flags in ["--hold 11s", "--rate 5", "--close fin", "--active 3", "--source 127.2.0.0/16"] {
+        for flags in [
+            "--hold 11s",
+            "--rate 5",
+            "--close fin",
+            "--active 3",
+            "--source 127.2.0.0/16",
+        ] {
             assert_ne!(first, of(&format!("--part 1/3 {flags}")), "{flags}");
         }
     }

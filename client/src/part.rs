@@ -50,7 +50,9 @@ impl Part {
             (number, _) => number.parse().map_err(|_| FORM)?,
         };
         if !(1..=of).contains(&number) {
-            return Err(format!("part {number} of {of}: parts are counted from 1 to {of}"));
+            return Err(format!(
+                "part {number} of {of}: parts are counted from 1 to {of}"
+            ));
         }
         Ok(Part { number, of })
     }
@@ -120,7 +122,11 @@ mod tests {
     fn a_part_is_named_by_hand_or_by_the_job() {
         let part = |number, of| Ok(Part { number, of });
         assert_eq!(Part::parse("2/3", None), part(2, 3));
-        assert_eq!(Part::parse("2/3", Some("0")), part(2, 3), "asked for explicitly, or not at all");
+        assert_eq!(
+            Part::parse("2/3", Some("0")),
+            part(2, 3),
+            "asked for explicitly, or not at all"
+        );
         assert_eq!(Part::parse("job/3", Some("0")), part(1, 3));
         assert_eq!(Part::parse("job/3", Some("2")), part(3, 3));
         for (text, job, said) in [

@@ -170,7 +170,10 @@ mod tests {
             assert_eq!(check(start, now), Ok(()));
         }
         let past = check(now - 90 * second, now).unwrap_err();
-        assert!(past.contains("1m 30s ago") && past.contains("2030-01-01T11:58:30"), "{past}");
+        assert!(
+            past.contains("1m 30s ago") && past.contains("2030-01-01T11:58:30"),
+            "{past}"
+        );
         let ahead = check(now + 7200 * second, now).unwrap_err();
         assert!(ahead.contains("2h ahead"), "{ahead}");
     }

@@ -187,7 +187,10 @@ mod tests {
         let name = format!("throng-test-notify-{}", std::process::id());
         let there = SocketAddr::from_abstract_name(name.as_bytes()).unwrap();
         for (address, socket) in [
-            (path.to_str().unwrap().to_owned(), UnixDatagram::bind(&path).unwrap()),
+            (
+                path.to_str().unwrap().to_owned(),
+                UnixDatagram::bind(&path).unwrap(),
+            ),
             (format!("@{name}"), UnixDatagram::bind_addr(&there).unwrap()),
         ] {
             let manager = manager(&[("NOTIFY_SOCKET", &address)]).unwrap().unwrap();
@@ -212,7 +215,11 @@ mod tests {
         let _socket = UnixDatagram::bind(&path).unwrap();
         let path = path.to_str().unwrap();
         let of = |usec: &str, pid: &str| {
-            let all = [("NOTIFY_SOCKET", path), ("WATCHDOG_USEC", usec), ("WATCHDOG_PID", pid)];
+            let all = [
+                ("NOTIFY_SOCKET", path),
+                ("WATCHDOG_USEC", usec),
+                ("WATCHDOG_PID", pid),
+            ];
             manager(&all).map(Option::unwrap)
         };
         let ours = of("3000000", "42").unwrap();
@@ -228,7 +235,9 @@ mod tests {
     fn without_a_manager_there_is_none_and_one_that_is_gone_is_told() {
         assert!(manager(&[]).unwrap().is_none());
         for address in ["/nonexistent/notify", "vsock:2:1", "@throng-nobody-listens"] {
-            let error = manager(&[("NOTIFY_SOCKET", address)]).unwrap_err().to_string();
+            let error = manager(&[("NOTIFY_SOCKET", address)])
+                .unwrap_err()
+                .to_string();
             assert!(error.contains(address), "{error}");
         }
     }

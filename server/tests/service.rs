@@ -15,7 +15,14 @@ use nix::sys::signal::Signal;
 fn command(manager: &Path, flags: &[&str]) -> Command {
     let mut command = Command::new(program());
     command
-        .args(["--engine", "epoll", "--listen", "127.0.0.1:0", "--heartbeat", "0"])
+        .args([
+            "--engine",
+            "epoll",
+            "--listen",
+            "127.0.0.1:0",
+            "--heartbeat",
+            "0",
+        ])
         .args(flags)
         .env("NOTIFY_SOCKET", manager);
     command
@@ -37,7 +44,10 @@ fn next(manager: &UnixDatagram, but: &str) -> String {
 
 #[test]
 fn the_manager_hears_of_start_life_and_end() {
-    for flags in [&["--stall-timeout", "2s"][..], &["--stall-timeout", "2s", "--sandbox"]] {
+    for flags in [
+        &["--stall-timeout", "2s"][..],
+        &["--stall-timeout", "2s", "--sandbox"],
+    ] {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("notify");
         let manager = UnixDatagram::bind(&path).unwrap();
@@ -51,7 +61,9 @@ fn the_manager_hears_of_start_life_and_end() {
         }
         // A stopped process says nothing, and that is how a manager knows.
         server.signal(Signal::SIGSTOP);
-        manager.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+        manager
+            .set_read_timeout(Some(Duration::from_millis(500)))
+            .unwrap();
         while manager.recv(&mut [0; 64]).is_ok() {}
         manager.set_read_timeout(Some(LONG)).unwrap();
         server.signal(Signal::SIGCONT);
@@ -72,9 +84,15 @@ fn a_manager_that_cannot_be_served_is_refused_before_the_start() {
         String::from_utf8_lossy(&output.stderr).into_owned()
     };
     let said = refused(command(&path, &[]));
-    assert!(said.contains("NOTIFY_SOCKET") && said.contains("env -u"), "{said}");
+    assert!(
+        said.contains("NOTIFY_SOCKET") && said.contains("env -u"),
+        "{said}"
+    );
     let _manager = UnixDatagram::bind(&path).unwrap();
-    for (stall, words) in [("0", "--stall-timeout above 0"), ("1m", "raise WatchdogSec")] {
+    for (stall, words) in [
+        ("0", "--stall-timeout above 0"),
+        ("1m", "raise WatchdogSec"),
+    ] {
         let mut command = command(&path, &["--stall-timeout", stall]);
         command.env("WATCHDOG_USEC", "5000000");
         let said = refused(command);

@@ -71,7 +71,12 @@ mod tests {
         ] {
             assert!(read(&format!("man1/{page}")).contains(said), "{page}");
         }
-        for program in ["throng-server", "throng-client", "throng-tune", "throng-bench"] {
+        for program in [
+            "throng-server",
+            "throng-client",
+            "throng-tune",
+            "throng-bench",
+        ] {
             assert!(read(&format!("completions/{program}.bash")).contains(program));
             assert!(read(&format!("completions/_{program}")).contains(program));
         }

@@ -72,7 +72,11 @@ mod tests {
             uncertainty_us: 90,
         };
         assert_eq!((clocks[&1].offset_us, clocks[&3]), (-250, third));
-        for (text, said) in [("1 2\n", "three"), ("1 x 2", "three"), ("1 2 3\n1 2 3", "twice")] {
+        for (text, said) in [
+            ("1 2\n", "three"),
+            ("1 x 2", "three"),
+            ("1 2 3\n1 2 3", "twice"),
+        ] {
             assert!(parse(text).unwrap_err().contains(said), "{text}");
         }
     }

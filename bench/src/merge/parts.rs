@@ -108,7 +108,9 @@ impl Fleet {
             ));
         }
         match () {
-            () if fleet.parts.is_empty() => Err(format!("no part can be read: {}", wrong.join("; "))),
+            () if fleet.parts.is_empty() => {
+                Err(format!("no part can be read: {}", wrong.join("; ")))
+            }
             () if wrong.is_empty() || is_partial => Ok(fleet),
             () => Err(format!(
                 "{}; run the fleet again, or give --partial for a report of what there is",
@@ -126,8 +128,8 @@ impl Fleet {
 }
 
 fn part_in(path: &Path) -> Result<Mergeable, Unfit> {
-    let bytes = std::fs::read(path)
-        .map_err(|cause| Unfit::Broken(format!("cannot be read: {cause}")))?;
+    let bytes =
+        std::fs::read(path).map_err(|cause| Unfit::Broken(format!("cannot be read: {cause}")))?;
     part_of(&bytes)
 }
 
@@ -177,7 +179,8 @@ fn difference(one: &Mergeable, other: &Mergeable) -> Option<String> {
     let mut names: Vec<&String> = here.keys().chain(there.keys()).collect();
     names.sort_unstable();
     names.dedup();
-    let shown = |value: Option<&Value>| value.map_or_else(|| "nothing".to_owned(), Value::to_string);
+    let shown =
+        |value: Option<&Value>| value.map_or_else(|| "nothing".to_owned(), Value::to_string);
     let differing: Vec<String> = names
         .into_iter()
         .filter(|name| here.get(*name) != there.get(*name))
@@ -251,7 +254,10 @@ pub(crate) mod tests {
     #[test]
     fn all_parts_of_a_run_are_a_fleet_in_whatever_order() {
         let same = |_: &mut Value| {};
-        let fleet = fleet(vec![given(3, 3, same), given(1, 3, same), given(2, 3, same)], false);
+        let fleet = fleet(
+            vec![given(3, 3, same), given(1, 3, same), given(2, 3, same)],
+            false,
+        );
         let fleet = fleet.unwrap();
         assert!(fleet.parts.keys().eq(&[1, 2, 3]) && fleet.missing().is_empty());
     }
@@ -261,23 +267,36 @@ pub(crate) mod tests {
         let same = |_: &mut Value| {};
         let one = || given(1, 3, same);
         let missing = fleet(vec![one()], false).unwrap_err();
-        assert!(missing.contains("missing: 2, 3") && missing.contains("--partial"), "{missing}");
+        assert!(
+            missing.contains("missing: 2, 3") && missing.contains("--partial"),
+            "{missing}"
+        );
         assert_eq!(fleet(vec![one()], true).unwrap().missing(), [2, 3]);
 
         let all = |last: Given| vec![one(), given(2, 3, same), given(3, 3, same), last];
         let twice = fleet(all(one()), false).unwrap_err();
-        assert!(twice.contains("part-1.json is part 1, as part-1.json is"), "{twice}");
+        assert!(
+            twice.contains("part-1.json is part 1, as part-1.json is"),
+            "{twice}"
+        );
 
         let longer = given(3, 3, |part| part["asked"]["hold_seconds"] = 11.0.into());
         let other = fleet(vec![one(), given(2, 3, same), longer], false).unwrap_err();
-        assert!(other.contains("part-3.json is of another run") && other.contains("hold_seconds is 11.0, not 10.0"), "{other}");
+        assert!(
+            other.contains("part-3.json is of another run")
+                && other.contains("hold_seconds is 11.0, not 10.0"),
+            "{other}"
+        );
         let wider = fleet(vec![one(), given(2, 4, same)], false).unwrap_err();
         assert!(wider.contains("of 4 parts, not 3"), "{wider}");
 
         let refused = |part: &mut Value| part["ended"] = "refused".into();
         let failed = || vec![one(), given(2, 3, refused), given(3, 3, same)];
         let error = fleet(failed(), false).unwrap_err();
-        assert!(error.contains("part-2.json is of a part that failed (refused"), "{error}");
+        assert!(
+            error.contains("part-2.json is of a part that failed (refused"),
+            "{error}"
+        );
         // What it counted counts.
         assert_eq!(fleet(failed(), true).unwrap().parts.len(), 3);
         let partial = fleet(all(one()), true).unwrap();
@@ -292,9 +311,15 @@ pub(crate) mod tests {
             ("{".to_owned(), "cut off"),
             ("{}".to_owned(), "not of a part"),
             ("{\"part\": null}".to_owned(), "not of a part"),
-            (with(|part| part["schema"] = 0.into()), "schema 0, and this program merges 1: an older Throng"),
+            (
+                with(|part| part["schema"] = 0.into()),
+                "schema 0, and this program merges 1: an older Throng",
+            ),
             (with(|part| part["schema"] = 2.into()), "a newer Throng"),
-            (with(|part| part["schema"] = Value::Null), "without a schema"),
+            (
+                with(|part| part["schema"] = Value::Null),
+                "without a schema",
+            ),
             (with(|part| part["clock"] = Value::Null), "not its fields"),
         ] {
             let reason = unfit(text.as_bytes());

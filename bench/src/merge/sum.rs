@@ -43,7 +43,10 @@ pub fn report(fleet: &Fleet, clocks: &Clocks, command_line: Vec<String>) -> Resu
         asked: asked.unwrap_or_default(),
         of: fleet.of,
         missing: fleet.missing(),
-        parts: parts.iter().map(|given| row(given, clocks, &time)).collect(),
+        parts: parts
+            .iter()
+            .map(|given| row(given, clocks, &time))
+            .collect(),
         clocks: apart,
         ramp: None,
         hold: None,
@@ -73,7 +76,9 @@ impl<'a> Common<'a> {
             start_unix_us: 0,
             clocks: is_measured.then_some(clocks),
         };
-        let asked = parts.iter().find_map(|given| given.part.clock.start_at_unix_us);
+        let asked = parts
+            .iter()
+            .find_map(|given| given.part.clock.start_at_unix_us);
         let began = parts.iter().map(|given| common.at(&given.part, 0)).min();
         common.start_unix_us = asked.map_or(began.unwrap_or(0), |asked| asked as i64);
         common
@@ -301,9 +306,14 @@ fn about(fleet: &Fleet, parts: &[&Given], time: &Common, command_line: Vec<Strin
     let all = of_parts.chain(left_out).chain(of_missing);
     let ended = parts.iter().map(|given| {
         let clock = &given.part.clock;
-        time.at(&given.part, clock.ended_unix_us.saturating_sub(clock.began_unix_us))
+        time.at(
+            &given.part,
+            clock.ended_unix_us.saturating_sub(clock.began_unix_us),
+        )
     });
-    let environment = parts.first().map(|first| first.part.host.environment.clone());
+    let environment = parts
+        .first()
+        .map(|first| first.part.host.environment.clone());
     let environment = environment.unwrap_or_else(kernel_tuning::host::environment);
     About {
         format_version: FORMAT_VERSION,
@@ -313,10 +323,7 @@ fn about(fleet: &Fleet, parts: &[&Given], time: &Common, command_line: Vec<Strin
         started_unix_s: (time.start_unix_us / 1_000_000).max(0) as u64,
         duration_ms: (ended.max().unwrap_or(0) / 1_000).max(0) as u64,
         command_line,
-        nofile_hard: environment
-            .nofile
-            .as_ref()
-            .map_or(0, |nofile| nofile.hard),
+        nofile_hard: environment.nofile.as_ref().map_or(0, |nofile| nofile.hard),
         environment,
         placement: Placement {
             server: Vec::new(),
@@ -376,21 +383,35 @@ mod tests {
         assert_eq!(plain.clocks, Apart::Unknown { hosts: 2 });
         assert!(plain.warnings.contains(&Doubt::ClocksUnknown { hosts: 2 }));
         let first = |report: &Report| -> Vec<i64> {
-            report.parts.iter().filter_map(|part| part.first_connect_us).collect()
+            report
+                .parts
+                .iter()
+                .filter_map(|part| part.first_connect_us)
+                .collect()
         };
         assert_eq!(first(&plain), [150, 250]);
         let ramp = plain.ramp.unwrap();
         assert_eq!((ramp.from_us, ramp.to_us), (150, 2_000_200));
         let hold = plain.hold.unwrap();
-        assert_eq!((hold.from_us, hold.to_us, hold.common_us), (2_000_100, 12_000_200, 9_999_900));
+        assert_eq!(
+            (hold.from_us, hold.to_us, hold.common_us),
+            (2_000_100, 12_000_200, 9_999_900)
+        );
         let rate = hold.messages_per_second.unwrap();
         assert!((rate - 1000.0 / 10.0001).abs() < 1e-9, "{rate}");
 
-        let ahead = |offset_us| Ahead { offset_us, uncertainty_us: 30 };
+        let ahead = |offset_us| Ahead {
+            offset_us,
+            uncertainty_us: 30,
+        };
         let clocks = Clocks::from([(1, ahead(-50)), (2, ahead(200))]);
         let right = merged(parts(), 2, &clocks);
         assert_eq!(first(&right), [200, 50]);
-        let measured = Apart::Measured { hosts: 2, apart_us: 250, uncertainty_us: 30 };
+        let measured = Apart::Measured {
+            hosts: 2,
+            apart_us: 250,
+            uncertainty_us: 30,
+        };
         assert_eq!((right.clocks, right.warnings.len()), (measured, 0));
 
         // One kernel has one clock, whatever was measured of it.
@@ -409,10 +430,24 @@ mod tests {
             part["bottleneck"] = "the client was the bottleneck".into();
             part["throng_version"] = "0.0.9".into();
         };
-        let report = merged(vec![given(1, 2, |_| {}), given(2, 2, late)], 2, &Clocks::new());
+        let report = merged(
+            vec![given(1, 2, |_| {}), given(2, 2, late)],
+            2,
+            &Clocks::new(),
+        );
         let said: Vec<String> = report.warnings.iter().map(ToString::to_string).collect();
-        for words in ["no common start", "2 hosts were not compared", "was set by 60.00 s", "the bottleneck", "5.3 %", "0.0.9, 0.1.0"] {
-            assert!(said.iter().any(|one| one.contains(words)), "{words}: {said:?}");
+        for words in [
+            "no common start",
+            "2 hosts were not compared",
+            "was set by 60.00 s",
+            "the bottleneck",
+            "5.3 %",
+            "0.0.9, 0.1.0",
+        ] {
+            assert!(
+                said.iter().any(|one| one.contains(words)),
+                "{words}: {said:?}"
+            );
         }
     }
 
@@ -422,8 +457,17 @@ mod tests {
             part["is_flawless"] = false.into();
             part["counters"]["lost"] = 3.into();
         };
-        let report = merged(vec![given(1, 3, flawed), given(2, 3, |_| {})], 3, &Clocks::new());
-        let failures: Vec<&str> = report.about.failures.iter().map(|one| one.during.as_str()).collect();
+        let report = merged(
+            vec![given(1, 3, flawed), given(2, 3, |_| {})],
+            3,
+            &Clocks::new(),
+        );
+        let failures: Vec<&str> = report
+            .about
+            .failures
+            .iter()
+            .map(|one| one.during.as_str())
+            .collect();
         assert_eq!(failures, ["part 1 (part-1.json)", "part 3"]);
         assert!(report.about.failures[0].cause.contains("3 lost"));
         assert!(report.about.partial && report.missing == [3]);

@@ -12,7 +12,9 @@ pub fn results(report: &Report, paint: Paint) -> String {
     parts.push(table(report).render(paint));
     parts.extend(latency(report).map(|table| table.render(paint)));
     let lines = findings(report);
-    let lines = lines.into_iter().map(|(name, said)| format!("{name:<11} {said}"));
+    let lines = lines
+        .into_iter()
+        .map(|(name, said)| format!("{name:<11} {said}"));
     parts.push(lines.collect::<Vec<_>>().join("\n"));
     let doubts = report.warnings.iter();
     let doubts = doubts.map(|doubt| paint.yellow(&doubt.to_string()));
@@ -45,9 +47,10 @@ pub(crate) fn findings(report: &Report) -> Vec<(&'static str, String)> {
         format!(
             "{} of {} at once{}; {} failed, {} lost",
             counter("established_at_once"),
-            report.asked("/connections").map_or_else(|| NOTHING.to_owned(), |asked| {
-                asked.parse().map_or(asked, count)
-            }),
+            report.asked("/connections").map_or_else(
+                || NOTHING.to_owned(),
+                |asked| { asked.parse().map_or(asked, count) }
+            ),
             report.ramp.as_ref().map_or_else(String::new, |ramp| {
                 let took = micros((ramp.to_us - ramp.from_us) as f64);
                 match ramp.connects_per_second {
@@ -62,7 +65,10 @@ pub(crate) fn findings(report: &Report) -> Vec<(&'static str, String)> {
     if let Some(held) = &report.hold {
         let together = micros(held.common_us as f64);
         let whole = micros((held.to_us - held.from_us) as f64);
-        lines.push(("held", format!("{together} by all parts together, {whole} from the first to the last")));
+        lines.push((
+            "held",
+            format!("{together} by all parts together, {whole} from the first to the last"),
+        ));
         lines.extend(held.messages_per_second.map(|rate| {
             let said = format!(
                 "{} on {} connections, {} a second; {} wrong, {} unanswered",
@@ -75,7 +81,12 @@ pub(crate) fn findings(report: &Report) -> Vec<(&'static str, String)> {
             ("messages", said)
         }));
         lines.extend(held.cycles_per_second.map(|rate| {
-            let said = format!("{} on {} connections, {} a second", counter("cycles"), counter("churning"), rounded(rate));
+            let said = format!(
+                "{} on {} connections, {} a second",
+                counter("cycles"),
+                counter("churning"),
+                rounded(rate)
+            );
             ("churn", said)
         }));
     }
@@ -91,7 +102,10 @@ pub(crate) fn findings(report: &Report) -> Vec<(&'static str, String)> {
     let starts = || report.parts.iter().filter_map(|part| part.first_connect_us);
     if let (Some(first), Some(last)) = (starts().min(), starts().max()) {
         let [first, last] = [first, last].map(|us| micros(us as f64));
-        lines.push(("start", format!("first connects from {first} to {last} after the common start")));
+        lines.push((
+            "start",
+            format!("first connects from {first} to {last} after the common start"),
+        ));
     }
     lines.push(("clocks", report.clocks.to_string()));
     lines
@@ -143,13 +157,25 @@ fn first_connect(part: &PartRow) -> String {
 
 /// What took how long, over the whole run and in each phase; none where nothing was measured.
 pub(crate) fn latency(report: &Report) -> Option<Table> {
-    let headings = ["latency of all parts", "count", "p50", "p90", "p99", "p99.9", "p99.99", "max"];
+    let headings = [
+        "latency of all parts",
+        "count",
+        "p50",
+        "p90",
+        "p99",
+        "p99.9",
+        "p99.99",
+        "max",
+    ];
     let mut table = Table::new(headings.map(str::to_owned));
     for latency in report.latency.iter().chain(&report.latency_by_phase) {
         let p = &latency.latency_us;
         let times = [p.p50, p.p90, p.p99, p.p999, p.p9999, p.max];
         let times = times.map(|us| micros(us as f64));
-        table.row(&named(latency), std::iter::once(count(p.count)).chain(times));
+        table.row(
+            &named(latency),
+            std::iter::once(count(p.count)).chain(times),
+        );
     }
     (!table.rows().is_empty()).then_some(table)
 }

@@ -593,13 +593,20 @@ mod tests {
     fn a_part_takes_whole_addresses_where_there_are_enough_and_ports_where_not() {
         let of_part = |texts: &[&str], number, connections| {
             let part = Some(Part { number, of: 3 });
-            Plan::of_part(&sources(texts), &target(), &HostPorts::default(), connections, part)
+            Plan::of_part(
+                &sources(texts),
+                &target(),
+                &HostPorts::default(),
+                connections,
+                part,
+            )
         };
         let first_and_last = |plan: &Plan| {
             let all: Vec<IpAddr> = plan.sources().collect();
             [all[0], all[all.len() - 1]].map(|address| address.to_string())
         };
-        let many = |number| first_and_last(&of_part(&["10.0.0.1-10.0.0.10"], number, 190_000).unwrap());
+        let many =
+            |number| first_and_last(&of_part(&["10.0.0.1-10.0.0.10"], number, 190_000).unwrap());
         assert_eq!(many(1), ["10.0.0.1", "10.0.0.4"]);
         assert_eq!(many(2), ["10.0.0.5", "10.0.0.7"]);
         assert_eq!(many(3), ["10.0.0.8", "10.0.0.10"]);
@@ -620,7 +627,10 @@ mod tests {
         assert_eq!(plan(std::slice::from_ref(&eth0)).unwrap().ports(), 64_511);
         let both = [eth0, "10.1.0.0/16".parse().unwrap()];
         let error = plan(&both).unwrap_err().to_string();
-        assert!(error.contains("interface eth0") && error.contains("not both"), "{error}");
+        assert!(
+            error.contains("interface eth0") && error.contains("not both"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -22,11 +22,19 @@ pub fn page(report: &Report) -> Page {
     page.texts.extend(counters(report));
     // Of the hosts there may be many, and of their CPUs the parts say nothing.
     let of_first = |name: &str| format!("{name}, of part {}'s host", first(report));
-    page.setting.retain(|(name, value)| {
-        !value.is_empty() && name != "open files of a measured process"
-    });
+    page.setting
+        .retain(|(name, value)| !value.is_empty() && name != "open files of a measured process");
     for (name, _) in &mut page.setting {
-        if ["kernel", "CPU", "CPUs online", "memory", "clock source", "open files (nofile)"].contains(&name.as_str()) {
+        if [
+            "kernel",
+            "CPU",
+            "CPUs online",
+            "memory",
+            "clock source",
+            "open files (nofile)",
+        ]
+        .contains(&name.as_str())
+        {
             *name = of_first(name);
         }
     }
@@ -134,7 +142,12 @@ mod tests {
         let titles: Vec<&str> = page.charts.iter().map(|chart| chart.title()).collect();
         assert_eq!(titles.len(), 2, "{titles:?}");
         let text = markdown(&page);
-        for said in ["| 1 |", "| together |", "| connect |", "messages_at_hold_end"] {
+        for said in [
+            "| 1 |",
+            "| together |",
+            "| connect |",
+            "messages_at_hold_end",
+        ] {
             assert!(text.contains(said), "{said}: {text}");
         }
         html(&page).unwrap();
@@ -147,7 +160,11 @@ mod tests {
         report.latency.clear();
         report.latency_by_phase.clear();
         let page = page(&report);
-        assert!(page.headline.contains("Not counted: 1 part of the fleet"), "{}", page.headline);
+        assert!(
+            page.headline.contains("Not counted: 1 part of the fleet"),
+            "{}",
+            page.headline
+        );
         html(&page).unwrap();
     }
 }
