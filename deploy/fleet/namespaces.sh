@@ -42,11 +42,11 @@ for part in 1 2 3; do
     name=client$part
     ip netns add "$name"
     ip -n "$name" link set lo up
-    ip -n server link add "to$part" type veth peer name up netns "$name"
+    ip -n server link add "to$part" type veth peer name eth0 netns "$name"
     ip -n server addr add "10.77.$part.1/30" dev "to$part"
     ip -n server link set "to$part" up
-    ip -n "$name" addr add "10.77.$part.2/30" dev up
-    ip -n "$name" link set up up
+    ip -n "$name" addr add "10.77.$part.2/30" dev eth0
+    ip -n "$name" link set eth0 up
     ip -n "$name" addr add "10.78.0.$part/32" dev lo
     ip -n "$name" route add 10.77.0.1/32 via "10.77.$part.1"
     ip -n server route add "10.78.0.$part/32" via "10.77.$part.2"
