@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use clap::{Args, CommandFactory, ValueEnum};
+use clap::{Args, CommandFactory};
 use clap_complete::Shell;
 
 use super::{Cli, Refusal, bad_usage};
@@ -43,8 +43,8 @@ fn write(directory: &Path) -> io::Result<()> {
     ];
     for program in programs {
         let name = program.get_name().to_owned();
-        for shell in Shell::value_variants() {
-            clap_complete::generate_to(*shell, &mut program.clone(), &name, &completions)?;
+        for shell in [Shell::Bash, Shell::Fish, Shell::Zsh] {
+            clap_complete::generate_to(shell, &mut program.clone(), &name, &completions)?;
         }
         clap_mangen::generate_to(program, &pages)?;
     }
