@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use bench::merge::result::{Apart, Report};
+use bench::merge::result::{Apart, PartRow, Report};
 use client::mergeable::Mergeable;
 use client::times::Times;
 use common::{BOUND, Server, bench, finish, has_engine, run, skip, spawn, text, throng};
@@ -46,7 +46,11 @@ fn clients(server: &Server, directory: &Path, flags: &[&str]) -> Vec<(PathBuf, C
     let target = server.address.to_string();
     let client = |number| {
         let path = directory.join(format!("part-{number}.json"));
-        let part = format!("{number}/{PARTS}");
+        // The last one as a job of Kubernetes names it.
+        let part = match number {
+            PARTS => format!("job/{PARTS}"),
+            _ => format!("{number}/{PARTS}"),
+        };
         let own = [
             target.as_str(),
             "--part",
@@ -56,8 +60,9 @@ fn clients(server: &Server, directory: &Path, flags: &[&str]) -> Vec<(PathBuf, C
             "--json",
             name(&path),
         ];
-        let child = spawn(throng("client", &[&own[..], flags].concat()));
-        (path, child)
+        let mut command = throng("client", &[&own[..], flags].concat());
+        command.env("JOB_COMPLETION_INDEX", (number - 1).to_string());
+        (path, spawn(command))
     };
     (1..=PARTS).map(client).collect()
 }
@@ -186,6 +191,34 @@ fn three_clients_are_one_fleet_and_their_report_is_their_sum() {
     std::fs::write(&torn, old.to_string()).unwrap();
     let said = merge(&[one, name(&torn), three], &["--partial"], 2);
     assert!(said.contains("torn.json is of schema 0"), "{said}");
+
+    // As if from another host, whose clock is five seconds ahead.
+    const AHEAD_US: u64 = 5_000_000;
+    let (mut other, clocks) = (json(&files[1]), directory.path().join("clocks"));
+    other["part"]["host"]["boot_id"] = "another".into();
+    for moment in ["began_unix_us", "ended_unix_us"] {
+        let moment = &mut other["part"]["clock"][moment];
+        *moment = (moment.as_u64().unwrap() + AHEAD_US).into();
+    }
+    std::fs::write(&torn, other.to_string()).unwrap();
+    let said = merge(&[one, name(&torn), three], &[], 0);
+    assert!(
+        said.contains("clocks of 2 hosts were not compared"),
+        "{said}"
+    );
+    std::fs::write(&clocks, format!("1 0 40\n2 {AHEAD_US} 90\n3 0 40\n")).unwrap();
+    let said = merge(&[one, name(&torn), three], &["--clocks", name(&clocks)], 0);
+    assert!(
+        said.contains("those of 2 hosts were 5.00 s apart, measured before the run to ±90 µs"),
+        "{said}"
+    );
+    let rows = report_of(&to).parts;
+    let starts = |rows: &[PartRow]| {
+        rows.iter()
+            .map(|row| row.first_connect_us)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(starts(&rows), starts(&report.parts));
 
     // Of another run.
     let kept = directory.path().join("kept.json");

@@ -209,7 +209,8 @@ impl fmt::Display for Doubt {
             Self::HoldsApart { common } => write!(
                 out,
                 "the parts held and exchanged together in {} of the time from the first to the last: the rates of the whole \
-                 are too low by that; use a longer --hold",
+                 are too low by that, and connections at once are the sum of what each had at its own time; use a longer \
+                 --hold",
                 percent(*common)
             ),
             Self::Bottleneck { part, said } => write!(out, "part {part}: {said}"),
