@@ -506,3 +506,29 @@ fn a_block_that_fails_or_leaves_something_behind_is_found() {
     assert!(said("cat $UNSET").is_err());
     assert!(said("sleep 60 &").unwrap_err().contains("leaves"));
 }
+
+#[test]
+fn the_flags_of_a_command_are_found() {
+    let block = |info: &str, text: &str| Block {
+        place: String::new(),
+        info: info.to_owned(),
+        text: text.to_owned(),
+    };
+    let said =
+        "$ throng-tune watch --count 6\n  --not-a-flag\n$ cargo test -p throng-server --lib\n";
+    let done = "ip netns exec far target/release/throng-bench remote --agent a:1 \\\n    b:2 --hold=5s | head --lines 3\n\
+                sleep 1; throng-client a:1 --tui   # isn't --this\n";
+    for (block, flags) in [
+        (block("text", said), vec!["--count"]),
+        (
+            block("sh by-hand", done),
+            vec!["--agent", "--hold", "--tui"],
+        ),
+    ] {
+        let commands = commands(&block);
+        let found: Vec<&str> = commands.iter().flat_map(Words::flags).collect();
+        assert_eq!(found, flags);
+    }
+    assert!(names("  --hold <TIME>  For how long", "--hold"));
+    assert!(!names("  --hold-off <TIME>", "--hold"));
+}
