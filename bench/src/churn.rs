@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::beside::Wanted;
-use crate::blocks::{Contender, Rounds, Until, in_blocks};
+use crate::blocks::{Contender, Rounds, Skipped, Until, in_blocks};
 use crate::exchange::{
     self, Exchange, Exchanged, Figures, Measured, Times, cpu_of_epoll, figures, of_epoll,
 };
@@ -112,6 +112,8 @@ pub struct Report {
     pub about: About,
     /// What was to be run.
     pub plan: Plan,
+    /// What could not be run.
+    pub skipped: Vec<Skipped>,
     /// Every measurement, in the order they ran.
     pub measured: Vec<Measured<Case>>,
     /// Medians and ratios of `measured`.
@@ -221,6 +223,7 @@ pub fn run(plan: Plan, command_line: Vec<String>, screen: &Screen) -> Result<Rep
     let mut report = Report {
         about: run.end(screen),
         plan,
+        skipped: ended.skipped,
         measured,
         summary: Vec::new(),
         servers: ended.servers,

@@ -164,7 +164,7 @@ run right after it meets ports in use, and replaces them where the sources have 
 With --reconnect a connection that is lost is made again from the same address and port, first after up to \
 MIN, then after up to twice as long at each attempt, at most MAX (exponential backoff, full jitter), within \
 --rate and --concurrency. It counts as lost all the same, and the run goes on without a server too. One that is \
-not greeted within --connect-timeout is lost.
+not greeted within --connect-timeout, or without a heartbeat for three intervals, is lost.
 
 With --message-rate messages are sent by a schedule (open loop), whatever the server does. One that \
 finds its connection still waiting for the last echo is owed, and sent as soon as that has come; its \

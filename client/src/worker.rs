@@ -115,7 +115,7 @@ struct Worker<'a> {
     open_churn: Option<OpenLoop>,
     now: Duration,
     next_timeouts: Duration,
-    next_mute: Duration,
+    next_look: Duration,
     counts: Counts,
     report: Report,
     /// Failures and losses whose causes are told.
@@ -204,7 +204,7 @@ impl<'a> Worker<'a> {
             open_churn: None,
             now: Duration::ZERO,
             next_timeouts: Duration::ZERO,
-            next_mute: Duration::ZERO,
+            next_look: Duration::ZERO,
             counts: Counts::default(),
             report: Report::default(),
             told: 0,
@@ -243,7 +243,7 @@ impl<'a> Worker<'a> {
                 counters::Phase::Done | counters::Phase::Recovery => return Ok(self.finish()),
             }
             self.reconnect_more()?;
-            self.leave_mute()?;
+            self.leave_silent()?;
             self.cancel_overdue()?;
             if self.has_carried_out() {
                 self.counts.carried_out = self.order.number;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use listenfd::ListenFd;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use thiserror::Error;
+use tracing::warn;
 
 /// Why there is no listener.
 #[derive(Debug, Error)]
@@ -83,8 +84,11 @@ pub enum GivenError {
 }
 
 /// How long a port may stay in use that a killed server has just left: the kernel takes a ring's sockets down after
-/// the process has gone.
-const LEAVING: Duration = Duration::from_secs(2);
+/// the process has gone, 100,000 of them within 0.1 to 0.4 s, and in more than 2 s on a busy machine.
+const LEAVING: Duration = Duration::from_secs(10);
+
+/// After so long it is said that, and why, the port is waited for.
+const SHORT: Duration = Duration::from_millis(200);
 
 /// What accepted connections inherit from their listener; none where it is left to the host's settings, or not done at all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -120,17 +124,20 @@ pub fn listen(
     };
     if !share && address.port() != 0 {
         // Sockets that share a port do not collide, so the port is first tried without sharing.
-        let deadline = Instant::now() + LEAVING;
-        loop {
-            match bind(address, false) {
-                Ok(_) => break,
-                Err(error)
-                    if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline =>
-                {
-                    std::thread::sleep(Duration::from_millis(20));
-                }
-                Err(error) => return Err(explain(error)),
+        let begun = Instant::now();
+        let mut is_said = false;
+        while let Err(error) = bind(address, false) {
+            if error.kind() != io::ErrorKind::AddrInUse || begun.elapsed() > LEAVING {
+                return Err(explain(error));
             }
+            if begun.elapsed() > SHORT && !is_said {
+                is_said = true;
+                warn!(
+                    "{address} is in use: waiting up to {} s, as the kernel may still be closing the sockets of a server that was killed",
+                    LEAVING.as_secs()
+                );
+            }
+            std::thread::sleep(Duration::from_millis(20));
         }
     }
     let first = bind(address, true).map_err(explain)?;

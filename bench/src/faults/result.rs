@@ -139,11 +139,22 @@ impl Faulted {
             .collect()
     }
 
-    /// How much more of something is in use after the last time than after the first, by `of`: after the first, since a
-    /// server's tables and buffers come with their first use.
+    /// How much more of something is in use at the end than in the middle, by `of`: the median of the last quarter less that of
+    /// the quarter before the middle. A server's tables and buffers come with their first use, and an allocator takes some
+    /// cycles to keep what it needs; a leak adds in every cycle. With fewer than 8 cycles the last less the first.
     pub fn growth(&self, of: impl Fn(&Footing) -> u64) -> Option<i64> {
-        let (first, last) = (self.cycles.first()?, self.cycles.last()?);
-        (self.cycles.len() > 1).then(|| of(&last.after) as i64 - of(&first.after) as i64)
+        let all = self.cycles.iter().map(|cycle| of(&cycle.after) as f64);
+        let all: Vec<f64> = all.collect();
+        let (count, quarter) = (all.len(), all.len() / 4);
+        let (earlier, later) = match quarter {
+            0 | 1 => (all.get(..1)?, all.get(1..)?.last_chunk::<1>()?.as_slice()),
+            _ => (
+                &all[count / 2 - quarter..count / 2],
+                &all[count - quarter..],
+            ),
+        };
+        let median = |values: &[f64]| Spread::of(values.to_vec()).map(|spread| spread.median);
+        Some((median(later)? - median(earlier)?) as i64)
     }
 
     /// Slots of the server's tables in use at the end without a connection; `None` where servers end with the last connection,
@@ -201,7 +212,7 @@ fn wrong(faulted: &Faulted) -> Vec<String> {
     if let Some(more) = faulted.growth(|footing| footing.sockets)
         && more > OTHERS
     {
-        wrong.push(format!("{more} sockets more after the last time"));
+        wrong.push(format!("{more} sockets more at the end than in the middle"));
     }
     // A server that is another each time has nothing to grow.
     if let Some(more) = faulted.growth(|footing| footing.server_rss_bytes)
@@ -209,7 +220,9 @@ fn wrong(faulted: &Faulted) -> Vec<String> {
         && more as u64 > faulted.before.server_rss_bytes / 10
     {
         let mib = more >> 20;
-        wrong.push(format!("the server has {mib} MiB more after the last time"));
+        wrong.push(format!(
+            "the server has {mib} MiB more at the end than in the middle"
+        ));
     }
     let slots = faulted.slots_lost().unwrap_or(0);
     if slots > 0 {
@@ -227,4 +240,34 @@ fn wrong(faulted: &Faulted) -> Vec<String> {
         }
     }
     wrong
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_adds_each_time_is_growth_and_what_comes_with_the_first_times_is_not() {
+        let recorded = include_str!("../../testdata/faults.json");
+        let report: Report = serde_json::from_str(recorded).unwrap();
+        let mut faulted = report.faulted[0].clone();
+        let cycle = faulted.cycles[0].clone();
+        let mut grown = |cycles: u64, rss: fn(u64) -> u64| {
+            faulted.cycles = (0..cycles)
+                .map(|at| {
+                    let mut cycle = cycle.clone();
+                    cycle.after.server_rss_bytes = rss(at);
+                    cycle
+                })
+                .collect();
+            faulted.growth(|footing| footing.server_rss_bytes)
+        };
+        assert_eq!(grown(20, |at| 100 + at), Some(10));
+        assert_eq!(grown(20, |at| 100 * at.min(4)), Some(0));
+        // One reading out of the way is none.
+        assert_eq!(grown(20, |at| 100 * u64::from(at == 19)), Some(0));
+        assert_eq!(grown(3, |at| 100 + at), Some(2));
+        assert_eq!(grown(1, |at| at), None);
+    }
 }

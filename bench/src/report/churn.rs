@@ -63,7 +63,7 @@ pub fn results(report: &Report, paint: Paint) -> String {
     let processes = processes_note(report.summary.iter().map(|row| &row.figures));
     parts.extend(ending(
         &report.about,
-        &[],
+        &report.skipped,
         processes,
         &report.warnings,
         paint,

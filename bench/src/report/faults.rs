@@ -90,7 +90,7 @@ pub(crate) fn notes() -> [String; 2] {
         "Lost outside: connections, and messages, greetings and heartbeats, of those that the fault was not meant for; \
          where a server ends or is replaced, of all that came back."
             .to_owned(),
-        "Growth: after the last time against after the first, since a server's tables and buffers come with their first use. \
+        "Growth: after the last quarter of the times against after the quarter before the middle (medians), since a leak adds each time, while tables, buffers and what an allocator keeps come with the first ones; of fewer than 8 times, after the last against after the first. \
          Sockets and slab are the whole host's, and so is how often a connect found an accept queue full (it is repeated); slots are those of the servers' tables that were in use at the end without a connection."
             .to_owned(),
     ]

@@ -269,6 +269,8 @@ pub(super) enum Cause {
     Announced,
     /// Never greeted.
     Mute,
+    /// No heartbeat for some intervals.
+    Silent,
     Wrong(Wrong),
 }
 
@@ -278,6 +280,7 @@ impl Cause {
             Cause::Errno(errno) => format!("{:?}", Errno::from_raw(errno)),
             Cause::Announced => "announced by the server".into(),
             Cause::Mute => "no greeting within --connect-timeout".into(),
+            Cause::Silent => "no heartbeat for three intervals".into(),
             Cause::Closed if is_dropped => "closed by the server".into(),
             Cause::Closed => "closed before the first byte".into(),
             Cause::Wrong(Wrong::Greeting) => "wrong bytes in the greeting".into(),

@@ -22,8 +22,11 @@ use crate::dial::Failure;
 use crate::latency::Kind;
 use crate::verify::Verifier;
 
-/// How often those are looked for that were not greeted: a pass over all connections.
-const MUTE_GRAIN: Duration = Duration::from_secs(1);
+/// How often those are looked for that hear nothing: a pass over all connections.
+const SILENCE_GRAIN: Duration = Duration::from_secs(1);
+
+/// A connection without a heartbeat for so many intervals is lost.
+const HEARTBEATS_MISSED: u32 = 3;
 
 /// When which connection is to be made again.
 #[derive(Debug, Default)]
@@ -139,24 +142,30 @@ impl Worker<'_> {
         Ok(())
     }
 
-    /// Gives up those that have not been greeted within the time that a connect may take, where lost ones are made again. The
-    /// last part of a handshake may be lost at a full accept queue, and a server that speaks first never comes to hear of the
-    /// connection then: who only listens would wait for ever.
-    pub(super) fn leave_mute(&mut self) -> io::Result<()> {
-        if !self.makes_again() || self.now < self.next_mute {
+    /// Gives up those that hear nothing for too long, where lost ones are made again: who only listens would wait for ever. Not
+    /// greeted within the time that a connect may take: the last part of a handshake may be lost at a full accept queue, and a
+    /// server that speaks first never comes to hear of the connection then. No heartbeat for some intervals: the server may
+    /// have gone, and its reset been lost on the way, since a reset is never sent again.
+    pub(super) fn leave_silent(&mut self) -> io::Result<()> {
+        if !self.makes_again() || self.now < self.next_look {
             return Ok(());
         }
-        self.next_mute = self.now + MUTE_GRAIN;
-        let (now_ms, patience) = (self.now.as_millis() as u32, self.config.connect_timeout);
+        self.next_look = self.now + SILENCE_GRAIN;
+        let now_ms = self.now.as_millis() as u32;
+        let beats = self.awaits_heartbeats && !self.config.heartbeat.is_zero();
         for c in 0..self.conns.len() as u32 {
             let conn = &self.conns[c as usize];
+            // What has come and is not read yet is no silence.
+            if conn.phase != Phase::Held || conn.flags.has(Flags::RECV) {
+                continue;
+            }
             // Until the first heartbeat it is when it was established.
             let silence_ms = now_ms.wrapping_sub(conn.last_heartbeat_ms);
-            let is_mute = conn.phase == Phase::Held
-                && !conn.verifier.is_greeted()
-                && Duration::from_millis(silence_ms.into()) > patience;
-            if is_mute {
+            let silence = Duration::from_millis(silence_ms.into());
+            if !conn.verifier.is_greeted() && silence > self.config.connect_timeout {
                 self.lose(c, Cause::Mute)?;
+            } else if beats && silence > self.config.heartbeat * HEARTBEATS_MISSED {
+                self.lose(c, Cause::Silent)?;
             }
         }
         Ok(())

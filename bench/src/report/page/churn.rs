@@ -1,7 +1,7 @@
 //! The page of the command `churn`. Pure.
 
 use super::spreads::{self, Spreads, against_epoll};
-use super::{Finding, Page, doubted};
+use super::{Finding, Page, doubted, skipped};
 use crate::churn::{Report, Row};
 use crate::report::chart::Scale;
 use crate::report::churn::table;
@@ -64,7 +64,10 @@ fn findings(report: &Report) -> Vec<Finding> {
         let said = format!("from connect to the echo's end, p99: {}", join(&p99));
         Finding::new("a cycle takes", said)
     });
-    compared.chain(p99).collect()
+    compared
+        .chain(p99)
+        .chain(skipped(&report.skipped))
+        .collect()
 }
 
 fn charts(report: &Report) -> Vec<Spreads> {
