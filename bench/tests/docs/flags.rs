@@ -79,7 +79,7 @@ pub struct Help {
 }
 
 impl Help {
-    /// The help that has the flags of a command: the program's, and that of every command named in it.
+    /// The help that has the flags of a command: the program's, or that of all commands named in it.
     pub fn of(&mut self, command: &Words) -> String {
         let mut path = vec![command.program];
         let mut said = self.ask(&path).unwrap();
@@ -89,6 +89,7 @@ impl Help {
             }
             path.push(word);
             match self.ask(&path) {
+                Some(more) if path.len() == 2 => said = more,
                 Some(more) => said += &more,
                 None => drop(path.pop()),
             }
