@@ -269,7 +269,11 @@ fn of_scenario(run: RunArgs) -> Result<Option<Cli>, String> {
     };
     match Cli::try_parse_from(std::iter::once("throng-bench".into()).chain(arguments)) {
         Ok(cli) => Ok(Some(cli)),
-        Err(error) if error.use_stderr() => Err(format!("in the scenario {name}: {error}")),
+        Err(error) if error.use_stderr() => {
+            let error = error.to_string();
+            let error = error.strip_prefix("error: ").unwrap_or(&error);
+            Err(format!("in the scenario {name}: {error}"))
+        }
         Err(help) => {
             let _ = help.print();
             Ok(None)

@@ -232,11 +232,11 @@ impl Shared {
             return NetCounters::read();
         };
         let read = inside.run(NetCounters::read);
-        read.unwrap_or_else(|source| {
+        read.unwrap_or_else(|cause| {
             let path = "/proc/thread-self/net".into();
             Err(HostError::Read {
                 path,
-                source,
+                cause,
                 hint: "",
             })
         })

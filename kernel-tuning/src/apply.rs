@@ -47,14 +47,14 @@ pub enum ApplyError {
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     /// The kernel refused a value.
-    #[error("cannot write {value:?} to {name}: {source}{}", hint(source))]
+    #[error("cannot write {value:?} to {name}: {cause}{}", hint(cause))]
     Write {
         /// The setting.
         name: String,
         /// What was to be written.
         value: String,
         /// What the kernel answered.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The kernel took a value and made another of it.
     #[error("{name} reads {got:?} after {value:?} was written: the kernel bounds or rounds it")]
@@ -226,11 +226,11 @@ fn restore(tree: &Tree, change: &Change) -> Result<Reverted, Failure> {
     let found = match tree.sysctl(&change.name) {
         Now::Value(value) => Some(value),
         Now::Missing => None,
-        Now::Unreadable(source) => {
+        Now::Unreadable(cause) => {
             return Err(Failure::Write {
                 name: change.name.clone(),
                 value: change.original.clone(),
-                source,
+                cause,
             });
         }
     };
@@ -257,10 +257,10 @@ fn put_back(tree: &Tree, name: &str, value: &str) -> Result<(), Failure> {
 
 /// Writes a setting that is there, and reads it back.
 fn write(tree: &Tree, name: &str, value: &str) -> Result<(), Failure> {
-    let refused = |source| Failure::Write {
+    let refused = |cause| Failure::Write {
         name: name.to_owned(),
         value: value.to_owned(),
-        source,
+        cause,
     };
     let file = OpenOptions::new()
         .write(true)
@@ -277,7 +277,7 @@ fn write(tree: &Tree, name: &str, value: &str) -> Result<(), Failure> {
             got,
         }),
         Now::Missing => Err(refused(io::ErrorKind::NotFound.into())),
-        Now::Unreadable(source) => Err(refused(source)),
+        Now::Unreadable(cause) => Err(refused(cause)),
     }
 }
 

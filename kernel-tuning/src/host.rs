@@ -24,12 +24,12 @@ pub use crate::table::TableUse;
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
     /// The file is missing on this kernel, or this user may not read it.
-    #[error("cannot read {path}: {source}{hint}")]
+    #[error("cannot read {path}: {cause}{hint}")]
     Read {
         /// The file.
         path: PathBuf,
         /// What the kernel answered.
-        source: io::Error,
+        cause: io::Error,
         /// What to do about it, or nothing.
         hint: &'static str,
     },
@@ -349,8 +349,8 @@ fn sysctl_path(name: &str) -> PathBuf {
 
 pub(crate) fn read(path: impl AsRef<Path>) -> Result<String, HostError> {
     let path = path.as_ref();
-    fs::read_to_string(path).map_err(|source| {
-        let refused = source.kind() == io::ErrorKind::PermissionDenied;
+    fs::read_to_string(path).map_err(|cause| {
+        let refused = cause.kind() == io::ErrorKind::PermissionDenied;
         let hint = if refused {
             "; run this as root to have that figure"
         } else {
@@ -358,7 +358,7 @@ pub(crate) fn read(path: impl AsRef<Path>) -> Result<String, HostError> {
         };
         HostError::Read {
             path: path.to_owned(),
-            source,
+            cause,
             hint,
         }
     })

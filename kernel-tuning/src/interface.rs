@@ -84,9 +84,9 @@ pub fn interface_statistics(name: &str) -> Result<NetCounters, HostError> {
 }
 
 fn read_statistics(directory: &Path) -> Result<NetCounters, HostError> {
-    let failed = |source| HostError::Read {
+    let failed = |cause| HostError::Read {
         path: directory.to_owned(),
-        source,
+        cause,
         hint: "",
     };
     let files = fs::read_dir(directory).map_err(failed)?.flatten();

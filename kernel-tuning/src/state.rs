@@ -52,26 +52,26 @@ impl Change {
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     /// A file operation failed.
-    #[error("cannot {what} {path}: {source}{hint}")]
+    #[error("cannot {what} {path}: {cause}{hint}")]
     File {
         /// What was tried.
         what: &'static str,
         /// With which file.
         path: PathBuf,
         /// What the kernel answered.
-        source: io::Error,
+        cause: io::Error,
         /// What to do about it, or nothing.
         hint: &'static str,
     },
     /// It was not written by this program, or by another version.
     #[error(
-        "{path} is no state of throng-tune ({source}): move it away, or name another with --state"
+        "{path} is no state of throng-tune ({cause}): move it away, or name another with --state"
     )]
     Format {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
-        source: serde_json::Error,
+        cause: serde_json::Error,
     },
     /// Another process holds the lock.
     #[error("another throng-tune is changing settings (it holds {path}): wait for it to end")]
@@ -127,9 +127,9 @@ impl StateFile {
     /// # Errors
     /// When it cannot; the file is as it was.
     pub fn save(&self, state: &State) -> Result<(), StateError> {
-        let mut text = serde_json::to_vec_pretty(state).map_err(|source| StateError::Format {
+        let mut text = serde_json::to_vec_pretty(state).map_err(|cause| StateError::Format {
             path: self.path.clone(),
-            source,
+            cause,
         })?;
         text.push(b'\n');
         replace(&self.path, &text).map_err(cannot("write", &self.path))
@@ -159,9 +159,9 @@ pub fn read(path: &Path) -> Result<Option<State>, StateError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(cannot("read", path)(error)),
     };
-    let state = serde_json::from_slice(&text).map_err(|source| StateError::Format {
+    let state = serde_json::from_slice(&text).map_err(|cause| StateError::Format {
         path: path.to_owned(),
-        source,
+        cause,
     })?;
     Ok(Some(state))
 }
@@ -201,13 +201,13 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
 
 fn cannot(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StateError {
     let path = path.to_owned();
-    move |source| StateError::File {
+    move |cause| StateError::File {
         what,
         path,
-        hint: match source.kind() {
+        hint: match cause.kind() {
             io::ErrorKind::PermissionDenied => ": run this as root, or name another with --state",
             _ => "",
         },
-        source,
+        cause,
     }
 }

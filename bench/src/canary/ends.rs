@@ -98,10 +98,10 @@ impl<'a> Watch<'a> {
 
 fn read(inside: &Inside) -> Reading {
     let read = || Ok((NetCounters::read()?, interface_statistics(SERVER_DEVICE)?));
-    inside.run(read).unwrap_or_else(|source| {
+    inside.run(read).unwrap_or_else(|cause| {
         let path = "/proc/thread-self/net".into();
         let hint = "";
-        Err(HostError::Read { path, source, hint })
+        Err(HostError::Read { path, cause, hint })
     })
 }
 
