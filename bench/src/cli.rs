@@ -4,6 +4,7 @@ mod compare;
 mod diff;
 mod examples;
 mod hold;
+mod manual;
 mod memory;
 mod render;
 
@@ -16,9 +17,11 @@ use compare::CompareArgs;
 use diff::{DIFF_EXAMPLES, DiffArgs};
 use examples::{
     AGENT_EXAMPLES, CANARY_EXAMPLES, CHURN_EXAMPLES, EXAMPLES, FAULTS_EXAMPLES, FLOOR_EXAMPLES,
-    HEARTBEAT_EXAMPLES, REMOTE_EXAMPLES, RUN_EXAMPLES, SELFCHECK_EXAMPLES, TAIL_EXAMPLES,
+    HEARTBEAT_EXAMPLES, MERGE_EXAMPLES, REMOTE_EXAMPLES, RUN_EXAMPLES, SELFCHECK_EXAMPLES,
+    TAIL_EXAMPLES,
 };
 use hold::{HOLD_EXAMPLES, HoldArgs};
+use manual::ManualArgs;
 use memory::{MEMORY_EXAMPLES, MemoryArgs};
 use render::{REPORT_EXAMPLES, ReportArgs};
 
@@ -36,6 +39,7 @@ use crate::faults::plan::FaultsArgs;
 use crate::floor::{self, FloorArgs};
 use crate::heartbeat::{self, HeartbeatArgs};
 use crate::memory::memory as measure_memory;
+use crate::merge::{self, MergeArgs};
 use crate::peer::guard::{self, GuardArgs};
 use crate::remote;
 use crate::remote::agent::{self, AgentArgs};
@@ -96,6 +100,9 @@ enum Command {
     /// Load a server on another host, watch both hosts, and join what was seen on one clock
     #[command(after_help = REMOTE_EXAMPLES)]
     Remote(RemoteArgs),
+    /// Make one report of what the parts of a fleet of clients measured
+    #[command(after_help = MERGE_EXAMPLES)]
+    Merge(MergeArgs),
     /// What becomes of those that nobody meant when something goes wrong: kills, floods, shortages, restarts
     #[command(after_help = FAULTS_EXAMPLES)]
     Faults(FaultsArgs),
@@ -105,6 +112,9 @@ enum Command {
     /// Hold two reports of the same command against each other
     #[command(after_help = DIFF_EXAMPLES)]
     Diff(DiffArgs),
+    /// Write man pages and shell completions, for packages
+    #[command(hide = true)]
+    Manual(ManualArgs),
     /// The floor's own server
     #[command(hide = true, disable_help_flag = true)]
     FloorServer(Forwarded),
@@ -210,6 +220,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::DeafClient(deaf) => deaf::run(&deaf)
             .map(|()| true)
             .map_err(|reason| (reason, 1)),
+        Command::Manual(manual) => manual::run(&manual),
         Command::Report(again) => render::run(&again),
         Command::Diff(two) => diff::run(&two),
         Command::Run(_) => unreachable!("it became the command that it stands for"),
@@ -226,6 +237,9 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
                 .plan()
                 .and_then(|plan| Ok((remote::greet(&plan)?, plan)));
             measure(&args.report, plan, words, remote::run).map(went_well)
+        }
+        Command::Merge(args) => {
+            measure(&args.report, args.plan(), words, merge::run).map(went_well)
         }
         Command::Memory(args) => {
             measure(&args.report, args.plan(), words, measure_memory).map(went_well)

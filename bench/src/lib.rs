@@ -25,6 +25,7 @@
 //! | [`netns`] | network namespaces joined by veth pairs, for one run |
 //! | [`stop`], [`lock`], [`guard`] | the bounds of a run: Ctrl-C, the clock, one heavy run for each machine, memory and files |
 //! | [`result`], [`stats`], [`warning`] | plain data, the figures drawn from it, and the doubts about them |
+//! | [`merge`] | the command `merge`: the parts of a fleet of clients, added up |
 //! | [`diff`] | two reports of one command, held against each other |
 //! | [`report`] | text, JSON, a page for the browser and Markdown, from [`result`] and its like alone |
 //!
@@ -55,6 +56,7 @@ pub mod hold;
 pub mod load;
 pub mod lock;
 pub mod memory;
+pub mod merge;
 pub mod netns;
 pub mod peer;
 pub mod remote;

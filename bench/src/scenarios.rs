@@ -18,6 +18,7 @@ use std::path::Path;
 use serde::Deserialize;
 use toml::Value;
 
+use crate::merge::result::Report as Merge;
 use crate::remote::result::Report as Remote;
 use crate::report::{COMMANDS, Reported};
 
@@ -32,10 +33,10 @@ const BUILT_IN: [(&str, &str); 7] = [
     ("floor", include_str!("../scenarios/floor.toml")),
 ];
 
-/// The commands that a scenario may be of: those that measure, but for the one that needs another host.
+/// The commands that a scenario may be of: those that measure, but for those that need another host, or others' files.
 fn measuring() -> impl Iterator<Item = &'static str> {
     let commands = COMMANDS.iter().copied();
-    commands.filter(|command| *command != Remote::COMMAND)
+    commands.filter(|command| ![Remote::COMMAND, Merge::COMMAND].contains(command))
 }
 
 /// A command and its flags.

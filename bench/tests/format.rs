@@ -33,6 +33,7 @@ fn again(command: &str, text: &str) -> Value {
         "churn" => of::<bench::churn::Report>(text),
         "heartbeat" => of::<bench::heartbeat::Report>(text),
         "faults" => of::<bench::faults::result::Report>(text),
+        "merge" => of::<bench::merge::result::Report>(text),
         "remote" => of::<bench::remote::result::Report>(text),
         "selfcheck" => of::<bench::selfcheck::result::Report>(text),
         other => panic!("of which type is a report of {other}?"),

@@ -173,7 +173,8 @@ fn is_whole(asked: &Asked, server: &Server) {
         phase.unwrap_or_else(|| panic!("no {name}: {said}"))
     };
     for (name, counted, least) in [
-        ("ramp", "connections", 300.0),
+        // From the first look at it on.
+        ("ramp", "connections", 1.0),
         ("quiet", "heartbeats", 300.0),
         ("active", "messages", 50.0),
     ] {

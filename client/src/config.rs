@@ -6,17 +6,19 @@
 use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use clap::{ArgGroup, Parser, ValueEnum};
+use clap::{ArgGroup, CommandFactory as _, Parser, ValueEnum};
 use kernel_tuning::{host, process};
 use ring::SendArena;
 use serde::{Serialize, Serializer};
 
 use crate::backoff::Backoff;
 use crate::canary;
+use crate::part::Part;
 use crate::shape::{MOST_LEVELS, Rise, Shape};
 use crate::source::{HostPorts, Plan, Source};
+use crate::start;
 
 /// What is said on the connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
@@ -89,6 +91,14 @@ pub struct Config {
     pub message_bytes: u32,
     /// What is probed meanwhile.
     pub canary: Option<canary::Config>,
+    /// Which part of a fleet this is; none: all of it.
+    pub part: Option<Division>,
+    /// When the first connect starts; none: at once.
+    #[serde(
+        rename = "start_at_unix_seconds",
+        serialize_with = "maybe_unix_seconds"
+    )]
+    pub start_at: Option<SystemTime>,
     /// The CPUs of the workers.
     pub cores: Vec<usize>,
     /// Where the summary goes; `-`: stdout.
@@ -106,6 +116,17 @@ pub struct Config {
     pub tui: bool,
 }
 
+/// A part of a fleet. All that its [`Config`] counts, and each rate in it, is the part's own share.
+#[derive(Clone, Debug, Serialize)]
+pub struct Division {
+    /// Which.
+    #[serde(flatten)]
+    pub part: Part,
+    /// What the whole fleet was asked for.
+    #[serde(skip)]
+    pub whole: Box<Config>,
+}
+
 impl Config {
     /// The configuration that `args` (program name first) ask for, and its plan of connections.
     ///
@@ -121,8 +142,14 @@ impl Config {
             reserved: host::reserved_ports().map_err(|error| refuse(error.to_string()))?,
             automatic: host::ip_local_port_range().ok(),
         };
-        let plan = Plan::new(&config.sources, &config.targets, &ports, config.connections)
-            .map_err(|error| refuse(error.to_string()))?;
+        let plan = Plan::of_part(
+            &config.sources,
+            &config.targets,
+            &ports,
+            config.connections,
+            config.part.as_ref().map(|division| division.part),
+        )
+        .map_err(|error| refuse(error.to_string()))?;
         if config.churn > 0 && config.close == Close::Fin && plan.capacity() <= config.connections {
             return Err(refuse(format!(
                 "--churn with --close fin: each cycle takes another source port, as the last one is in TIME_WAIT, and \
@@ -133,10 +160,69 @@ impl Config {
         Ok((config, plan))
     }
 
+    /// That of one `part`, where `self` is asked of the whole fleet: connections and whatever is counted in them are shared
+    /// out evenly, and each rate as what has it.
+    fn of_part(self, part: Part) -> Result<Config, String> {
+        if self.connections < part.of {
+            return Err(format!(
+                "--part: {} connections are fewer than {} parts; raise --connections, or take fewer parts",
+                self.connections, part.of
+            ));
+        }
+        let mut shape = self.shape.clone();
+        if let Rise::Levels { levels, .. } = &mut shape.rise {
+            let rises = |part: Part| {
+                let mut shares = levels.iter().map(|level| part.share(*level));
+                let first = shares.next();
+                shares.try_fold(first, |below, share| {
+                    (Some(share) > below).then_some(Some(share))
+                })
+            };
+            let all = (1..=part.of).map(|number| Part { number, ..part });
+            if levels.first() < Some(&part.of) || all.map(rises).any(|rises| rises.is_none()) {
+                return Err(format!(
+                    "--steps: of {} parts, each takes at least one connection more at each level; take levels further \
+                     apart, or fewer parts",
+                    part.of
+                ));
+            }
+            for level in levels {
+                *level = part.share(*level);
+            }
+        }
+        let active = part.share(self.active);
+        // Of both together, so that no part has more of them than connections.
+        let churn = part.share(self.active + self.churn) - active;
+        let rate_of = |rate: Option<f64>, mine: u64, all: u64| {
+            rate.filter(|_| mine > 0)
+                .map(|rate| rate * mine as f64 / all as f64)
+        };
+        Ok(Config {
+            connections: part.share(self.connections),
+            rate: part.rate(self.rate, self.connections),
+            concurrency: part.share(self.concurrency.into()).max(1) as u32,
+            shape,
+            active,
+            message_rate: rate_of(self.message_rate, active, self.active),
+            churn,
+            churn_rate: rate_of(self.churn_rate, churn, self.churn),
+            part: Some(Division {
+                part,
+                whole: Box::new(self.clone()),
+            }),
+            ..self
+        })
+    }
+
     /// The `--source` that `address` is of.
     pub(crate) fn source_of(&self, address: IpAddr) -> Option<&Source> {
         self.sources.iter().find(|source| source.contains(address))
     }
+}
+
+/// The command line as clap has it, for man pages and completions.
+pub fn command() -> clap::Command {
+    Flags::command()
 }
 
 const EXAMPLES: &str = "\
@@ -152,6 +238,8 @@ Examples:
   throng-client 10.0.0.1:7000 --connections 300000 --source 10.0.0.5-10.0.0.9 --source eth1
   throng-client 127.0.0.1:7000 127.0.0.1:7001 --connections 500000 --rate 20000 --samples -
   throng-client 127.0.0.1:7000 --connections 100000 --canary --canary-port 7001 --tui
+  throng-client 10.0.0.1:7000 --connections 3000000 --source eth1 --rate 60000 --part 1/3 \
+      --start-at 2030-01-31T12:00:00Z --json part-1.json      on the first of three hosts
 
 Each connection is bound to a source address and port before it connects, so one address carries \
 about 64,000 connections to a target. Connections are closed with a reset (SO_LINGER 0), so that none is \
@@ -184,6 +272,12 @@ TIME_WAIT is over or which is unused. One that comes to nothing is counted as lo
 --reconnect. With --churn-rate cycles begin by a schedule, and their latency counts from when they were to \
 begin; one that finds all its connections busy is owed.
 
+With --part several clients, on one host or many, are one fleet: each gets the same flags, but for I, and takes its share of \
+--connections, --active, --churn, --concurrency and all rates. Addresses of --source are divided too (whole ones where there \
+is one for each part, else by port), so that no address and port is taken twice; the addresses of an interface are the host's \
+own and stay whole, so take one part a host then. With --start-at all begin at the same time, by the clock of day of each. \
+throng-bench merge makes one report of their --json files.
+
 With --storm every connection is held on after --hold, and only listens. Whoever makes the server publish meanwhile \
 (throng-server --control, or --broadcast and SIGUSR1) has it say `ok`, as a heartbeat does: any other line is a wrong \
 byte. What was heard is counted.
@@ -210,6 +304,12 @@ struct Flags {
     /// Where to connect from, repeatable: address, CIDR, FIRST-LAST, or interface [default to loopback: 127.1.0.0/16, ::1]
     #[arg(long, value_name = "SOURCE", help_heading = "Connections")]
     source: Vec<Source>,
+    /// Be part I of a fleet of N clients, with I/N of all that is asked for; job/N: I from JOB_COMPLETION_INDEX
+    #[arg(long, value_name = "I/N", value_parser = parse_part, help_heading = "Connections")]
+    part: Option<Part>,
+    /// Start the first connect at this time: RFC 3339, or seconds since 1970; at most an hour ahead
+    #[arg(long, value_name = "TIME", value_parser = start::parse, help_heading = "Connections")]
+    start_at: Option<SystemTime>,
     /// Connects per second over all workers; 0: as fast as --concurrency allows
     #[arg(long, default_value_t = 0.0, value_name = "PER_SECOND", conflicts_with = "ramp", value_parser = parse_rate, allow_negative_numbers = true, help_heading = "Connections")]
     rate: f64,
@@ -459,7 +559,11 @@ impl Flags {
         let canary = self
             .canary
             .resolve(&targets, self.protocol == Protocol::Line)?;
-        Ok(Config {
+        if let Some(start_at) = self.start_at {
+            start::check(start_at, SystemTime::now())?;
+        }
+        let part = self.part;
+        let whole = Config {
             canary,
             targets,
             connections: self.connections,
@@ -481,6 +585,8 @@ impl Flags {
             quiet_for: self.quiet_for,
             storm: self.storm,
             message_bytes: self.message_bytes,
+            part: None,
+            start_at: self.start_at,
             cores: resolve_cores(&self.cores)?,
             json: self.json,
             samples: self.samples,
@@ -488,7 +594,11 @@ impl Flags {
             sample_interval: self.sample_interval,
             until_stdin_closes: self.until_stdin_closes,
             tui: self.tui,
-        })
+        };
+        match part {
+            Some(part) => whole.of_part(part),
+            None => Ok(whole),
+        }
     }
 
     fn shape(&self) -> Result<Shape, String> {
@@ -573,6 +683,11 @@ fn resolve_cores(text: &str) -> Result<Vec<usize>, String> {
     Ok(cores)
 }
 
+fn parse_part(text: &str) -> Result<Part, String> {
+    let job_index = std::env::var("JOB_COMPLETION_INDEX").ok();
+    Part::parse(text, job_index.as_deref())
+}
+
 fn parse_rate(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(0.0) => Ok(0.0),
@@ -614,6 +729,10 @@ fn maybe_seconds<S: Serializer>(duration: &Option<Duration>, to: S) -> Result<S:
     duration
         .map(|duration| duration.as_secs_f64())
         .serialize(to)
+}
+
+fn maybe_unix_seconds<S: Serializer>(time: &Option<SystemTime>, to: S) -> Result<S::Ok, S::Error> {
+    time.map(start::unix_seconds).serialize(to)
 }
 
 #[cfg(test)]
@@ -675,6 +794,37 @@ mod tests {
             json["shape"],
             serde_json::json!({"ramp": "steps", "steps": 4, "step_hold_seconds": 3.0, "ramp_down_seconds": 0.0})
         );
+    }
+
+    #[test]
+    fn the_parts_of_a_fleet_have_together_what_was_asked_for() {
+        let flags = "127.0.0.1:7000 --connections 1001 --rate 900 --concurrency 100 --active 10 --message-rate 50 --churn 4 \
+                     --churn-rate 8";
+        let parts: Vec<Config> = (1..=3)
+            .map(|number| parse(&format!("{flags} --part {number}/3")).unwrap().0)
+            .collect();
+        let of = |value: fn(&Config) -> u64| parts.iter().map(value).collect::<Vec<_>>();
+        assert_eq!(of(|part| part.connections), [334, 334, 333]);
+        assert_eq!(of(|part| part.active), [4, 3, 3]);
+        assert_eq!(of(|part| part.churn), [1, 2, 1]);
+        assert_eq!(of(|part| part.concurrency.into()), [34, 33, 33]);
+        let sum = |value: fn(&Config) -> f64| parts.iter().map(value).sum::<f64>();
+        assert!((sum(|part| part.rate) - 900.0).abs() < 1e-6);
+        assert!((sum(|part| part.message_rate.unwrap()) - 50.0).abs() < 1e-6);
+        assert!((sum(|part| part.churn_rate.unwrap()) - 8.0).abs() < 1e-6);
+        let json = serde_json::to_value(&parts[1]).unwrap();
+        assert_eq!(json["part"], serde_json::json!({"number": 2, "of": 3}));
+        assert_eq!(parts[1].part.as_ref().unwrap().whole.connections, 1001);
+
+        // A part without active ones has no rate of theirs.
+        let (few, _) = parse("127.0.0.1:7000 --active 1 --message-rate 5 --part 2/2").unwrap();
+        assert_eq!((few.active, few.message_rate), (0, None));
+        let (steps, _) =
+            parse("127.0.0.1:7000 --connections 100 --steps 10,100 --part 3/3").unwrap();
+        let Rise::Levels { levels, .. } = steps.shape.rise else {
+            panic!()
+        };
+        assert_eq!(levels, [3, 33]);
     }
 
     #[test]
@@ -766,6 +916,27 @@ mod tests {
                 "127.0.0.1:7000 --source 127.0.0.1 --connections 64511 --churn 5 --close fin",
                 "--close rst",
             ),
+            ("127.0.0.1:7000 --part 4/3", "counted from 1 to 3"),
+            ("127.0.0.1:7000 --part 3", "I/N"),
+            (
+                "127.0.0.1:7000 --connections 2 --part 1/3",
+                "fewer than 3 parts",
+            ),
+            (
+                "127.0.0.1:7000 --connections 10 --steps 1,10 --part 1/3",
+                "each level",
+            ),
+            (
+                "127.0.0.1:7000 --connections 10 --steps 9,10 --part 1/3",
+                "each level",
+            ),
+            (
+                "127.0.0.1:7000 --source lo --source 127.1.0.0/16 --part 1/3",
+                "not both",
+            ),
+            ("127.0.0.1:7000 --start-at noon", "--start-at"),
+            ("127.0.0.1:7000 --start-at 1000000000", "ago"),
+            ("127.0.0.1:7000 --start-at 9999-01-01T00:00:00Z", "ahead"),
             ("127.0.0.1:7000 --cores 9999", "CPU 9999"),
             ("127.0.0.1:7000 --cores 0,x", "\"x\""),
             ("127.0.0.1:7000 --cores 0,0", "twice"),

@@ -151,7 +151,7 @@ impl Progress {
     pub(crate) fn note(&self, text: &str) {
         match &self.how {
             How::Bar(bar) => {
-                bar.set_prefix("canary");
+                bar.set_prefix("before");
                 bar.set_message(text.to_string());
             }
             How::Lines => {
@@ -227,6 +227,12 @@ pub(crate) fn summary(summary: &Summary, has_colour: bool) -> String {
         ),
         ("connect latency", latency(&summary.connect_latency_us)),
     ];
+    let division = summary.config.part.as_ref();
+    lines.extend(division.map(|division| ("part", division.part.to_string())));
+    if let Some(start) = &summary.start {
+        let late = start.late_seconds * 1e3;
+        lines.push(("start", format!("{late:.1} ms late by this host's clock")));
+    }
     if let Some(lateness) = &summary.connect_lateness_us {
         lines.push(("queued before it", latency(lateness)));
     }

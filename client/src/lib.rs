@@ -6,6 +6,8 @@
 //! | [`config`] | flags to a validated [`config::Config`] |
 //! | [`source`] | what `--source` means, and which source address and port connects to which target (pure) |
 //! | [`outlook`] | how many connections that can be, and the tightest limit |
+//! | [`part`] | which share of a fleet's connections, sources and rates is this client's (pure) |
+//! | [`start`] | when it begins, where several begin together |
 //! | [`shape`] | how many connections are asked for at a time (pure) |
 //! | [`pace`] | how many connects may start now (pure) |
 //! | [`backoff`] | how long to wait before a lost connection is made again (pure) |
@@ -26,6 +28,7 @@
 //! | `rates` | what that is per second (pure) |
 //! | [`canary`] | whether the rest of the network suffers meanwhile |
 //! | [`summary`] | what was measured, merged |
+//! | [`mergeable`], [`times`] | what a part of a fleet tells, so that the parts can be added up |
 //! | `display`, `samples` | what a person and a program see of it |
 //! | `tui` | the live view |
 #![forbid(unsafe_code)]
@@ -44,9 +47,11 @@ mod hlog;
 mod interrupts;
 mod latency;
 pub mod load;
+pub mod mergeable;
 mod origins;
 pub mod outlook;
 pub mod pace;
+pub mod part;
 pub mod phases;
 mod rates;
 mod run;
@@ -54,8 +59,10 @@ mod samples;
 pub mod schedule;
 pub mod shape;
 pub mod source;
+pub mod start;
 pub mod summary;
 mod tally;
+pub mod times;
 mod tui;
 pub mod verify;
 mod worker;

@@ -18,10 +18,12 @@ use crate::diagnosis::diagnose;
 use crate::display::{Length, Lengths, Progress};
 use crate::hlog::IntervalLog;
 use crate::interrupts::{Interrupts, TICK};
+use crate::mergeable::{Began, Mergeable};
 use crate::phases::Watch;
 use crate::samples::Samples;
 use crate::shape::{Leg, Rise};
 use crate::source::Plan;
+use crate::start::{self, Start};
 use crate::summary::{Course, Ended, Report, Step, Storm, Summary};
 use crate::tally::Tally;
 use crate::tui::{Scene, View};
@@ -101,7 +103,15 @@ pub(crate) fn run(
             bail!("interrupted in the baseline, before the first connection");
         }
     }
+    if let Some(start_at) = config.start_at {
+        let at = humantime::format_rfc3339_millis(start_at);
+        watchers.progress.note(&format!("starts at {at}"));
+        if start::wait(start_at, interrupts)? {
+            bail!("interrupted before the start at {at}, with no connection made");
+        }
+    }
     let shared = Shared::new(config.cores.len(), config.connections)?;
+    let began = Began::at(shared.start);
     let log = watchers.hlog.take();
     let log = log.map(|to| IntervalLog::new(to, SystemTime::now(), config.cores.len()));
     let tally = Tally::new(
@@ -184,6 +194,13 @@ pub(crate) fn run(
             })
             .transpose()?;
         summary.host_counters = Some(host.finish(shared.start.elapsed()));
+        summary.start = config.start_at.map(|at| {
+            let first = merged.first_connect.unwrap_or_default();
+            Start::new(at, began.unix + first)
+        });
+        summary.part = config.part.as_ref().map(|division| {
+            Mergeable::new(division, &summary, (&merged, &measured, &course), began)
+        });
         Ok(summary)
     })
 }

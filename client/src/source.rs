@@ -6,6 +6,7 @@ mod plan;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::Range;
 use std::str::FromStr;
 
 use ipnet::{IpNet, IpSubnets, Ipv4Subnets, Ipv6Subnets};
@@ -209,6 +210,16 @@ impl Span {
             true => Ipv4Addr::from_bits(bits as u32).into(),
             false => Ipv6Addr::from_bits(bits).into(),
         }
+    }
+
+    /// Those of these numbers, if there are any.
+    fn part(&self, numbers: Range<u64>) -> Option<Span> {
+        let last = numbers.end.checked_sub(1)?;
+        (numbers.start <= last).then(|| Span {
+            first: self.first + u128::from(numbers.start),
+            last: self.first + u128::from(last),
+            ..*self
+        })
     }
 
     /// What is left of it without `other`.

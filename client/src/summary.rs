@@ -10,15 +10,17 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use kernel_tuning::limit;
 use nix::errno::Errno;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::canary;
 use crate::config::Config;
 use crate::counters::{Causes, Counts};
 use crate::latency::{self, Histograms, Kind};
 use crate::load::Load;
+use crate::mergeable::Mergeable;
 use crate::outlook::Outlook;
 use crate::phases::HostCounters;
+use crate::start::Start;
 use crate::tally::Measured;
 
 /// One worker's figures at its end.
@@ -173,7 +175,7 @@ pub(crate) struct Course {
 }
 
 /// Percentiles in microseconds.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct Percentiles {
     pub count: u64,
@@ -187,7 +189,7 @@ pub struct Percentiles {
 
 impl Percentiles {
     /// Of nanoseconds.
-    fn of(histogram: &Histogram<u64>) -> Percentiles {
+    pub(crate) fn of(histogram: &Histogram<u64>) -> Percentiles {
         let at = |quantile| histogram.value_at_quantile(quantile) / 1000;
         Percentiles {
             count: histogram.len(),
@@ -496,6 +498,10 @@ pub struct Summary {
     pub canaries: Option<canary::Report>,
     /// What stopped it short, and what to do about it.
     pub diagnosis: Option<String>,
+    /// How the time was kept at which it was to start; none where that was at once.
+    pub start: Option<Start>,
+    /// What the reports of all parts of a fleet are made of; none of one that is no part.
+    pub part: Option<Mergeable>,
     /// Why it ended.
     pub ended: Ended,
     /// The whole configuration.
@@ -577,6 +583,8 @@ impl Summary {
                 }),
             canaries: None,
             diagnosis: None,
+            start: None,
+            part: None,
             ended: course.ended,
             config,
         }
@@ -606,7 +614,7 @@ pub(crate) fn errno_name(errno: i32) -> String {
     }
 }
 
-fn by_errno(failed: &BTreeMap<(limit::Step, i32), u64>) -> BTreeMap<String, u64> {
+pub(crate) fn by_errno(failed: &BTreeMap<(limit::Step, i32), u64>) -> BTreeMap<String, u64> {
     let mut sum = BTreeMap::new();
     for ((_, errno), count) in failed {
         *sum.entry(errno_name(*errno)).or_default() += count;

@@ -19,7 +19,7 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -40,6 +40,11 @@ Exit codes: 0 done, 1 failed, 2 bad usage; 10 something is not as wanted, 11 som
 struct Cli {
     #[command(subcommand)]
     command: Command,
+}
+
+/// The command line as clap has it, for man pages and completions.
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 #[derive(Debug, Subcommand)]

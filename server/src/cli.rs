@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::io::{IsTerminal, Read, Write};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -18,9 +19,11 @@ use crate::config::{Protocol, Resolved, UsageError, resolve};
 use crate::ctl;
 use crate::engine::EngineKind;
 use crate::log::{self, Log};
+use crate::notify::{Manager, Word};
 use crate::sandbox;
 use crate::server::{Server, StartError, prepare};
 use crate::summary::Summary;
+use crate::watchdog;
 use crate::worker::{Command, Event};
 
 /// Runs the server, or [`ctl`] where that is the first argument. `args` begins with the program's name.
@@ -72,6 +75,11 @@ fn run(resolved: &mut Resolved, log: &Log) -> anyhow::Result<()> {
             "the rings of tokio-uring cannot be restricted: this engine is for comparison (docs/security.md)"
         );
     }
+    let manager = Manager::of_environment()?;
+    if let Some(manager) = &manager {
+        manager.check(resolved.config.stall_timeout.map(watchdog::look_interval))?;
+    }
+    resolved.config.manager = manager.map(Arc::new);
     // Nothing that this process starts, which is nothing, may do more than it.
     set_no_new_privs().context("giving up new privileges (PR_SET_NO_NEW_PRIVS)")?;
     let brief = |connections| kernel_tuning::check::brief(Role::Server, connections);
@@ -142,6 +150,11 @@ fn run(resolved: &mut Resolved, log: &Log) -> anyhow::Result<()> {
     server.open();
     let address = server.address().to_string();
     announce(resolved, given, &address, canary.as_ref(), admin.as_ref());
+    if let Some(manager) = &resolved.config.manager
+        && let Err(error) = manager.say(Word::Ready)
+    {
+        warn!(%error, "the service manager cannot be told that this server is ready");
+    }
     let ended = server.wait()?;
     let mut summary = Summary::new(resolved, address, started.elapsed().as_secs_f64(), ended);
     summary.canary = canary.as_ref().map(Responder::summary);

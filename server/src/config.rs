@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
@@ -22,6 +23,7 @@ use crate::drain::Drain;
 use crate::engine::EngineKind;
 use crate::listener::{GivenError, Inherited, check, from_environment};
 use crate::log::Format;
+use crate::notify::Manager;
 use crate::privileges::Identity;
 use crate::takeover::{Predecessor, TakeoverError};
 use crate::timeouts::Timeouts;
@@ -66,6 +68,8 @@ pub struct Config {
     pub farewell: Vec<u8>,
     /// A worker that does not turn for so long ends the server with an error; never without.
     pub stall_timeout: Option<Duration>,
+    /// Who is told how it goes.
+    pub manager: Option<Arc<Manager>>,
     /// What an io_uring connection costs: an entry of a table, or a file descriptor.
     pub descriptors: Descriptors,
     /// Direct descriptors in each table of a worker: at most RLIMIT_NOFILE, at most 1 << 20.
@@ -112,6 +116,7 @@ impl Config {
             drain_timeout: Drain::DEFAULT_TIMEOUT,
             farewell: Vec::new(),
             stall_timeout: Some(Duration::from_secs(10)),
+            manager: None,
             descriptors: Descriptors::Direct,
             table_slots: nofile.min(u64::from(Self::MAX_TABLE_SLOTS)) as u32,
             ring_sizes: RingSizes::default(),

@@ -32,6 +32,7 @@ mod guard;
 pub mod inquiry;
 pub mod listener;
 pub mod log;
+pub mod notify;
 pub mod privileges;
 pub mod sandbox;
 pub mod schedule;

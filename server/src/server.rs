@@ -21,6 +21,7 @@ use crate::engine::uring::Uring;
 use crate::engine::{EngineError, EngineKind};
 use crate::guard::Guard;
 use crate::listener::{Inherited, ListenError, adopt, listen};
+use crate::notify::{Manager, Word};
 use crate::privileges::PrivilegeError;
 use crate::stats::Stats;
 use crate::takeover::Handover;
@@ -88,6 +89,7 @@ pub struct Server {
     handover: Arc<Handover>,
     /// It was told to end.
     is_draining: Arc<AtomicBool>,
+    manager: Option<Arc<Manager>>,
     /// What its sockets are to become that were given.
     adopts: Option<(u32, Inherited)>,
 }
@@ -168,6 +170,7 @@ where
         gate: Arc::default(),
         handover: Arc::new(handover),
         is_draining: Arc::default(),
+        manager: config.manager.clone(),
         adopts,
     };
     let farewell = (!config.farewell.is_empty()).then(|| {
@@ -239,7 +242,9 @@ where
     }
     if let Some(timeout) = config.stall_timeout {
         let (pulses, events, gate) = (&server.pulses, &server.sender, &server.gate);
-        let watchdog = Watchdog::start(pulses.clone(), timeout, events.clone(), Arc::clone(gate));
+        let manager = config.manager.clone();
+        let (events, gate) = (events.clone(), Arc::clone(gate));
+        let watchdog = Watchdog::start(pulses.clone(), timeout, events, gate, manager);
         server.watchdog = Some(watchdog.map_err(StartError::Spawn)?);
     }
     Ok(server)
@@ -331,6 +336,10 @@ impl Server {
                 Ok(Event::Stop(why)) if cause.is_none() => {
                     self.is_draining.store(true, Relaxed);
                     cause = Some(why);
+                    if let Some(manager) = &self.manager {
+                        // It has told this server to stop, or hears of the end all the same.
+                        let _ = manager.say(Word::Stopping);
+                    }
                     self.publisher.post(Command::Stop);
                     deadline = Some(Instant::now() + self.drain_timeout + END_BOUND);
                 }

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::gettid;
 
+use crate::notify::{Manager, Word};
 use crate::worker::{Event, Gate};
 
 /// What a worker shows of itself. A cache line of its own, so that workers do not slow each other.
@@ -114,6 +115,12 @@ fn doing(thread: i32) -> String {
     }
 }
 
+/// From one look at the workers to the next, where they may rest for `timeout`.
+pub(crate) fn look_interval(timeout: Duration) -> Duration {
+    const LOOKS: u32 = 20;
+    timeout / LOOKS
+}
+
 /// Watches until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Watchdog {
@@ -122,18 +129,27 @@ pub(crate) struct Watchdog {
 
 impl Watchdog {
     /// Watches `pulses` once `gate` is open; says [`Event::Stalled`] of the first that rests for `timeout`, and no more.
+    /// Tells `manager` at each look that all live, while none has rested for half of that.
     pub(crate) fn start(
         pulses: Vec<Arc<Pulse>>,
         timeout: Duration,
         events: Sender<Event>,
         gate: Arc<Gate>,
+        manager: Option<Arc<Manager>>,
     ) -> io::Result<Watchdog> {
         let (alive, ended) = channel();
         std::thread::Builder::new()
             .name("watchdog".into())
             .spawn(move || {
+                let manager = manager.filter(|manager| manager.has_watchdog());
+                let all_live = || {
+                    if let Some(manager) = &manager {
+                        // Said again at the next look.
+                        let _ = manager.say(Word::Alive);
+                    }
+                };
                 if *gate.wait()
-                    && let Some(worker) = watch(&pulses, timeout, &ended)
+                    && let Some(worker) = watch(&pulses, timeout, &ended, all_live)
                     && let Some(state) = pulses[worker].state()
                 {
                     // Gone only where nobody waits for the server any more.
@@ -145,9 +161,13 @@ impl Watchdog {
 }
 
 /// The first worker whose pulse rests for `timeout`. None when the watch is over before.
-fn watch(pulses: &[Arc<Pulse>], timeout: Duration, ended: &Receiver<()>) -> Option<usize> {
-    const LOOKS: u32 = 20;
-    let every = timeout / LOOKS;
+fn watch(
+    pulses: &[Arc<Pulse>],
+    timeout: Duration,
+    ended: &Receiver<()>,
+    mut all_live: impl FnMut(),
+) -> Option<usize> {
+    let every = look_interval(timeout);
     let mut last: Vec<_> = pulses.iter().map(|_| (None, Duration::ZERO)).collect();
     loop {
         let began = Instant::now();
@@ -166,6 +186,9 @@ fn watch(pulses: &[Arc<Pulse>], timeout: Duration, ended: &Receiver<()>) -> Opti
             if *rested >= timeout {
                 return Some(worker);
             }
+        }
+        if last.iter().all(|(_, rested)| *rested < timeout / 2) {
+            all_live();
         }
     }
 }
@@ -193,7 +216,8 @@ mod tests {
         });
         let (events, heard) = channel();
         let timeout = Duration::from_secs(2);
-        let dog = Watchdog::start(pulses.clone(), timeout, events, Arc::new(true.into())).unwrap();
+        let gate = Arc::new(true.into());
+        let dog = Watchdog::start(pulses.clone(), timeout, events, gate, None).unwrap();
         match heard.recv_timeout(Duration::from_secs(30)).unwrap() {
             Event::Stalled { worker, state } => assert_eq!((worker, state.held), (1, 0)),
             other => panic!("{other:?}"),

@@ -118,3 +118,16 @@ All that follows TARGET is for the client: see throng-client --help. Memory is l
 the time of --quiet-for, or of --hold where there is none.
 
 Exit codes: 0 all was measured, 1 something failed, was lost or interrupted, 2 bad usage, or no agent answers.";
+
+pub(super) const MERGE_EXAMPLES: &str = "\
+Examples:
+  throng-bench merge part-*.json
+  throng-bench merge part-*.json --clocks clocks --report fleet.json
+  throng-bench merge part-1.json part-3.json --partial
+
+Each part is what throng-client --part I/N --json FILE wrote. Counts and histograms are added up, never averaged; times count \
+from the common start (--start-at). Parts that failed, are missing, come twice or are of another run are named, and nothing is \
+merged without --partial.
+
+Exit codes: 0 all parts are there, and none lost anything; 1 something was lost or failed in a part, or is missing; 2 bad \
+usage, or these files cannot be merged.";

@@ -15,6 +15,7 @@ pub mod ink;
 pub mod json;
 pub mod markdown;
 pub mod memory;
+pub mod merge;
 pub mod page;
 pub mod recorded;
 pub mod remote;

@@ -72,7 +72,8 @@ fn boxed<R: Reported>(value: &Value) -> serde_json::Result<Box<dyn Shown>> {
 }
 
 use crate::report::{
-    canary, churn, climb, faults, floor, heartbeat, memory, page, remote, selfcheck, tail, text,
+    canary, churn, climb, faults, floor, heartbeat, memory, merge, page, remote, selfcheck, tail,
+    text,
 };
 
 reported! {
@@ -80,6 +81,7 @@ reported! {
     crate::climb::result::Climb, "hold", climb::results, page::climb::page, figures::of_none;
     crate::canary::result::Report, "canary", canary::results, page::canary::page, figures::of_none;
     crate::memory::result::MemoryReport, "memory", memory::results, page::memory::page, figures::of_memory;
+    crate::merge::result::Report, "merge", merge::results, page::merge::page, figures::of_none;
     crate::remote::result::Report, "remote", remote::results, page::remote::page, figures::of_none;
     crate::floor::result::Report, "floor", floor::results, page::floor::page, figures::of_floor;
     crate::tail::result::Report, "tail", tail::results, page::tail::page, figures::of_tail;

@@ -1,7 +1,7 @@
 //! A report of every command, recorded from real runs; what the servers and clients said is cut to what the pages show.
 
 /// The command, and its report as JSON.
-pub const RECORDED: [(&str, &str); 11] = [
+pub const RECORDED: [(&str, &str); 12] = [
     ("compare", include_str!("../../testdata/report.json")),
     ("hold", include_str!("../../testdata/hold.json")),
     ("canary", include_str!("../../testdata/canary.json")),
@@ -12,5 +12,6 @@ pub const RECORDED: [(&str, &str); 11] = [
     ("heartbeat", include_str!("../../testdata/heartbeat.json")),
     ("faults", include_str!("../../testdata/faults.json")),
     ("selfcheck", include_str!("../../testdata/selfcheck.json")),
+    ("merge", include_str!("../../testdata/merge.json")),
     ("remote", include_str!("../../testdata/remote.json")),
 ];

@@ -7,11 +7,12 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 
 use serde::Serialize;
 
 use super::{Source, Span};
+use crate::part::Part;
 
 /// Ports per source address that the plan aims at. Fewer distinct ports, shared by all addresses, keep the
 /// kernel's bind buckets few; more addresses keep each of them short.
@@ -86,6 +87,15 @@ pub enum PlanError {
     /// The same target twice.
     #[error("target {0} is named twice")]
     RepeatedTarget(SocketAddr),
+    /// Some sources would be divided among parts, and others not.
+    #[error(
+        "--part divides addresses among the parts, and leaves each host those of its interface {interface}: name \
+         addresses with --source, or interfaces, not both"
+    )]
+    MixedSources {
+        /// Named beside addresses.
+        interface: String,
+    },
     /// More connections than tuples.
     #[error(
         "{wanted} connections do not fit: {reach} carry {capacity}. The limit is source ports: give more addresses with \
@@ -114,6 +124,22 @@ impl Plan {
         targets: &[SocketAddr],
         ports: &HostPorts,
         connections: u64,
+    ) -> Result<Plan, PlanError> {
+        Plan::of_part(sources, targets, ports, connections, None)
+    }
+
+    /// The same for the `connections` of one part of a fleet, from its slice of the sources: of all (address, port) pairs
+    /// there are, each belongs to exactly one part. The addresses of interfaces are those of this host alone, and are not
+    /// divided.
+    ///
+    /// # Errors
+    /// As [`Plan::new`].
+    pub fn of_part(
+        sources: &[Source],
+        targets: &[SocketAddr],
+        ports: &HostPorts,
+        connections: u64,
+        part: Option<Part>,
     ) -> Result<Plan, PlanError> {
         for (index, target) in targets.iter().enumerate() {
             if targets[..index].contains(target) {
@@ -145,6 +171,9 @@ impl Plan {
                 .count() as u8
         };
         plan.lane_of = targets.iter().map(lane_of).collect();
+        if let Some(part) = part {
+            plan.cut(part, sources)?;
+        }
         if connections > plan.capacity() {
             return Err(plan.too_many(connections, targets));
         }
@@ -217,6 +246,30 @@ impl Plan {
         self.lanes
             .iter()
             .flat_map(move |lane| (0..in_use(lane)).map(|number| lane.address(number)))
+    }
+
+    /// Keeps the slice of `part`: whole addresses, where there is one for each part, so that each host needs its own
+    /// alone; else every address, with the ports that leave the part's remainder.
+    fn cut(&mut self, part: Part, sources: &[Source]) -> Result<(), PlanError> {
+        if let Some(interface) = sources.iter().find_map(Source::interface) {
+            let is_own = |source: &Source| source.interface().is_some();
+            return match sources.iter().all(is_own) {
+                true => Ok(()),
+                false => Err(PlanError::MixedSources {
+                    interface: interface.to_owned(),
+                }),
+            };
+        }
+        if self.lanes.iter().all(|lane| lane.addresses >= part.of) {
+            for lane in &mut self.lanes {
+                lane.keep(part.range(lane.addresses));
+            }
+        } else {
+            // By number, not by order: whatever else a host reserves, the parts stay apart.
+            self.ports
+                .retain(|port| u64::from(*port) % part.of == part.number - 1);
+        }
+        Ok(())
     }
 
     /// As few addresses of each lane as give every connection a tuple at the preferred number of ports.
@@ -297,6 +350,21 @@ impl Lane {
             number -= span.count();
         }
         unreachable!("an address past the lane's last")
+    }
+
+    /// Leaves the addresses of these numbers.
+    fn keep(&mut self, numbers: Range<u64>) {
+        let mut before = 0;
+        let mut kept = Vec::new();
+        for span in &self.spans {
+            let count = span.count();
+            let of_it = numbers.start.saturating_sub(before).min(count)
+                ..numbers.end.saturating_sub(before).min(count);
+            kept.extend(span.part(of_it));
+            before = before.saturating_add(count);
+        }
+        self.spans = kept;
+        self.addresses = numbers.end - numbers.start;
     }
 
     fn capacity(&self, ports: u64) -> u64 {
@@ -456,6 +524,113 @@ mod tests {
             let is_refused = matches!(too_many, Err(PlanError::TooMany { .. }));
             prop_assert!(is_refused);
         }
+    }
+
+    proptest! {
+        /// Whatever a fleet is divided into: no pair of address and port is that of two parts, and together they have those
+        /// that one client would have.
+        #[test]
+        fn each_pair_belongs_to_exactly_one_part(
+            prefix in 28u8..=32,
+            more in 0u8..4,
+            ipv6 in 0u16..3,
+            ipv4 in 1u16..3,
+            usable_ports in 1u16..60,
+            of in 1u64..40,
+            fill in 0.0..=1.0,
+        ) {
+            let mut texts = vec![format!("127.1.2.0/{prefix}"), format!("127.1.3.1-127.1.3.{}", 1 + more)];
+            texts.extend((ipv6 > 0).then(|| "fd00::1-fd00::5".to_owned()));
+            let sources = sources(&texts.iter().map(String::as_str).collect::<Vec<_>>());
+            let targets = targets(ipv4, ipv6, 700);
+            let ports = reserving(&[LOWEST_PORT + usable_ports..=u16::MAX]);
+            let all = |plan: &Plan| -> Vec<Assignment> {
+                (0..).map_while(|number| plan.assignment(number)).collect()
+            };
+            let pairs = |plan: &Plan| -> HashSet<SocketAddr> {
+                let mut pairs = HashSet::new();
+                for lane in &plan.lanes {
+                    for number in 0..lane.addresses {
+                        pairs.extend(plan.ports.iter().map(|port| SocketAddr::new(lane.address(number), *port)));
+                    }
+                }
+                pairs
+            };
+            let whole = Plan::new(&sources, &targets, &ports, 1).unwrap();
+            let connections = (whole.capacity() as f64 * fill) as u64;
+            let (mut seen, mut used, mut taken) = (HashSet::new(), HashSet::new(), 0);
+            let mut is_refused = false;
+            for number in 1..=of {
+                let part = Part { number, of };
+                let share = part.share(connections);
+                let sliced = match Plan::of_part(&sources, &targets, &ports, share, Some(part)) {
+                    Ok(plan) => plan,
+                    // Whole addresses and whole ports do not always fill up evenly.
+                    Err(PlanError::TooMany { wanted, .. }) => {
+                        prop_assert_eq!(wanted, share);
+                        is_refused = true;
+                        continue;
+                    }
+                    Err(other) => panic!("{other}"),
+                };
+                for pair in pairs(&sliced) {
+                    prop_assert!(seen.insert(pair), "{} is that of two parts", pair);
+                }
+                for assignment in all(&sliced).into_iter().take(share as usize) {
+                    prop_assert!(seen.contains(&assignment.source));
+                    prop_assert!(used.insert(assignment));
+                    taken += 1;
+                }
+            }
+            if !is_refused {
+                prop_assert_eq!(seen, pairs(&whole));
+                prop_assert_eq!(taken, connections);
+            }
+        }
+    }
+
+    #[test]
+    fn a_part_takes_whole_addresses_where_there_are_enough_and_ports_where_not() {
+        let of_part = |texts: &[&str], number, connections| {
+            let part = Some(Part { number, of: 3 });
+            Plan::of_part(
+                &sources(texts),
+                &target(),
+                &HostPorts::default(),
+                connections,
+                part,
+            )
+        };
+        let first_and_last = |plan: &Plan| {
+            let all: Vec<IpAddr> = plan.sources().collect();
+            [all[0], all[all.len() - 1]].map(|address| address.to_string())
+        };
+        let many =
+            |number| first_and_last(&of_part(&["10.0.0.1-10.0.0.10"], number, 190_000).unwrap());
+        assert_eq!(many(1), ["10.0.0.1", "10.0.0.4"]);
+        assert_eq!(many(2), ["10.0.0.5", "10.0.0.7"]);
+        assert_eq!(many(3), ["10.0.0.8", "10.0.0.10"]);
+        let few = of_part(&["127.0.0.1"], 2, 21_000).unwrap();
+        assert_eq!((few.addresses(), few.ports()), (1, 21_503));
+        assert!(few.ports.iter().all(|port| port % 3 == 1));
+        let error = of_part(&["127.0.0.1"], 2, 22_000).unwrap_err().to_string();
+        assert!(error.contains("1 source address x 21503 ports"), "{error}");
+    }
+
+    #[test]
+    fn an_interface_is_each_hosts_own_and_is_not_divided() {
+        let eth0 = Source::Interface("eth0".into(), vec!["10.0.0.7".parse().unwrap()]);
+        let part = Some(Part { number: 2, of: 3 });
+        let plan = |sources: &[Source]| {
+            Plan::of_part(sources, &target(), &HostPorts::default(), 60_000, part)
+        };
+        assert_eq!(plan(std::slice::from_ref(&eth0)).unwrap().ports(), 64_511);
+        let both = [eth0, "10.1.0.0/16".parse().unwrap()];
+        let error = plan(&both).unwrap_err().to_string();
+        assert!(
+            error.contains("interface eth0") && error.contains("not both"),
+            "{error}"
+        );
     }
 
     #[test]

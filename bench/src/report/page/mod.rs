@@ -13,6 +13,7 @@ pub mod faults;
 pub mod floor;
 pub mod heartbeat;
 pub mod memory;
+pub mod merge;
 pub mod remote;
 pub mod selfcheck;
 mod setting;
