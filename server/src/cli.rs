@@ -18,7 +18,7 @@ use crate::canary::Responder;
 use crate::config::{Protocol, Resolved, UsageError, resolve};
 use crate::ctl;
 use crate::engine::EngineKind;
-use crate::log::Log;
+use crate::log::{self, Log};
 use crate::notify::{Manager, Word};
 use crate::sandbox;
 use crate::server::{Server, StartError, prepare};
@@ -32,6 +32,13 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     if args.get(1).is_some_and(|first| first == "ctl") {
         return ctl::main(args);
     }
+    let wanted = match log::wanted() {
+        Ok(wanted) => wanted,
+        Err(why) => {
+            eprintln!("error: {why}");
+            return ExitCode::from(2);
+        }
+    };
     let mut resolved = match resolve(args.into_iter()) {
         Ok(resolved) => resolved,
         Err(UsageError::Flags(error)) => {
@@ -43,7 +50,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let log = Log::begin(resolved.log);
+    let log = Log::begin(resolved.log, wanted);
     match run(&mut resolved, &log) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -1,6 +1,6 @@
 //! What the process says of itself while it runs: lines of text or of JSON on standard error, of each cause a bounded number.
 //!
-//! RUST_LOG says what is said at all (`warn` where nothing is set). A cause is a place in the program: its first
+//! RUST_LOG says what is said at all (`warn` where nothing is set), but for how much was left out of it. A cause is a place in the program: its first
 //! [`MOST_PER_SECOND`] lines within a second are written, the others are counted, and a line says how many those were. So
 //! a million closes at `debug` are some lines a second, and none of them is left out without a word.
 //!
@@ -34,6 +34,19 @@ pub enum Format {
     Json,
 }
 
+/// What RUST_LOG lets through.
+///
+/// # Errors
+/// What is wrong with it, and what is right.
+pub fn wanted() -> Result<EnvFilter, String> {
+    let said = std::env::var_os(EnvFilter::DEFAULT_ENV).unwrap_or_default();
+    let said = said.to_string_lossy();
+    let builder = EnvFilter::builder().with_default_directive(LevelFilter::WARN.into());
+    builder.parse(&said).map_err(|error| {
+        format!("RUST_LOG is `{said}`: {error}; give a level such as debug, or one for a part such as server=debug")
+    })
+}
+
 /// The log of this process. When it is dropped, what was left out last is said.
 #[derive(Debug)]
 pub struct Log {
@@ -42,12 +55,10 @@ pub struct Log {
 }
 
 impl Log {
-    /// From now on all that is traced goes to standard error. Only the first log of a process has this effect.
-    pub fn begin(format: Format) -> Log {
+    /// From now on all that is traced, and `wanted`, goes to standard error. Only the first log of a process has this
+    /// effect.
+    pub fn begin(format: Format, wanted: EnvFilter) -> Log {
         let causes = Arc::new(Causes::default());
-        let wanted = EnvFilter::builder()
-            .with_default_directive(LevelFilter::WARN.into())
-            .from_env_lossy();
         let lines = fmt::layer()
             .with_writer(io::stderr)
             .with_ansi(io::stderr().is_terminal());
@@ -105,6 +116,9 @@ where
         Format::Text => lines.boxed(),
         Format::Json => lines.json().flatten_event(true).boxed(),
     };
+    // Whatever is said, it is said what was left out of it.
+    let sums = concat!(module_path!(), "=warn").parse();
+    let wanted = wanted.add_directive(sums.expect("a constant that the library accepts"));
     let few = Few(Arc::clone(causes));
     registry().with(lines).with(wanted).with(few)
 }
@@ -210,13 +224,16 @@ mod tests {
     #[test]
     fn a_million_closes_are_some_lines_and_a_count() {
         const CLOSES: u64 = 1_000_000;
-        for format in [Format::Text, Format::Json] {
+        for (format, wanted) in [
+            (Format::Text, "server=debug"),
+            (Format::Json, "server::stats=debug"),
+        ] {
             let (causes, written) = (Arc::new(Causes::default()), Lines::default());
             let to = written.clone();
             let lines = fmt::layer()
                 .with_ansi(false)
                 .with_writer(move || to.clone());
-            let wanted = EnvFilter::new("server=debug");
+            let wanted = EnvFilter::new(wanted);
             let began = Instant::now();
             tracing::subscriber::with_default(subscriber(format, lines, wanted, &causes), || {
                 let mut stats = Stats::new();

@@ -5,7 +5,7 @@ mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Command, Output};
@@ -371,6 +371,19 @@ fn bad_input_is_refused_before_anything_starts() {
         );
         assert!(said.contains(named), "{admin}: {said}");
     }
+    let mut command = Command::new(program());
+    command.args(["--listen", "127.0.0.1:0", "--log", "json"]);
+    let output = command.env("RUST_LOG", "server=loud").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(
+        (output.status.code(), said.lines().count()),
+        (Some(2), 1),
+        "{said}"
+    );
+    assert!(
+        said.contains("server=loud") && said.contains("server=debug"),
+        "{said}"
+    );
     assert!(Path::new(&path("file")).exists());
     let file = std::fs::metadata(path("living")).unwrap();
     assert_eq!(file.permissions().mode() & 0o777, 0o600);
@@ -392,9 +405,12 @@ fn a_wrong_question_is_answered_with_the_right_one() {
         ("GET", "/connections?limit=5000", 400, "1000"),
         ("GET", "/connections/17", 400, "0-0-17-2"),
         ("GET", "/connections/9-9-9-9", 404, "not there"),
+        ("GET", "/connections//connections/0-0-1-1", 400, "0-0-17-2"),
+        ("POST", "/connections/0-0-1-1/close/close", 400, "0-0-17-2"),
+        ("GET", "/connections?cursor=9-0-0", 400, "no worker 9"),
         (
             "GET",
-            "/connections?cursor=4294967295-4294967295-4294967295",
+            "/connections?cursor=0-4294967295-4294967295",
             200,
             "null",
         ),
@@ -403,12 +419,105 @@ fn a_wrong_question_is_answered_with_the_right_one() {
         assert_eq!(code, status, "{method} {path}: {body}");
         assert!(body.contains(named), "{method} {path}: {body}");
     }
-    // Silence, and half a request, keep their places for a bounded time; others are served meanwhile.
-    let mut silent: Vec<_> = (0..10).map(|_| TcpStream::connect(at).unwrap()).collect();
+    for (request, status, header) in [
+        ("DELETE /status", 405, "\r\nallow: GET, HEAD\r\n"),
+        ("GET /connections/0-0-1-1/close", 405, "\r\nallow: POST\r\n"),
+    ] {
+        let head = exchange(
+            at,
+            &format!("{request} HTTP/1.1\r\nHost: localhost\r\n\r\n"),
+        );
+        let is_so = head.starts_with(&format!("HTTP/1.1 {status} ")) && head.contains(header);
+        assert!(is_so, "{request}: {head}");
+    }
+    assert_eq!(server.stop().0.code(), Some(0));
+}
+
+/// What is answered to one that has said all, and says so.
+fn exchange(at: &str, said: &str) -> String {
+    let mut stream = TcpStream::connect(at).unwrap();
+    stream.set_read_timeout(Some(LONG)).unwrap();
+    stream.write_all(said.as_bytes()).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn who_has_said_all_hears_the_answer() {
+    let server = Server::start("epoll", &ANY);
+    for path in ["/healthz", "/status", "/connections", "/metrics"] {
+        let said = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        let answer = exchange(&server.admin, &said);
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{path}: {answer}");
+    }
+    assert_eq!(exchange(&server.admin, ""), "");
+    assert_eq!(exchange(&server.admin, "GET /sta"), "");
+    assert_eq!(server.stop().0.code(), Some(0));
+}
+
+#[test]
+fn who_says_nothing_does_not_keep_others_waiting() {
+    let server = Server::start("epoll", &ANY);
+    let at = server.admin.as_str();
+    let mut silent: Vec<_> = (0..16).map(|_| TcpStream::connect(at).unwrap()).collect();
     silent[0].write_all(b"GET /sta").unwrap();
+    let began = Instant::now();
     assert_eq!(get(at, "/healthz"), (200, "ok\n".into()));
-    silent[0].set_read_timeout(Some(LONG)).unwrap();
-    assert!(matches!(silent[0].read(&mut [0; 100]), Ok(_) | Err(_)));
+    // Half a second; far from the ten that one request may take.
+    assert!(began.elapsed() < Duration::from_secs(5));
+    for mut stream in silent {
+        stream.set_read_timeout(Some(LONG)).unwrap();
+        assert!(matches!(stream.read(&mut [0; 100]), Ok(_) | Err(_)));
+    }
+    assert_eq!(server.stop().0.code(), Some(0));
+}
+
+#[test]
+fn who_goes_away_has_not_asked_more_often() {
+    if let Err(why) = ring::probe() {
+        return skip("who_goes_away", &why.to_string());
+    }
+    let flags = ["--cores", "0", "--heartbeat", "0"];
+    let server = Server::start("uring", &[&ANY[..], &flags].concat());
+    let at = server.admin.as_str();
+    let enters = || samples(&get(at, "/metrics").1)["throng_ring_enters_total{worker=\"0\"}"];
+    let (before, began) = (enters(), Instant::now());
+    for _ in 0..400 {
+        let mut stream = TcpStream::connect(at).unwrap();
+        let said = b"GET /status HTTP/1.1\r\nHost: localhost\r\n\r\n";
+        stream.write_all(said).unwrap();
+        drop(stream);
+        std::thread::sleep(Duration::from_millis(3));
+    }
+    let most = 20.0 + 4.0 * 4.0 * began.elapsed().as_secs_f64();
+    let asked = enters() - before;
+    assert!(asked < most, "{asked} enters; {most} at most");
+    assert_eq!(server.stop().0.code(), Some(0));
+}
+
+#[test]
+fn a_page_of_another_site_reads_no_peers() {
+    let server = Server::start("epoll", &ANY);
+    let _held = server.connect();
+    let status = |path: &str, host: &str| {
+        let said = format!("GET {path} HTTP/1.1\r\n{host}\r\n\r\n");
+        let answer = exchange(&server.admin, &said);
+        answer.split(' ').nth(1).unwrap().to_owned()
+    };
+    for path in ["/", "/status", "/connections", "/connections/0-0-1-1"] {
+        for other in ["Host: evil.example:7070", "Host:", "Accept: */*"] {
+            assert_eq!(status(path, other), "403", "{path}, {other}");
+        }
+        for own in ["Host: localhost:7070", "Host: [::1]"] {
+            assert_ne!(status(path, own), "403", "{path}, {own}");
+        }
+    }
+    // Whoever scrapes may know the host by its name.
+    for path in ["/metrics", "/healthz", "/readyz"] {
+        assert_eq!(status(path, "Host: throng-1.example:7070"), "200", "{path}");
+    }
     assert_eq!(server.stop().0.code(), Some(0));
 }
 
@@ -595,7 +704,7 @@ fn ctl_says_what_there_is() {
 
 #[test]
 fn a_flood_of_one_cause_is_some_lines_and_a_count() {
-    for format in ["text", "json"] {
+    for (format, wanted) in [("text", "server=debug"), ("json", "server::stats=debug")] {
         let mut command = Command::new(program());
         command.args([
             "--engine",
@@ -605,7 +714,7 @@ fn a_flood_of_one_cause_is_some_lines_and_a_count() {
             "--log",
             format,
         ]);
-        command.env("RUST_LOG", "server=debug");
+        command.env("RUST_LOG", wanted);
         let server = Server::spawn(command);
         for _ in 0..500 {
             drop(server.connect());

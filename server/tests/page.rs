@@ -10,6 +10,7 @@ mod chromium;
 mod common;
 
 use std::cell::RefCell;
+use std::io::Read;
 use std::path::PathBuf;
 
 use chromium::{Browser, View, installed};
@@ -54,6 +55,48 @@ const SCRIPT: &str = r##"(async () => {
         viewport: document.documentElement.clientWidth, content: document.documentElement.scrollWidth,
     };
 })()"##;
+
+/// Once it has seen the server, has its only connection closed, and waits until the server is gone.
+const FAREWELL: &str = r##"(async () => {
+    const phase = () => document.getElementById("phase").textContent;
+    const until = async condition => {
+        for (let tries = 0; tries < 400 && !condition(); tries++) {
+            await new Promise(done => setTimeout(done, 50));
+        }
+    };
+    await until(() => phase() === "serving");
+    const { connections: [{ id }] } = await (await fetch("connections")).json();
+    await fetch(`connections/${id}/close`, { method: "POST", headers: { "X-Throng": "test" } });
+    await until(() => phase() === "does not answer");
+    return { phase: phase(), is_gone: document.body.className, figures: document.getElementById("figures").textContent };
+})()"##;
+
+#[test]
+fn the_page_shows_that_the_server_has_gone() {
+    let Some(program) = installed() else {
+        return skip(
+            "the_page_shows_that_the_server_has_gone",
+            "chromium is not installed",
+        );
+    };
+    let mut browser = Browser::start(&program).unwrap();
+    let server = Server::start("epoll", &["--admin", "127.0.0.1:0"]);
+    let mut held = server.connect();
+    let url = format!("http://{}/", server.admin);
+    let end = std::thread::spawn(move || {
+        // Heartbeats, and the end. Where the page does not bring it, the wait has a bound.
+        let _ = held.read_to_end(&mut Vec::new());
+        assert_eq!(server.stop().0.code(), Some(0));
+    });
+    let seen = browser.look_at(&url, &VIEWS[0], FAREWELL, None).unwrap();
+    end.join().unwrap();
+    let page = &seen.value;
+    assert_eq!(page["phase"], "does not answer", "{page}");
+    assert_eq!(page["is_gone"], "gone", "{page}");
+    let figures = page["figures"].as_str().unwrap();
+    assert!(figures.contains("connections"), "{page}");
+    assert!(browser.end().is_empty());
+}
 
 #[test]
 fn the_page_shows_what_the_server_has() {

@@ -2,7 +2,8 @@
 //!
 //! Owns: the last report of each worker. Invariants: a worker is asked for a report at most four times a second, and not
 //! again before it has answered; one walk over the connections goes on at a time, a look per turn of a worker; no answer
-//! is waited for longer than [`ANSWER`].
+//! is waited for longer than [`ANSWER`], and no walk for longer than one takes. The first two hold as long as nothing here is
+//! dropped before its end: [`answer`](super::answer) sees to that.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,7 +14,7 @@ use std::time::{Duration, Instant, SystemTime};
 use serde::{Serialize, Serializer};
 use tokio::sync::Mutex;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::time::timeout_at;
+use tokio::time::{timeout, timeout_at};
 
 use crate::admission::Admission;
 use crate::inquiry::{Close, Filter, Look, Page, Place, Report, SLOTS_PER_TURN, View};
@@ -24,7 +25,7 @@ use crate::worker::{Command, Gate, Publisher};
 pub(super) const ANSWER: Duration = Duration::from_secs(1);
 /// How old a report may be.
 const FRESH: Duration = Duration::from_millis(250);
-/// How long a walk may take; it is gone on with from where it ended.
+/// How long a walk may take, but for its last look; it is gone on with from where it ended.
 const WALK: Duration = Duration::from_secs(2);
 
 /// The server that is asked about.
@@ -73,15 +74,28 @@ impl Served {
             (false, _) => Phase::Starting,
         }
     }
+
+    /// Whether the worker is there, and has not ended: one that has answers no more.
+    fn has(&self, worker: usize) -> bool {
+        let ended = |pulse: &Arc<Pulse>| !pulse.is_alive();
+        worker < self.cores.len() && !self.pulses.get(worker).is_some_and(ended)
+    }
 }
 
 /// What is known of a worker.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Account {
-    /// The last that it said, and when.
+    /// The last that it said, and when it was asked for that: it is no older.
     pub(super) report: Option<(Arc<Report>, Instant)>,
+    /// When it was asked what it has not answered yet.
+    pub(super) asked: Option<Instant>,
+}
+
+impl Account {
     /// It was asked and has not answered yet.
-    pub(super) is_silent: bool,
+    pub(super) fn is_silent(&self) -> bool {
+        self.asked.is_some()
+    }
 }
 
 #[derive(Debug)]
@@ -141,13 +155,17 @@ pub(super) struct Listing {
 /// Where a walk goes on, in words such as `0-1-4712`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Cursor {
-    worker: usize,
+    pub(super) worker: usize,
     place: Place,
 }
 
 /// A worker that does not answer in time.
 #[derive(Debug)]
 pub(super) struct Silent(pub(super) usize);
+
+/// Others walk over the connections.
+#[derive(Debug)]
+pub(super) struct Busy;
 
 impl Desk {
     pub(super) fn new() -> Desk {
@@ -193,14 +211,14 @@ impl Desk {
         }
         for (worker, account) in accounts.iter_mut().enumerate() {
             // Where it is silent, its mailbox has the last question still.
-            if !std::mem::replace(&mut account.is_silent, true) {
+            if !account.is_silent() {
+                account.asked = Some(Instant::now());
                 let command = Command::Report(reply.clone());
                 served.publisher.mailbox(worker).post(command);
             }
         }
-        // One that has ended answers no more.
-        let lives = |worker: usize| served.pulses.get(worker).is_none_or(|p| p.is_alive());
-        let is_awaited = |(worker, account): (usize, &Account)| account.is_silent && lives(worker);
+        let is_awaited =
+            |(worker, account): (usize, &Account)| account.is_silent() && served.has(worker);
         let deadline = tokio::time::Instant::now() + ANSWER;
         while accounts.iter().enumerate().any(is_awaited) {
             // `reply` lives, so that the channel cannot close.
@@ -215,15 +233,20 @@ impl Desk {
     }
 
     /// Connections from `from` on, at most `most`, as far as the time of a walk goes.
+    ///
+    /// # Errors
+    /// Others were before, more than one, and have not come to their end in the time of one.
     pub(super) async fn list(
         &self,
         served: &Served,
         filter: &Filter,
         from: Cursor,
         most: usize,
-    ) -> Listing {
+    ) -> Result<Listing, Busy> {
         let accounts = self.accounts(served).await;
-        let _alone = self.walk.lock().await;
+        // As long as another one takes.
+        let alone = timeout(WALK + ANSWER, self.walk.lock()).await;
+        let _alone = alone.map_err(|_| Busy)?;
         let began = Instant::now();
         let mut listing = Listing::default();
         let mut at = from;
@@ -234,9 +257,7 @@ impl Desk {
                 listing.next = Some(at);
                 break;
             }
-            let is_silent = accounts
-                .get(worker)
-                .is_some_and(|account| account.is_silent);
+            let is_silent = accounts.get(worker).is_some_and(Account::is_silent);
             let page = match is_silent {
                 true => Err(Silent(worker)),
                 false => look(served, at, SLOTS_PER_TURN, left, filter).await,
@@ -264,15 +285,14 @@ impl Desk {
                 },
             };
         }
-        listing
+        Ok(listing)
     }
 
     /// The connection, where it is still there.
     pub(super) async fn inspect(&self, served: &Served, id: Id) -> Result<Option<Named>, Silent> {
-        if id.worker >= served.cores.len() {
+        if !served.has(id.worker) {
             return Ok(None);
         }
-        let _alone = self.walk.lock().await;
         let at = Cursor {
             worker: id.worker,
             place: id.place,
@@ -287,7 +307,7 @@ impl Desk {
 
     /// Closes the connection; false where it has gone already.
     pub(super) async fn close(&self, served: &Served, id: Id) -> Result<bool, Silent> {
-        if id.worker >= served.cores.len() {
+        if !served.has(id.worker) {
             return Ok(false);
         }
         let (reply, mut answer) = unbounded_channel();
@@ -297,15 +317,20 @@ impl Desk {
             reply,
         });
         served.publisher.mailbox(id.worker).post(close);
-        let answer = tokio::time::timeout(ANSWER, answer.recv()).await;
-        answer.ok().flatten().ok_or(Silent(id.worker))
+        match timeout(ANSWER, answer.recv()).await.ok().flatten() {
+            Some(is_closed) => Ok(is_closed),
+            None if served.has(id.worker) => Err(Silent(id.worker)),
+            // It has ended meanwhile, and all its connections with it.
+            None => Ok(false),
+        }
     }
 }
 
 fn note(accounts: &mut [Account], report: Report) {
-    if let Some(account) = accounts.get_mut(report.worker) {
-        account.is_silent = false;
-        account.report = Some((Arc::new(report), Instant::now()));
+    if let Some(account) = accounts.get_mut(report.worker)
+        && let Some(asked) = account.asked.take()
+    {
+        account.report = Some((Arc::new(report), asked));
     }
 }
 
@@ -325,7 +350,7 @@ async fn look(
         reply,
     });
     served.publisher.mailbox(from.worker).post(look);
-    let page = tokio::time::timeout(ANSWER, page.recv()).await;
+    let page = timeout(ANSWER, page.recv()).await;
     page.ok().flatten().ok_or(Silent(from.worker))
 }
 
@@ -420,10 +445,37 @@ impl Serialize for Cursor {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::stats::Stats;
     use proptest::prelude::*;
+
+    /// A server of `workers` that answer only where the test does.
+    pub(in super::super) fn served(workers: usize) -> Served {
+        Served {
+            engine: "epoll",
+            protocol: crate::config::Protocol::Echo,
+            listen: String::new(),
+            cores: vec![0; workers],
+            started: Instant::now(),
+            started_at: SystemTime::now(),
+            publisher: Publisher::new(workers).unwrap(),
+            admission: Arc::new(Admission::new(Default::default())),
+            gate: Arc::new(true.into()),
+            is_draining: Arc::default(),
+            pulses: Vec::new(),
+        }
+    }
+
+    pub(in super::super) fn report(worker: usize, held: u32) -> Report {
+        Report {
+            worker,
+            stats: Stats::new(),
+            held,
+            waiting_bytes: 0,
+            tables: Vec::new(),
+        }
+    }
 
     proptest! {
         #[test]
@@ -459,23 +511,11 @@ mod tests {
     }
 
     async fn silence() {
-        let served = Served {
-            engine: "epoll",
-            protocol: crate::config::Protocol::Echo,
-            listen: String::new(),
-            cores: vec![0, 0],
-            started: Instant::now(),
-            started_at: SystemTime::now(),
-            publisher: Publisher::new(2).unwrap(),
-            admission: Arc::new(Admission::new(Default::default())),
-            gate: Arc::new(true.into()),
-            is_draining: Arc::default(),
-            pulses: Vec::new(),
-        };
+        let mut served = served(2);
         let desk = Desk::new();
         for _ in 0..2 {
             let accounts = desk.accounts(&served).await;
-            assert!(accounts.iter().all(|a| a.is_silent && a.report.is_none()));
+            assert!(accounts.iter().all(|a| a.is_silent() && a.report.is_none()));
             std::thread::sleep(FRESH);
         }
         let asked = || served.publisher.mailbox(1).take();
@@ -483,29 +523,39 @@ mod tests {
         let (Some(Command::Report(reply)), 0) = (questions.pop(), questions.len()) else {
             panic!("one question");
         };
-        let late = Report {
-            worker: 1,
-            stats: Stats::new(),
-            held: 7,
-            waiting_bytes: 0,
-            tables: Vec::new(),
-        };
-        reply.send(late).unwrap();
+        reply.send(report(1, 7)).unwrap();
         let accounts = desk.accounts(&served).await;
-        assert_eq!(accounts[1].report.as_ref().unwrap().0.held, 7);
+        let (report, at) = accounts[1].report.as_ref().unwrap();
+        assert_eq!(report.held, 7);
+        assert!(at.elapsed() > 2 * ANSWER, "as old as its question");
         assert!(
-            accounts[1].is_silent && asked().len() == 1,
+            accounts[1].is_silent() && asked().len() == 1,
             "a late answer is not for the next question"
         );
         let page = desk
             .list(&served, &Filter::default(), Cursor::default(), 10)
             .await;
-        assert_eq!(page.silent_workers, [0, 1]);
+        assert_eq!(page.unwrap().silent_workers, [0, 1]);
         assert!(served.publisher.mailbox(1).take().is_empty());
-        assert!(
-            desk.close(&served, "7-0-0-0".parse().unwrap())
-                .await
-                .is_ok_and(|done| !done)
-        );
+
+        // During a walk that does not end, others have an answer, and single connections are asked about all the same.
+        let alone = desk.walk.lock().await;
+        let began = Instant::now();
+        let page = desk
+            .list(&served, &Filter::default(), Cursor::default(), 10)
+            .await;
+        assert!(page.is_err() && began.elapsed() < crate::admin::PATIENCE);
+        let id: Id = "1-0-0-0".parse().unwrap();
+        assert!(desk.inspect(&served, id).await.is_err() && asked().len() == 1);
+        drop(alone);
+
+        assert!(desk.close(&served, id).await.is_err() && asked().len() == 1);
+        // Those of a worker that has ended, and of one that never was, are gone: nobody closes them later.
+        served.pulses = vec![Arc::default(); 2];
+        for gone in ["1-0-0-0", "7-0-0-0"].map(|id| id.parse().unwrap()) {
+            assert!(!desk.close(&served, gone).await.unwrap());
+            assert!(desk.inspect(&served, gone).await.unwrap().is_none());
+        }
+        assert!(served.publisher.mailbox(1).take().is_empty());
     }
 }

@@ -1,7 +1,9 @@
 //! Requests in, answers out: the paths of the admin side.
 //!
-//! Reads are GET. What changes something is POST, and asks for two things that a page of another site cannot have a
-//! browser send: the header `x-throng`, and a host that is an address or `localhost` (a name can be made to mean this host).
+//! Reads are GET, what changes something is POST. A page of another site may have its visitor's browser ask here. So a POST
+//! must have the header `x-throng`, which such a page cannot add; and where peers, or the server itself, are shown, the host
+//! must be an address or `localhost`: the page's own name can be made to mean this host, and the browser would then let it
+//! read the answer.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -9,16 +11,17 @@ use std::time::Duration;
 use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, HeaderMap, HeaderValue,
+    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, HeaderMap, HeaderValue,
     X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::http::request::Parts;
+use hyper::http::uri::Authority;
 use hyper::{Method, Response, StatusCode};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::desk::{Cursor, Desk, Id, Phase, Served, Silent};
+use super::desk::{Account, Busy, Cursor, Desk, Id, Phase, Served, Silent};
 use super::{metrics, status};
 use crate::inquiry::{Filter, State};
 
@@ -32,26 +35,40 @@ type Answer = Response<Full<Bytes>>;
 
 pub(super) async fn answer(desk: &Desk, head: &Parts) -> Answer {
     let path = head.uri.path();
-    let is_post = path.starts_with("/connections/") && path.ends_with("/close");
-    let is_read = matches!(head.method, Method::GET | Method::HEAD);
-    if is_post != (head.method == Method::POST) || !(is_post || is_read) {
-        let wanted = if is_post { "POST" } else { "GET" };
-        return refuse(StatusCode::METHOD_NOT_ALLOWED, &format!("use {wanted}"));
+    let one = path.strip_prefix("/connections/");
+    let closed = one.and_then(|rest| rest.strip_suffix("/close"));
+    let is_post = closed.is_some();
+    let (is_allowed, allowed) = match is_post {
+        true => (head.method == Method::POST, "POST"),
+        false => (
+            matches!(head.method, Method::GET | Method::HEAD),
+            "GET, HEAD",
+        ),
+    };
+    if !is_allowed {
+        let why = format!("use {allowed}");
+        let mut answer = refuse(StatusCode::METHOD_NOT_ALLOWED, &why);
+        let headers = answer.headers_mut();
+        headers.insert(ALLOW, HeaderValue::from_static(allowed));
+        return answer;
     }
-    match path {
-        "/" => {
-            return text(
-                StatusCode::OK,
-                "text/html; charset=utf-8",
-                include_str!("page.html"),
-            );
-        }
-        "/healthz" | "/readyz" | "/metrics" | "/status" | "/connections" => {}
-        _ if path.starts_with("/connections/") => {}
+    let is_for_anybody = match path {
+        // Counts alone; and a scraper or a probe may know this host by a name.
+        "/healthz" | "/readyz" | "/metrics" => true,
+        "/" | "/status" | "/connections" => false,
+        _ if one.is_some() => false,
         _ => {
             let all = "there are /metrics, /healthz, /readyz, /status, /connections, /connections/ID, and POST /connections/ID/close";
             return refuse(StatusCode::NOT_FOUND, all);
         }
+    };
+    if !is_for_anybody && !is_addressed(&head.headers) {
+        let why = "the host must be an address or localhost: a name may be that of a page of another site";
+        return refuse(StatusCode::FORBIDDEN, why);
+    }
+    if path == "/" {
+        let page = include_str!("page.html");
+        return text(StatusCode::OK, "text/html; charset=utf-8", page);
     }
     let Some(served) = desk.served() else {
         // It lives, and does nothing else yet.
@@ -76,14 +93,17 @@ pub(super) async fn answer(desk: &Desk, head: &Parts) -> Answer {
             as_json(StatusCode::OK, &status::Status::new(served, &accounts))
         }
         "/connections" => list(desk, served, head.uri.query().unwrap_or("")).await,
-        _ => one(desk, served, head, path, is_post).await,
+        _ => {
+            let id = closed.or(one).unwrap_or("");
+            connection(desk, served, head, id, is_post).await
+        }
     }
 }
 
 /// Whether all workers do their work.
 async fn health(desk: &Desk, served: &Served) -> Answer {
     let accounts = desk.accounts(served).await;
-    let silent = accounts.iter().position(|account| account.is_silent);
+    let silent = accounts.iter().position(Account::is_silent);
     match silent {
         // Those that drain end one by one.
         Some(worker) if served.phase() != Phase::Draining => {
@@ -139,17 +159,26 @@ async fn list(desk: &Desk, served: &Served, query: &str) -> Answer {
         format!("{error}; what can be asked is state (open, sending, finishing, closing), source, idle, limit and cursor")
     });
     match read.and_then(Query::read) {
-        Ok((filter, cursor, limit)) => as_json(
-            StatusCode::OK,
-            &desk.list(served, &filter, cursor, limit).await,
-        ),
+        Ok((_, cursor, _)) if cursor.worker >= served.cores.len() => {
+            let why = format!(
+                "cursor: there is no worker {}; give what the last page says is `next`",
+                cursor.worker
+            );
+            refuse(StatusCode::BAD_REQUEST, &why)
+        }
+        Ok((filter, cursor, limit)) => match desk.list(served, &filter, cursor, limit).await {
+            Ok(listing) => as_json(StatusCode::OK, &listing),
+            Err(Busy) => {
+                let why = "others look through the connections: ask again in a second";
+                refuse(StatusCode::SERVICE_UNAVAILABLE, why)
+            }
+        },
         Err(why) => refuse(StatusCode::BAD_REQUEST, &why),
     }
 }
 
-async fn one(desk: &Desk, served: &Served, head: &Parts, path: &str, is_post: bool) -> Answer {
-    let id = path.trim_start_matches("/connections/");
-    let id: Id = match id.trim_end_matches("/close").parse() {
+async fn connection(desk: &Desk, served: &Served, head: &Parts, id: &str, is_post: bool) -> Answer {
+    let id: Id = match id.parse() {
         Ok(id) => id,
         Err(why) => return refuse(StatusCode::BAD_REQUEST, &why),
     };
@@ -164,9 +193,9 @@ async fn one(desk: &Desk, served: &Served, head: &Parts, path: &str, is_post: bo
             Err(silent) => refuse(StatusCode::GATEWAY_TIMEOUT, &silent.to_string()),
         };
     }
-    if !may_post(&head.headers) {
+    if !head.headers.contains_key(HEADER) {
         let why = format!(
-            "a POST needs the header {HEADER}, and a host that is an address or localhost: it may come from a page of another site"
+            "a POST needs the header {HEADER}: without, it may come from a page of another site"
         );
         return refuse(StatusCode::FORBIDDEN, &why);
     }
@@ -180,15 +209,15 @@ async fn one(desk: &Desk, served: &Served, head: &Parts, path: &str, is_post: bo
     }
 }
 
-fn may_post(headers: &HeaderMap) -> bool {
-    let host = headers.get(HOST).and_then(|host| host.to_str().ok());
-    let host = host.unwrap_or("");
-    let name = host.rsplit_once(':').map_or(host, |(name, port)| {
-        // The colons of an IPv6 address without a port are not before one.
-        if port.ends_with(']') { host } else { name }
-    });
-    let name = name.trim_start_matches('[').trim_end_matches(']');
-    headers.contains_key(HEADER) && (name == "localhost" || name.parse::<IpAddr>().is_ok())
+/// Whether the host is an address or `localhost`.
+fn is_addressed(headers: &HeaderMap) -> bool {
+    let host = headers.get(HOST).map(HeaderValue::as_bytes);
+    let Some(Ok(host)) = host.map(Authority::try_from) else {
+        return false;
+    };
+    let name = host.host();
+    let bare = name.strip_prefix('[').and_then(|n| n.strip_suffix(']'));
+    name == "localhost" || bare.unwrap_or(name).parse::<IpAddr>().is_ok()
 }
 
 fn plain(status: StatusCode, said: &str) -> Answer {
@@ -277,14 +306,10 @@ mod tests {
     }
 
     #[test]
-    fn a_post_of_another_site_is_known() {
-        let may = |host: &'static str, has_header: bool| {
-            let mut headers = HeaderMap::new();
-            headers.insert(HOST, HeaderValue::from_static(host));
-            if has_header {
-                headers.insert(HEADER, HeaderValue::from_static("1"));
-            }
-            may_post(&headers)
+    fn the_name_of_another_site_is_known() {
+        let is_own = |host: &'static str| {
+            let headers = [(HOST, HeaderValue::from_static(host))];
+            is_addressed(&headers.into_iter().collect())
         };
         for own in [
             "127.0.0.1:7070",
@@ -293,8 +318,16 @@ mod tests {
             "[::1]:7070",
             "[::1]",
         ] {
-            assert!(may(own, true) && !may(own, false), "{own}");
+            assert!(is_own(own), "{own}");
         }
-        assert!(!may("evil.example:7070", true) && !may("", true));
+        for other in [
+            "evil.example:7070",
+            "evil.example",
+            "localhost.evil.example",
+            "",
+        ] {
+            assert!(!is_own(other), "{other}");
+        }
+        assert!(!is_addressed(&HeaderMap::new()));
     }
 }

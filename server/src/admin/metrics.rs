@@ -192,7 +192,8 @@ impl Collector for Sheet {
             ConstGauge::new(bytes as f64).encode(metric)?;
         }
         let up = self.accounts.iter().enumerate();
-        let up = up.map(|(worker, account)| (worker_label(worker), u64::from(!account.is_silent)));
+        let up =
+            up.map(|(worker, account)| (worker_label(worker), u64::from(!account.is_silent())));
         family(
             to,
             MetricType::Gauge,
@@ -319,16 +320,18 @@ fn label(of: &impl Serialize) -> String {
     name.unwrap_or_default().to_owned()
 }
 
-/// The sum in seconds, and how many are in each bucket; the last is for whatever is later.
+/// The sum in seconds, and how many are in each bucket; the last is for whatever is later. A step of `late_us` is a hundredth
+/// wide, and counts as a whole: by its start, so that nobody is in a later bucket than it was.
 fn buckets(late_us: &Histogram<u64>) -> (f64, Vec<(f64, u64)>) {
     let bounds = LATENESS_US.map(|bound| (bound as f64 / 1e6, 0));
     let mut buckets: Vec<(f64, u64)> = bounds.into_iter().chain([(f64::MAX, 0)]).collect();
     let mut sum_us = 0;
     for step in late_us.iter_recorded() {
         let value = step.value_iterated_to();
-        let at = LATENESS_US.partition_point(|bound| *bound < value);
+        let least = late_us.lowest_equivalent(value);
+        let at = LATENESS_US.partition_point(|bound| *bound < least);
         buckets[at].1 += step.count_at_value();
-        sum_us += value * step.count_at_value();
+        sum_us += late_us.median_equivalent(value) * step.count_at_value();
     }
     (sum_us as f64 / 1e6, buckets)
 }
@@ -362,11 +365,11 @@ mod tests {
         };
         let answered = Account {
             report: Some((Arc::new(report), Instant::now())),
-            is_silent: false,
+            asked: None,
         };
         let silent = Account {
             report: None,
-            is_silent: true,
+            asked: Some(Instant::now()),
         };
         Sheet {
             engine: "uring",
@@ -421,5 +424,16 @@ mod tests {
         assert_eq!((counts[0], counts[1], counts[14]), (1, 1, 1));
         assert_eq!(counts.iter().sum::<u64>(), 3);
         assert!((sum - 20.001).abs() < 0.2, "{sum}");
+    }
+
+    #[test]
+    fn who_is_late_by_a_bound_is_in_its_bucket() {
+        let mut stats = Stats::new();
+        for late_us in LATENESS_US {
+            stats.count_heartbeat(late_us * 1000);
+        }
+        let (_, buckets) = buckets(&stats.heartbeat_lateness_us);
+        let counts: Vec<u64> = buckets.iter().map(|(_, count)| *count).collect();
+        assert_eq!(counts, [&[1; LATENESS_US.len()][..], &[0]].concat());
     }
 }

@@ -25,7 +25,7 @@ use hyper::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::runtime::{Builder, Runtime};
@@ -40,6 +40,9 @@ pub(crate) use http::HEADER;
 
 /// Connections served at a time; others wait in the queue.
 const MAX_CONNECTIONS: usize = 16;
+/// From a connection to the end of its request's head: less than a liveness probe waits where all places are taken by those
+/// who say nothing.
+const HEAD: Duration = Duration::from_millis(500);
 /// From a connection to its end: one request. Longer than any answer takes.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// After an accept that failed for lack of files or memory.
@@ -200,6 +203,11 @@ async fn answer(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, de
         async move { Ok::<_, Infallible>(http::answer(&desk, &head).await) }
     });
     let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD)
+        // Whoever has said all may say so. Nor is a question dropped whose asker has gone: that would be a way to have the
+        // workers asked again at once.
+        .half_close(true)
         // Whoever asks every second makes a connection a second; in return nobody keeps a place.
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service);
@@ -241,5 +249,55 @@ impl Listener {
                 .poll_accept(cx)
                 .map_ok(|(stream, _)| Stream::Unix(stream)),
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+    use crate::worker::Command;
+    use desk::tests::{report, served};
+
+    #[test]
+    fn what_one_asked_who_has_gone_is_answered_to_its_end() {
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(gone());
+    }
+
+    async fn gone() {
+        let desk = Arc::new(Desk::new());
+        desk.attach(served(1));
+        let served = desk.served().unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        client.write_all(b"GET /healthz HTTP/1.0\r\n\r\n").unwrap();
+        let (stream, _) = listener.accept().unwrap();
+        stream.set_nonblocking(true).unwrap();
+        let stream = TcpStream::from_std(stream).unwrap();
+        let connection = tokio::spawn(answer(stream, Arc::clone(&desk)));
+        let question = loop {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            if let Some(question) = served.publisher.mailbox(0).take().pop() {
+                break question;
+            }
+        };
+        // A reset.
+        socket2::SockRef::from(&client)
+            .set_linger(Some(Duration::ZERO))
+            .unwrap();
+        drop(client);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert!(!connection.is_finished(), "its question goes on");
+        let Command::Report(reply) = question else {
+            panic!("a question for a report");
+        };
+        reply.send(report(0, 7)).unwrap();
+        connection.await.unwrap();
+        let accounts = desk.accounts(served).await;
+        assert_eq!(accounts[0].report.as_ref().unwrap().0.held, 7);
+        assert!(served.publisher.mailbox(0).take().is_empty(), "asked once");
     }
 }

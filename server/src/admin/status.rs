@@ -34,7 +34,7 @@ struct WorkerStatus<'a> {
     core: usize,
     /// False where it has not answered in time: what follows is what it said last.
     answers: bool,
-    /// How old that is.
+    /// How old that is at most: since it was asked for.
     age_ms: Option<u64>,
     /// What its thread is seen to do, where it does not answer.
     doing: Option<String>,
@@ -74,11 +74,11 @@ impl<'a> Status<'a> {
 impl<'a> WorkerStatus<'a> {
     fn new(served: &Served, worker: usize, core: usize, account: &'a Account) -> WorkerStatus<'a> {
         let report = account.report.as_ref().map(|(report, _)| &**report);
-        let pulse = served.pulses.get(worker).filter(|_| account.is_silent);
+        let pulse = served.pulses.get(worker).filter(|_| account.is_silent());
         WorkerStatus {
             worker,
             core,
-            answers: !account.is_silent,
+            answers: !account.is_silent(),
             age_ms: account
                 .report
                 .as_ref()

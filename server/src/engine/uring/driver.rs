@@ -19,7 +19,7 @@ use crate::engine::uring::acceptor::{Accepted, Acceptor, Step};
 use crate::engine::uring::machine::{Event, Machine, Turn};
 use crate::engine::uring::rings::Rings;
 use crate::engine::{Engine, EngineError, HEARTBEATS_PER_TURN, IDLE, PUBLISHED_PER_TURN};
-use crate::inquiry::{Close, Place, Report, Shelves, TableUse, View};
+use crate::inquiry::{Close, Place, Report, Shelves, State, TableUse, View};
 use crate::schedule::{Heartbeats, Published, STEP_NS};
 use crate::stats::{CloseReason, Stats};
 use crate::timeouts::{Sweep, Tick};
@@ -579,9 +579,9 @@ impl<S: Session, F: Fn() -> S, R: Rings, C: Fn() -> u64> Shelves for Driver<S, F
         Some(view)
     }
 
-    /// A direct descriptor cannot be asked; an ordinary one is its slot.
+    /// A direct descriptor cannot be asked; an ordinary one is its slot, until it is closed: it may be somebody else's then.
     fn ask_kernel(&self, view: &mut View) {
-        if self.worker.descriptors == Descriptors::Ordinary {
+        if self.worker.descriptors == Descriptors::Ordinary && view.state != State::Closing {
             view.peer = peer_of(view.place.slot as RawFd);
         }
     }
