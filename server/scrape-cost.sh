@@ -12,8 +12,8 @@ throng-server --listen 127.0.0.1:0 --cores 0 --heartbeat 0 --admin "$scratch/adm
 server=$!
 for _ in $(seq 100); do grep -q 127.0.0.1: "$scratch/server" && break || sleep 0.1; done
 address=$(grep -o '127\.0\.0\.1:[0-9]*' "$scratch/server" | head -1)
-load() { throng-client "$address" --cores 1 --heartbeat 0 --source 127.1.0.0/16 "$@"; }
-load --connections "$idle" --hold 1days >/dev/null &
+load() { throng-client "$address" --cores 1 --heartbeat 0 "$@" >"$scratch/said" 2>&1; }
+load --source 127.1.0.0/16 --connections "$idle" --hold 1days &
 until throng-server ctl --admin "$scratch/admin" --json status | grep -q "\"held\": $idle,"; do sleep 0.2; done
 
 ticks() { awk '{print $14 + $15}' "/proc/$server/stat"; }
@@ -23,7 +23,7 @@ for round in $(seq "$rounds"); do
     for how in $(shuf -e without with); do
         if [ "$how" = with ]; then scrape >>"$scratch/scrapes" & scraper=$!; fi
         before=$(ticks)
-        load --source 127.2.0.0/16 --connections 500 --active 500 --hold 5s --json "$scratch/client" >/dev/null
+        load --source 127.2.0.0/16 --connections 500 --active 500 --hold 5s --json "$scratch/client"
         after=$(ticks)
         [ "$how" = without ] || { kill "$scraper"; wait "$scraper" 2>/dev/null || true; }
         messages=$(grep -m1 -o '"completed": [0-9]*' "$scratch/client" | grep -o '[0-9]*$')
