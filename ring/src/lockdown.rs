@@ -98,7 +98,7 @@ mod tests {
                 libc::EACCES,
             ),
             (Operation::Shutdown { slot, generation }, libc::EACCES),
-            (Operation::Install { slot, generation }, libc::EACCES),
+            (Operation::FdInstall { slot, generation }, libc::EACCES),
             // Allowed; there is nothing in the slot.
             (Operation::Recv { slot, generation }, libc::EBADF),
         ] {
@@ -111,7 +111,7 @@ mod tests {
                         target: 0,
                     },
                     Operation::Shutdown { .. } => Operation::Shutdown { slot, generation },
-                    Operation::Install { .. } => Operation::Install { slot, generation },
+                    Operation::FdInstall { .. } => Operation::FdInstall { slot, generation },
                     _ => Operation::Recv { slot, generation },
                 };
                 group.push(ring, operation).unwrap();
@@ -143,9 +143,9 @@ mod tests {
         group.install(0, 0, &[socket.into()]).unwrap();
         let (slot, generation) = (0, 7);
         for operation in [
-            Operation::Install { slot, generation },
+            Operation::FdInstall { slot, generation },
             Operation::Close { slot, generation },
-            Operation::Install { slot, generation },
+            Operation::FdInstall { slot, generation },
         ] {
             group.push(0, operation).unwrap();
         }

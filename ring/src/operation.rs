@@ -93,7 +93,7 @@ pub enum Operation {
     /// Make an ordinary file descriptor, closed on exec, of the direct one in `slot`, to ask the kernel what it tells of no
     /// direct one; where [`Group::installs`](crate::Group::installs). Always completes, when it is submitted, with the
     /// descriptor, or -EMFILE and the like. The descriptor is the user's to close, and keeps the connection open until then.
-    Install {
+    FdInstall {
         /// The connection.
         slot: u32,
         /// Its generation.

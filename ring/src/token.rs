@@ -43,7 +43,7 @@ pub enum Op {
     /// The end of sending.
     Shutdown = 13,
     /// An ordinary file descriptor of a direct one: the result is that, open.
-    Install = 14,
+    FdInstall = 14,
 }
 
 impl Op {
@@ -61,7 +61,7 @@ impl Op {
         Op::Wake,
         Op::Discard,
         Op::Shutdown,
-        Op::Install,
+        Op::FdInstall,
     ];
 }
 

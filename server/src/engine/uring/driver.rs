@@ -280,7 +280,7 @@ impl<S: Session, F: Fn() -> S, R: Rings, C: Fn() -> u64> Driver<S, F, R, C> {
                     self.group.push(0, Operation::Watch { fd, slot: 0 })?;
                 }
             }
-            Op::Install => self.installed(&completion),
+            Op::FdInstall => self.installed(&completion),
             Op::Close => {
                 warn!(
                     errno = -completion.result,
@@ -535,7 +535,7 @@ impl<S: Session, F: Fn() -> S, R: Rings, C: Fn() -> u64> Driver<S, F, R, C> {
         while self.peers.is_asking() {
             self.group.drain(&mut completions);
             for completion in completions.drain(..) {
-                if completion.token.op == Op::Install {
+                if completion.token.op == Op::FdInstall {
                     self.installed(&completion);
                 }
             }

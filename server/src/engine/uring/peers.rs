@@ -46,7 +46,7 @@ impl Peers {
     /// Asks for the peers of `glance`; without any it is answered. Gives what each table is to do.
     pub(super) fn ask(&mut self, mut glance: Glance) -> Vec<(usize, Operation)> {
         let installs = glance.views().map(|view| {
-            let install = Operation::Install {
+            let install = Operation::FdInstall {
                 slot: view.place.slot,
                 // As the machine gave it.
                 generation: view.generation as u16,

@@ -395,7 +395,7 @@ impl Kernel {
     /// What a completion means for what is true, from the moment it is handed out.
     fn tell(&mut self, table: usize, completion: &Completion) {
         let token = completion.token;
-        if token.op == Op::Install && completion.result >= 0 {
+        if token.op == Op::FdInstall && completion.result >= 0 {
             self.installed_known.insert(completion.result);
         }
         let this = &self.tables[table].slots[token.slot as usize];
@@ -479,7 +479,7 @@ fn named_slot(operation: &Operation) -> Option<(u32, u16)> {
             slot, generation, ..
         }
         | Operation::Discard { slot, generation }
-        | Operation::Install { slot, generation }
+        | Operation::FdInstall { slot, generation }
         | Operation::Close { slot, generation } => Some((*slot, *generation)),
         Operation::Cancel { token } => Some((token.slot, token.generation)),
         _ => None,

@@ -114,7 +114,7 @@ impl Kernel {
                     self.ready(table, plain(table, token, -libc::EAGAIN));
                 }
             }
-            Operation::Install { slot, generation } => {
+            Operation::FdInstall { slot, generation } => {
                 let peer = self.peer_of(table, slot, generation);
                 if !self.plan.installs {
                     self.fail(Some(peer), "a descriptor of a kernel that makes none");
@@ -129,7 +129,7 @@ impl Kernel {
                         self.last_installed
                     }
                 };
-                let token = Token::new(Op::Install, slot, generation);
+                let token = Token::new(Op::FdInstall, slot, generation);
                 self.ready(table, plain(table, token, result));
             }
             Operation::Close { slot, generation } => self.close(table, slot, generation),
