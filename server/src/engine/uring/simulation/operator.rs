@@ -41,7 +41,8 @@ impl Kernel {
         self.check_answers();
         if self.lot(self.plan.inquiries) {
             match self.random.random_range(0..2) {
-                0 => self.look_around(),
+                // Two may look at the same moment.
+                0 => (0..self.random.random_range(1..=2)).for_each(|_| self.look_around()),
                 _ => self.close_one(),
             }
         }
