@@ -229,6 +229,12 @@ impl Group {
             .find_map(|ring| ring.unrestricted.as_ref())
     }
 
+    /// Whether [`Operation::FdInstall`] may be asked for: of direct descriptors, from Linux 6.8 on, and where it is of use.
+    pub fn installs(&self) -> bool {
+        self.config.descriptors == Descriptors::Direct
+            && self.rings.iter().all(|ring| ring.installs)
+    }
+
     /// Rings so far.
     pub fn rings(&self) -> usize {
         self.rings.len()
@@ -373,6 +379,10 @@ impl Group {
                 )
                 .build()),
                 Token::new(Op::Shutdown, slot, generation),
+            ),
+            Operation::FdInstall { slot, generation } => named(
+                opcode::FixedFdInstall::new(Fixed(slot), 0).build(),
+                Token::new(Op::FdInstall, slot, generation),
             ),
             Operation::Close { slot, generation } => named(
                 on_socket!(self, slot, |socket| opcode::Close::new(socket).build()),

@@ -8,7 +8,7 @@
 use std::io;
 
 use io_uring::register::Restriction;
-use io_uring::{IoUring, opcode, squeue};
+use io_uring::{IoUring, Probe, opcode, squeue};
 
 /// What the rings of a group are for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -18,6 +18,8 @@ pub enum Uses {
     All,
     /// Connections that are accepted.
     Accept,
+    /// Connections that are accepted, and that the kernel is asked about by ordinary descriptors.
+    Inspect,
     /// Connections that are made.
     Connect,
 }
@@ -25,8 +27,17 @@ pub enum Uses {
 /// IORING_REGISTER_FILES_UPDATE, as the kernel's headers have it.
 const REGISTER_FILES_UPDATE: u8 = 6;
 
-/// Restricts a ring that was created disabled to what `uses` needs.
-pub(crate) fn restrict(io: &IoUring, uses: Uses) -> io::Result<()> {
+/// Whether `uses` needs ordinary descriptors of direct ones, and the kernel makes them (Linux 6.8). Restrictions that name an
+/// operation which the kernel does not know are refused as a whole.
+pub(crate) fn installs(io: &IoUring, uses: Uses) -> bool {
+    let mut probe = Probe::new();
+    matches!(uses, Uses::All | Uses::Inspect)
+        && io.submitter().register_probe(&mut probe).is_ok()
+        && probe.is_supported(opcode::FixedFdInstall::CODE)
+}
+
+/// Restricts a ring that was created disabled to what `uses` needs, with ordinary descriptors of direct ones or without.
+pub(crate) fn restrict(io: &IoUring, uses: Uses, installs: bool) -> io::Result<()> {
     let flags = squeue::Flags::FIXED_FILE | squeue::Flags::SKIP_SUCCESS;
     let mut allowed = vec![
         Restriction::sqe_flags_allowed(flags.bits()),
@@ -39,7 +50,10 @@ pub(crate) fn restrict(io: &IoUring, uses: Uses) -> io::Result<()> {
     if uses != Uses::Connect {
         allowed.push(Restriction::sqe_op(opcode::Accept::CODE));
     }
-    if uses != Uses::Accept {
+    if installs {
+        allowed.push(Restriction::sqe_op(opcode::FixedFdInstall::CODE));
+    }
+    if matches!(uses, Uses::All | Uses::Connect) {
         allowed.extend([
             Restriction::sqe_op(opcode::Connect::CODE),
             Restriction::sqe_op(opcode::Shutdown::CODE),
@@ -84,6 +98,7 @@ mod tests {
                 libc::EACCES,
             ),
             (Operation::Shutdown { slot, generation }, libc::EACCES),
+            (Operation::FdInstall { slot, generation }, libc::EACCES),
             // Allowed; there is nothing in the slot.
             (Operation::Recv { slot, generation }, libc::EBADF),
         ] {
@@ -96,6 +111,7 @@ mod tests {
                         target: 0,
                     },
                     Operation::Shutdown { .. } => Operation::Shutdown { slot, generation },
+                    Operation::FdInstall { .. } => Operation::FdInstall { slot, generation },
                     _ => Operation::Recv { slot, generation },
                 };
                 group.push(ring, operation).unwrap();
@@ -112,5 +128,40 @@ mod tests {
                 assert_eq!(completions[0].result, -errno, "{text}");
             }
         }
+    }
+
+    #[test]
+    fn an_ordinary_descriptor_is_made_of_a_direct_one_and_outlives_it() {
+        if let Err(why) = probe() {
+            return eprintln!("SKIPPED: {why}");
+        }
+        let mut group = Group::new(Config::default()).unwrap();
+        if !group.installs() {
+            return eprintln!("SKIPPED: this kernel is older than Linux 6.8");
+        }
+        let (socket, mut peer) = std::os::unix::net::UnixStream::pair().unwrap();
+        group.install(0, 0, &[socket.into()]).unwrap();
+        let (slot, generation) = (0, 7);
+        for operation in [
+            Operation::FdInstall { slot, generation },
+            Operation::Close { slot, generation },
+            Operation::FdInstall { slot, generation },
+        ] {
+            group.push(0, operation).unwrap();
+        }
+        // Done in this order when they are submitted: whoever is closed after the question is asked is the one asked about.
+        group.submit_and_wait(Duration::ZERO).unwrap();
+        let mut completions = Vec::new();
+        group.drain(&mut completions);
+        let results: Vec<_> = completions.iter().map(|c| c.result).collect();
+        assert!(
+            matches!(results[..], [fd, e] if fd >= 0 && e == -libc::EBADF),
+            "{results:?}"
+        );
+        peer.set_nonblocking(true).unwrap();
+        let mut read = || std::io::Read::read(&mut peer, &mut [0]);
+        assert!(read().is_err(), "it is open as long as the descriptor is");
+        nix::unistd::close(results[0]).unwrap();
+        assert_eq!(read().unwrap(), 0);
     }
 }

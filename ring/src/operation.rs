@@ -90,6 +90,15 @@ pub enum Operation {
         /// Its generation.
         generation: u16,
     },
+    /// Make an ordinary file descriptor, closed on exec, of the direct one in `slot`, to ask the kernel what it tells of no
+    /// direct one; where [`Group::installs`](crate::Group::installs). Always completes, when it is submitted, with the
+    /// descriptor, or -EMFILE and the like. The descriptor is the user's to close, and keeps the connection open until then.
+    FdInstall {
+        /// The connection.
+        slot: u32,
+        /// Its generation.
+        generation: u16,
+    },
     /// Close the socket in `slot`, which is free from the moment this is submitted. Nothing else may
     /// be in flight on it. Completes only when it failed.
     Close {

@@ -11,7 +11,7 @@ use io_uring::types::Timespec;
 use io_uring::{EnterFlags, IoUring, squeue};
 use nix::libc;
 
-use crate::lockdown::{Uses, restrict};
+use crate::lockdown::{Uses, installs, restrict};
 use crate::probe::{Unavailable, why};
 
 /// What makes a ring the first of its group or one of the others.
@@ -45,6 +45,8 @@ pub(crate) struct Ring {
     pub(crate) counters: Counters,
     /// Why it may be asked for anything, where it may.
     pub(crate) unrestricted: Option<io::Error>,
+    /// Whether it makes ordinary descriptors of direct ones.
+    pub(crate) installs: bool,
 }
 
 /// What `struct io_uring_getevents_arg` is in the kernel's headers. `min_wait_usec` (padding before Linux 6.12) is always
@@ -90,7 +92,8 @@ impl Ring {
                 true
             }
         };
-        let unrestricted = restrict(&io, uses).err();
+        let installs = installs(&io, uses);
+        let unrestricted = restrict(&io, uses, installs).err();
         io.submitter()
             .register_enable_rings()
             .map_err(|error| why(error, "rings that are enabled when they are set up"))?;
@@ -101,6 +104,7 @@ impl Ring {
             owed: 0,
             counters: Counters::default(),
             unrestricted,
+            installs,
             io,
         })
     }

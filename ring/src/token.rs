@@ -42,10 +42,12 @@ pub enum Op {
     Discard = 12,
     /// The end of sending.
     Shutdown = 13,
+    /// An ordinary file descriptor of a direct one: the result is that, open.
+    FdInstall = 14,
 }
 
 impl Op {
-    const ALL: [Op; 13] = [
+    const ALL: [Op; 14] = [
         Op::AcceptMulti,
         Op::AcceptOne,
         Op::Poll,
@@ -59,6 +61,7 @@ impl Op {
         Op::Wake,
         Op::Discard,
         Op::Shutdown,
+        Op::FdInstall,
     ];
 }
 

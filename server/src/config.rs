@@ -74,6 +74,8 @@ pub struct Config {
     pub descriptors: Descriptors,
     /// Direct descriptors in each table of a worker: at most RLIMIT_NOFILE, at most 1 << 20.
     pub table_slots: u32,
+    /// Somebody may ask for connections and where they come from: direct descriptors can then be asked by ordinary ones.
+    pub is_inspected: bool,
     /// Sizes of the rings; none for the default.
     pub ring_sizes: RingSizes,
 }
@@ -119,6 +121,7 @@ impl Config {
             manager: None,
             descriptors: Descriptors::Direct,
             table_slots: nofile.min(u64::from(Self::MAX_TABLE_SLOTS)) as u32,
+            is_inspected: false,
             ring_sizes: RingSizes::default(),
         }
     }
@@ -622,7 +625,7 @@ pub fn resolve(args: impl Iterator<Item = OsString>) -> Result<Resolved, UsageEr
     };
     let releases = || matches!(ring::direct_descriptors_release(), Ok(true));
     let (descriptors, leaks) = match (engine, flags.descriptors) {
-        // A direct descriptor has no address that could be asked for before Linux 6.19.
+        // A direct descriptor has no address that could be asked for at once before Linux 6.19.
         (EngineKind::Uring, DescriptorChoice::Direct) if flags.max_per_source.is_some() => {
             return Err(UsageError::NoSource);
         }
@@ -717,6 +720,7 @@ pub fn resolve(args: impl Iterator<Item = OsString>) -> Result<Resolved, UsageEr
             refusal,
             reuse_port: flags.reuse_port,
             table_slots,
+            is_inspected: admin.is_some(),
             ring_sizes,
             backlog: flags.backlog,
             ..config

@@ -90,7 +90,7 @@ struct Wanted {
     /// Those that do this
     #[arg(long, value_enum)]
     state: Option<State>,
-    /// Those from this address or network; direct descriptors cannot say where they come from before Linux 6.19
+    /// Those from this address or network; direct descriptors cannot say where they come from before Linux 6.8
     #[arg(long, value_name = "ADDRESS|NETWORK", value_parser = network)]
     source: Option<IpNet>,
     /// Those that were silent for so long; only a server with --idle-timeout remembers

@@ -3,8 +3,8 @@
 //! A worker's counters and connections are its own. Who asks leaves a command in its mailbox, with a channel for the
 //! answer, and the worker answers in its turn: nothing is shared, and a worker that is not asked pays nothing.
 //!
-//! Invariant: an answer takes a bounded part of a turn. A look passes at most [`SLOTS_PER_TURN`] slots, each connection
-//! that the kernel is asked about counting as [`KERNEL_COST_SLOTS`]; whoever wants more asks again, from where it ended.
+//! Invariant: an answer takes a bounded part of a turn. A look passes at most [`SLOTS_PER_TURN`] slots, and fewer where the
+//! kernel is asked, about at most [`ASKED_PER_TURN`] connections; whoever wants more asks again, from where it ended.
 
 use std::net::SocketAddr;
 
@@ -22,8 +22,8 @@ pub type Reply<T> = UnboundedSender<T>;
 
 /// Slots passed in one look, as many as a sweep passes in a turn.
 pub const SLOTS_PER_TURN: u32 = 8192;
-/// What a connection costs about which the kernel is asked, in slots that are only passed.
-const KERNEL_COST_SLOTS: u32 = 16;
+/// Connections that the kernel is asked about in one look.
+pub(crate) const ASKED_PER_TURN: u32 = 512;
 
 /// What a worker has counted so far, and holds now.
 #[derive(Clone, Debug)]
@@ -87,7 +87,8 @@ pub struct View {
     pub generation: u64,
     /// What it does.
     pub state: State,
-    /// Where it comes from. None where that cannot be asked for: direct descriptors before Linux 6.19.
+    /// Where it comes from. None where that cannot be asked for: direct descriptors before Linux 6.8, or
+    /// without a free file descriptor.
     pub peer: Option<SocketAddr>,
     /// For how long nothing was received, to a 64th of the idle timeout. None without one: nobody remembers.
     pub idle_ms: Option<u64>,
@@ -226,20 +227,52 @@ pub(crate) trait Shelves {
     /// Who is there, as far as the worker itself knows.
     fn view(&self, place: Place) -> Option<View>;
 
-    /// Adds what the kernel knows: the peer, and the generation where the engine keeps none.
+    /// Adds what the kernel knows at once: the peer, and the generation where the engine keeps none.
     fn ask_kernel(&self, view: &mut View);
+
+    /// How many connections the kernel may be asked about in one look.
+    fn asked_per_turn(&self) -> u32 {
+        ASKED_PER_TURN
+    }
+}
+
+/// A look as far as it can be told without the kernel.
+#[derive(Debug)]
+pub(crate) struct Glance {
+    filter: Filter,
+    most: usize,
+    reply: Reply<Page>,
+    /// Nobody is found yet.
+    page: Page,
+    /// Who may be wanted, in the order of their places.
+    candidates: Vec<Candidate>,
+}
+
+#[derive(Debug)]
+struct Candidate {
+    view: View,
+    /// The page's, before it.
+    passed: u32,
+    unknown: u32,
 }
 
 impl Look {
-    /// Looks, and answers.
+    /// Looks, asks, and answers.
     pub(crate) fn answer(self, shelves: &impl Shelves) {
-        let page = self.page(shelves);
-        // Nobody waits any more.
-        let _ = self.reply.send(page);
+        let mut glance = self.glance(shelves);
+        glance.views().for_each(|view| shelves.ask_kernel(view));
+        glance.answer();
     }
 
-    fn page(&self, shelves: &impl Shelves) -> Page {
-        let mut page = Page::default();
+    /// Looks for those that may be wanted.
+    pub(crate) fn glance(self, shelves: &impl Shelves) -> Glance {
+        let (mut page, mut candidates) = (Page::default(), Vec::new());
+        let cost = SLOTS_PER_TURN / shelves.asked_per_turn();
+        // All of them are wanted where nothing is asked of their addresses.
+        let most = match self.filter.source {
+            None => self.most,
+            Some(_) => usize::MAX,
+        };
         let mut at = self.from;
         let mut left = self.slots.min(SLOTS_PER_TURN);
         while let Some(high_water) = shelves.high_water(at.table) {
@@ -247,28 +280,74 @@ impl Look {
                 (at.table, at.slot) = (at.table + 1, 0);
                 continue;
             }
-            if left == 0 || page.found.len() >= self.most {
+            if left == 0 || candidates.len() >= most {
                 page.next = Some(at);
                 break;
             }
             left -= 1;
+            let Page {
+                passed, unknown, ..
+            } = page;
             page.passed += 1;
-            if let Some(mut view) = shelves.view(at) {
-                let mut is_wanted = self.filter.may_want(&view);
-                if is_wanted == Some(true) {
-                    left = left.saturating_sub(KERNEL_COST_SLOTS);
-                    shelves.ask_kernel(&mut view);
-                    is_wanted = self.filter.wants(&view);
-                }
-                match is_wanted {
-                    Some(true) => page.found.push(view),
+            if let Some(view) = shelves.view(at) {
+                match self.filter.may_want(&view) {
+                    Some(true) => {
+                        left = left.saturating_sub(cost);
+                        candidates.push(Candidate {
+                            view,
+                            passed,
+                            unknown,
+                        });
+                    }
                     Some(false) => {}
                     None => page.unknown += 1,
                 }
             }
             at.slot += 1;
         }
-        page
+        Glance {
+            filter: self.filter,
+            most: self.most,
+            reply: self.reply,
+            page,
+            candidates,
+        }
+    }
+}
+
+impl Glance {
+    /// Those that the kernel is to be asked about.
+    pub(crate) fn views(&mut self) -> impl Iterator<Item = &mut View> {
+        self.candidates
+            .iter_mut()
+            .map(|candidate| &mut candidate.view)
+    }
+
+    /// Forgets those that are there no more.
+    pub(crate) fn retain(&mut self, is_there: impl Fn(&View) -> bool) {
+        self.candidates
+            .retain(|candidate| is_there(&candidate.view));
+    }
+
+    /// Answers with those that are wanted, as far as the kernel has told.
+    pub(crate) fn answer(self) {
+        let (mut page, mut unknown) = (self.page, 0);
+        for candidate in self.candidates {
+            if page.found.len() >= self.most {
+                // From here on once more.
+                page.next = Some(candidate.view.place);
+                (page.passed, page.unknown) = (candidate.passed, candidate.unknown);
+                break;
+            }
+            match self.filter.wants(&candidate.view) {
+                Some(true) => page.found.push(candidate.view),
+                Some(false) => {}
+                None => unknown += 1,
+            }
+        }
+        page.unknown += unknown;
+        // Nobody waits any more.
+        let _ = self.reply.send(page);
     }
 }
 
@@ -335,7 +414,7 @@ mod tests {
             while let Some(from) = at {
                 let page = look(&held, from, most, &filter);
                 prop_assert!(page.found.len() <= most && page.passed <= SLOTS_PER_TURN);
-                prop_assert!(page.found.len() as u32 <= SLOTS_PER_TURN / KERNEL_COST_SLOTS);
+                prop_assert!(page.found.len() as u32 <= ASKED_PER_TURN);
                 prop_assert!(page.next.is_none() || page.passed > 0);
                 found.extend(page.found.iter().map(|view| (view.place.table, view.place.slot)));
                 at = page.next;

@@ -194,6 +194,7 @@ where
             farewell: farewell.clone(),
             descriptors: config.descriptors,
             table_slots: config.table_slots,
+            is_inspected: config.is_inspected,
             ring_sizes: config.ring_sizes,
             admission: Arc::clone(&server.admission),
             refusal: refusal.into(),

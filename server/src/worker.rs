@@ -52,6 +52,8 @@ pub struct Worker<F> {
     pub descriptors: Descriptors,
     /// Slots of each table of an engine that has tables.
     pub table_slots: u32,
+    /// Somebody may look at its connections.
+    pub is_inspected: bool,
     /// Sizes of the rings of an engine that has rings.
     pub ring_sizes: RingSizes,
     /// Who may come in.

@@ -5,7 +5,7 @@ mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Command, Output};
@@ -223,14 +223,9 @@ fn connections_are_listed_found_and_closed() {
 
         let first = all["connections"][0].clone();
         let from = json(at, "/connections?source=127.0.0.0/8");
-        let is_direct = first["peer"].is_null();
-        assert_eq!(
-            is_direct,
-            engine == "uring" && ring::direct_descriptors_release().unwrap()
-        );
-        let (found, unknown) = if is_direct { (0, 30) } else { (30, 0) };
+        let found = if knows_peers(engine) { 30 } else { 0 };
         assert_eq!(ids(&from).len(), found);
-        assert_eq!(from["unknown"], unknown);
+        assert_eq!(from["unknown"], 30 - found);
         assert!(ids(&json(at, "/connections?source=10.0.0.0/8")).is_empty());
 
         let id = first["id"].as_str().unwrap();
@@ -266,6 +261,153 @@ fn connections_are_listed_found_and_closed() {
         assert_eq!(status.code(), Some(0), "{said}");
         assert!(said.contains("closed       1 by the operator"), "{said}");
     });
+}
+
+/// Whether this kernel says where a connection comes from. A direct descriptor tells from Linux 6.8 on.
+fn knows_peers(engine: &str) -> bool {
+    let group = |uses| {
+        ring::Group::new(ring::Config {
+            uses,
+            ..Default::default()
+        })
+    };
+    engine != "uring"
+        || !ring::direct_descriptors_release().unwrap()
+        || group(ring::Uses::Inspect).unwrap().installs()
+}
+
+/// From this address.
+fn dial_from(source: [u8; 4], to: &str) -> TcpStream {
+    use socket2::{Domain, Socket, Type};
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    let any: SocketAddr = (source, 0).into();
+    socket.bind(&any.into()).unwrap();
+    let to: SocketAddr = to.parse().unwrap();
+    socket.connect(&to.into()).unwrap();
+    socket.into()
+}
+
+fn peers(listing: &Value) -> BTreeSet<String> {
+    let all = listing["connections"].as_array().unwrap();
+    let peer = |one: &Value| one["peer"].as_str().unwrap().to_owned();
+    all.iter().map(peer).collect()
+}
+
+#[test]
+fn connections_are_known_by_where_they_come_from() {
+    for_each_engine(|engine| {
+        if !knows_peers(engine) {
+            return skip("peers", "before Linux 6.8 direct descriptors have none");
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let open = std::fs::Permissions::from_mode(0o777);
+        std::fs::set_permissions(directory.path(), open).unwrap();
+        let admin = directory.path().join("admin");
+        let mut flags = vec!["--sandbox", "--cores", "0,0", "--admin"];
+        flags.push(admin.to_str().unwrap());
+        if nix::unistd::geteuid().is_root() {
+            flags.extend(["--user", "54321:12345"]);
+        }
+        let server = Server::start(engine, &flags);
+        let at = server.admin.as_str();
+        let connect = |source: [u8; 4], count: usize| -> Vec<TcpStream> {
+            (0..count)
+                .map(|_| dial_from(source, &server.address))
+                .collect()
+        };
+        let near = connect([127, 0, 0, 2], 300);
+        let far = connect([127, 0, 0, 3], 5);
+        let of = |streams: &[TcpStream]| -> BTreeSet<String> {
+            let own = |stream: &TcpStream| stream.local_addr().unwrap().to_string();
+            streams.iter().map(own).collect()
+        };
+        eventually("all are held", || json(at, "/status")["held"] == 305);
+        let fds = format!("/proc/{}/fd", server.child.id());
+        // Without that of whoever asks, which is closed a moment later.
+        let open_fds = || {
+            let count = || {
+                std::thread::sleep(Duration::from_millis(20));
+                // Those of another user cannot be counted.
+                std::fs::read_dir(&fds).map_or(0, Iterator::count)
+            };
+            (0..10).map(|_| count()).min()
+        };
+        let before = open_fds();
+
+        let all = json(at, "/connections?limit=1000");
+        assert_eq!(peers(&all), &of(&near) | &of(&far), "{engine}");
+        let found = json(at, "/connections?source=127.0.0.3/32");
+        assert_eq!((peers(&found), &found["unknown"]), (of(&far), &0.into()));
+        assert_eq!(found["next"], Value::Null);
+        let found = json(at, "/connections?source=127.0.0.2&limit=1000");
+        assert_eq!(peers(&found), of(&near));
+        // A page of some, and the rest.
+        let some = json(at, "/connections?source=127.0.0.3/32&limit=2");
+        let rest = some["next"].as_str().unwrap();
+        let rest = json(at, &format!("/connections?source=127.0.0.3&cursor={rest}"));
+        assert_eq!((ids(&some).len(), ids(&rest).len()), (2, 3));
+        assert_eq!(&peers(&some) | &peers(&rest), of(&far));
+        for one in some["connections"].as_array().unwrap() {
+            let id = one["id"].as_str().unwrap();
+            assert_eq!(json(at, &format!("/connections/{id}"))["peer"], one["peer"]);
+        }
+        eventually("its descriptors are as before", || open_fds() == before);
+
+        // A connection that was asked about ends when its peer is told so.
+        let id = &ids(&some)[0];
+        assert_eq!(close(at, id), 200);
+        let ended = |mut stream: &TcpStream| {
+            stream.set_nonblocking(true).unwrap();
+            let mut said = [0; 4096];
+            loop {
+                match stream.read(&mut said) {
+                    Ok(0) => return true,
+                    Ok(_) => {}
+                    Err(error) => return error.kind() != std::io::ErrorKind::WouldBlock,
+                }
+            }
+        };
+        eventually("it hears it", || far.iter().any(ended));
+        let left = json(at, "/connections?source=127.0.0.3/32");
+        assert_eq!(ids(&left).len(), 4);
+        drop((near, far));
+        let (status, said) = server.stop();
+        assert_eq!(status.code(), Some(0), "{engine}: {said}");
+    });
+}
+
+#[test]
+fn without_a_free_descriptor_a_peer_is_unknown_and_nobody_is_harmed() {
+    if !knows_peers("uring") || !ring::direct_descriptors_release().unwrap() {
+        return skip("no descriptors", "no direct descriptor is asked here");
+    }
+    let server = Server::start("uring", &[&ANY[..], &["--cores", "0"]].concat());
+    let at = server.admin.as_str();
+    let mut streams: Vec<_> = (0..40).map(|_| server.connect()).collect();
+    eventually("all are held", || json(at, "/status")["held"] == 40);
+    // Room for who asks, and some of those asked about.
+    let fds = std::fs::read_dir(format!("/proc/{}/fd", server.child.id()));
+    let limit = fds.unwrap().count() as u64 + 10;
+    let set = Command::new("prlimit")
+        .args(["--pid", &server.child.id().to_string()])
+        .arg(format!("--nofile={limit}:{limit}"))
+        .status();
+    if !set.is_ok_and(|status| status.success()) {
+        return skip("no descriptors", "prlimit is missing");
+    }
+    let found = json(at, "/connections?source=127.0.0.1");
+    let unknown = found["unknown"].as_u64().unwrap();
+    assert!(
+        unknown > 0 && ids(&found).len() as u64 + unknown == 40,
+        "{found}"
+    );
+    assert_eq!(ids(&json(at, "/connections")).len(), 40);
+    for stream in &mut streams {
+        stream.write_all(b"quit\n").unwrap();
+        stream.read_to_end(&mut Vec::new()).unwrap();
+    }
+    eventually("all have gone", || json(at, "/status")["held"] == 0);
+    assert_eq!(server.stop().0.code(), Some(0));
 }
 
 #[test]

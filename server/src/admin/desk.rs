@@ -145,7 +145,7 @@ pub(super) struct Listing {
     next: Option<Cursor>,
     /// Slots passed.
     slots: u64,
-    /// Connections of which nobody knows whether they are wanted: the address of a direct descriptor, or how idle
+    /// Connections of which nobody knows whether they are wanted: the address of a direct descriptor before Linux 6.8, or how idle
     /// somebody is without an idle timeout.
     unknown: u64,
     /// Workers whose connections are missing, as they do not answer.

@@ -17,9 +17,10 @@ use crate::conn::Budget;
 use crate::drain::{CLOSED_PER_TURN, Drain};
 use crate::engine::uring::acceptor::{Accepted, Acceptor, Step};
 use crate::engine::uring::machine::{Event, Machine, Turn};
+use crate::engine::uring::peers::{INSTALLED_AT_ONCE, Peers};
 use crate::engine::uring::rings::Rings;
 use crate::engine::{Engine, EngineError, HEARTBEATS_PER_TURN, IDLE, PUBLISHED_PER_TURN};
-use crate::inquiry::{Close, Place, Report, Shelves, State, TableUse, View};
+use crate::inquiry::{ASKED_PER_TURN, Close, Place, Report, Shelves, State, TableUse, View};
 use crate::schedule::{Heartbeats, Published, STEP_NS};
 use crate::stats::{CloseReason, Stats};
 use crate::timeouts::{Sweep, Tick};
@@ -43,7 +44,10 @@ impl Engine for Uring {
             recv_buffers: sizes.recv_buffers.unwrap_or(default.recv_buffers),
             descriptors: worker.descriptors,
             table_slots: worker.table_slots,
-            uses: Uses::Accept,
+            uses: match worker.is_inspected {
+                true => Uses::Inspect,
+                false => Uses::Accept,
+            },
             ..default
         };
         run_on(config, worker)
@@ -86,6 +90,7 @@ pub(super) struct Driver<S, F, R, C> {
     tick: Tick,
     ops: Vec<Operation>,
     drain: Option<Drain>,
+    peers: Peers,
     /// The kernel gave no further ring: not before this time again.
     next_ring_ms: Option<u32>,
 }
@@ -110,6 +115,7 @@ impl<S: Session, F: Fn() -> S, R: Rings, C: Fn() -> u64> Driver<S, F, R, C> {
             tick: Tick::default(),
             ops: Vec::new(),
             drain: None,
+            peers: Peers::default(),
             next_ring_ms: None,
             group,
             clock,
@@ -156,7 +162,10 @@ impl<S: Session, F: Fn() -> S, R: Rings, C: Fn() -> u64> Driver<S, F, R, C> {
             if let Some(drain) = &self.drain
                 && (drain.is_over(self.now_ns) || self.is_drained())
             {
-                return self.group.submit_and_wait(Duration::ZERO).map_err(&broken);
+                self.group
+                    .submit_and_wait(Duration::ZERO)
+                    .map_err(&broken)?;
+                return self.end_looks().map_err(&broken);
             }
         }
     }
@@ -271,6 +280,7 @@ impl<S: Session, F: Fn() -> S, R: Rings, C: Fn() -> u64> Driver<S, F, R, C> {
                     self.group.push(0, Operation::Watch { fd, slot: 0 })?;
                 }
             }
+            Op::FdInstall => self.installed(&completion),
             Op::Close => {
                 warn!(
                     errno = -completion.result,
@@ -361,7 +371,7 @@ impl<S: Session, F: Fn() -> S, R: Rings, C: Fn() -> u64> Driver<S, F, R, C> {
         self.sweep()?;
         self.publish()?;
         self.let_go();
-        Ok(())
+        self.look()
     }
 
     /// Terminates connections whose peers said or took nothing for too long.
@@ -456,7 +466,7 @@ impl<S: Session, F: Fn() -> S, R: Rings, C: Fn() -> u64> Driver<S, F, R, C> {
                 }
                 Command::Publish(message) => self.published.push(message),
                 Command::Report(reply) => drop(reply.send(self.report())),
-                Command::Look(look) => look.answer(&*self),
+                Command::Look(look) => self.peers.push(look),
                 Command::Close(close) => self.close(close)?,
             }
         }
@@ -480,6 +490,63 @@ impl<S: Session, F: Fn() -> S, R: Rings, C: Fn() -> u64> Driver<S, F, R, C> {
             waiting_bytes: self.budget.used_bytes() as u64,
             tables: self.machines.iter().map(used).collect(),
         }
+    }
+
+    /// Looks, and answers as far as no descriptors are to come for that.
+    fn look(&mut self) -> io::Result<()> {
+        while let Some(look) = self.peers.next() {
+            match self.group.installs() {
+                true => {
+                    let glance = look.glance(&*self);
+                    for (table, install) in self.peers.ask(glance) {
+                        self.group.push(table, install)?;
+                    }
+                }
+                false => look.answer(&*self),
+            }
+        }
+        Ok(())
+    }
+
+    /// A descriptor that a look waited for has come, and is closed; or there is none to be had, for this connection.
+    fn installed(&mut self, completion: &Completion) {
+        let Completion {
+            ring,
+            token,
+            result,
+            ..
+        } = *completion;
+        let peer = match result {
+            0.. => self.group.take_peer(result),
+            _ => None,
+        };
+        if let Some(mut glance) = self.peers.told(ring, token, peer) {
+            glance.retain(|then| {
+                self.view(then.place)
+                    .is_some_and(|now| now.generation == then.generation)
+            });
+            glance.answer();
+        }
+    }
+
+    /// All has been submitted, and nothing more will be: closes what descriptors have come, and answers whoever waits.
+    fn end_looks(&mut self) -> io::Result<()> {
+        let mut completions = Vec::new();
+        while self.peers.is_asking() {
+            self.group.drain(&mut completions);
+            for completion in completions.drain(..) {
+                if completion.token.op == Op::FdInstall {
+                    self.installed(&completion);
+                }
+            }
+            if self.group.settle()? {
+                break;
+            }
+        }
+        while let Some(look) = self.peers.next() {
+            look.answer(&*self);
+        }
+        Ok(())
     }
 
     fn close(&mut self, close: Close) -> io::Result<()> {
@@ -579,10 +646,17 @@ impl<S: Session, F: Fn() -> S, R: Rings, C: Fn() -> u64> Shelves for Driver<S, F
         Some(view)
     }
 
-    /// A direct descriptor cannot be asked; an ordinary one is its slot, until it is closed: it may be somebody else's then.
+    /// A direct descriptor cannot be asked at once; an ordinary one is its slot, until it is closed: it may be somebody else's then.
     fn ask_kernel(&self, view: &mut View) {
         if self.worker.descriptors == Descriptors::Ordinary && view.state != State::Closing {
             view.peer = peer_of(view.place.slot as RawFd);
+        }
+    }
+
+    fn asked_per_turn(&self) -> u32 {
+        match self.group.installs() {
+            true => INSTALLED_AT_ONCE,
+            false => ASKED_PER_TURN,
         }
     }
 }

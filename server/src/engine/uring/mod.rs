@@ -6,6 +6,7 @@ mod driver;
 pub mod machine;
 #[cfg(test)]
 mod overflow;
+mod peers;
 mod rings;
 #[cfg(test)]
 mod simulation;

@@ -71,6 +71,7 @@ fn what_overflows_is_counted_and_not_lost() {
         farewell: None,
         descriptors: ring::Descriptors::Direct,
         table_slots: TABLE_SLOTS,
+        is_inspected: false,
         ring_sizes: crate::config::RingSizes::default(),
         admission: Arc::new(Admission::new(Bounds::default())),
         refusal: Arc::new([]),

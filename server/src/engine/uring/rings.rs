@@ -4,9 +4,13 @@
 //! promises is written at [`Group`]'s methods of the same names.
 
 use std::io;
+use std::net::SocketAddr;
+use std::os::fd::RawFd;
 use std::time::Duration;
 
 use ring::{BufferId, Completion, Group, Operation, RecvBuffers, SendArena, Stats, Unavailable};
+
+use crate::admission::peer_of;
 
 /// The rings of one thread.
 pub(super) trait Rings {
@@ -18,6 +22,9 @@ pub(super) trait Rings {
     fn settle(&mut self) -> io::Result<bool>;
     fn memory(&mut self) -> (&RecvBuffers, &mut SendArena);
     fn recycle(&mut self, buffer: BufferId);
+    fn installs(&self) -> bool;
+    /// The peer of a connection, by the ordinary descriptor that was made of it, which is closed.
+    fn take_peer(&mut self, installed: RawFd) -> Option<SocketAddr>;
     fn stats(&self) -> Stats;
 }
 
@@ -52,6 +59,17 @@ impl Rings for Group {
 
     fn recycle(&mut self, buffer: BufferId) {
         self.recycle(buffer);
+    }
+
+    fn installs(&self) -> bool {
+        self.installs()
+    }
+
+    fn take_peer(&mut self, installed: RawFd) -> Option<SocketAddr> {
+        let peer = peer_of(installed);
+        // Of a socket that is in its slot still, or has been closed there: nothing is left that could fail.
+        let _ = nix::unistd::close(installed);
+        peer
     }
 
     fn stats(&self) -> Stats {

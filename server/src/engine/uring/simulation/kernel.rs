@@ -6,8 +6,10 @@
 //! a closed slot is handed out again at once. What it is asked against that promise fails the run.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
+use std::net::SocketAddr;
+use std::os::fd::RawFd;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -23,6 +25,7 @@ use super::plan::Plan;
 use super::shared::Shared;
 use super::trace::Trace;
 use super::truth::Truth;
+use crate::engine::uring::peers::INSTALLED_AT_ONCE;
 use crate::engine::uring::rings::Rings;
 
 /// A slot of a table.
@@ -97,6 +100,12 @@ pub struct Kernel {
     pub(super) refused: u64,
     pub(super) accept_faults: u64,
     pub(super) file_faults: u64,
+    /// Ordinary descriptors that were made and not closed, and the addresses of their peers.
+    pub(super) installed: HashMap<RawFd, SocketAddr>,
+    /// Those of them that the server knows.
+    installed_known: HashSet<RawFd>,
+    /// The last one that was made.
+    pub(super) last_installed: RawFd,
     pub(super) world: super::world::World,
 }
 
@@ -127,6 +136,9 @@ impl Kernel {
             refused: 0,
             accept_faults: 0,
             file_faults: 0,
+            installed: HashMap::new(),
+            installed_known: HashSet::new(),
+            last_installed: 0,
             world,
             plan,
         };
@@ -360,6 +372,20 @@ impl Rings for Kernel {
         self.buffers_out -= 1;
     }
 
+    fn installs(&self) -> bool {
+        self.plan.installs
+    }
+
+    fn take_peer(&mut self, installed: RawFd) -> Option<SocketAddr> {
+        if !self.installed_known.remove(&installed) {
+            self.fail(None, "a descriptor is closed that is somebody else's");
+        }
+        // One that is gone has no peer any more.
+        self.installed
+            .remove(&installed)
+            .filter(|_| installed % 16 > 0)
+    }
+
     fn stats(&self) -> Stats {
         Stats::default()
     }
@@ -369,6 +395,9 @@ impl Kernel {
     /// What a completion means for what is true, from the moment it is handed out.
     fn tell(&mut self, table: usize, completion: &Completion) {
         let token = completion.token;
+        if token.op == Op::FdInstall && completion.result >= 0 {
+            self.installed_known.insert(completion.result);
+        }
         let this = &self.tables[table].slots[token.slot as usize];
         let is_now = this.is_known && this.generation == Some(token.generation);
         let peer = this.peer.filter(|_| is_now);
@@ -403,6 +432,12 @@ impl Kernel {
         }
         if self.buffers_out > 0 {
             self.fail(None, "a receive buffer was not given back");
+        }
+        if !self.installed_known.is_empty() || self.installed.len() > INSTALLED_AT_ONCE as usize {
+            self.fail(
+                None,
+                "descriptors were made, and not closed in the turn they came",
+            );
         }
         if self.shared.unbound.borrow().is_some() {
             self.fail(None, "a session was made, and nothing was asked for it");
@@ -444,6 +479,7 @@ fn named_slot(operation: &Operation) -> Option<(u32, u16)> {
             slot, generation, ..
         }
         | Operation::Discard { slot, generation }
+        | Operation::FdInstall { slot, generation }
         | Operation::Close { slot, generation } => Some((*slot, *generation)),
         Operation::Cancel { token } => Some((token.slot, token.generation)),
         _ => None,

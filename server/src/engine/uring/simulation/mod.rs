@@ -96,12 +96,15 @@ struct Sum {
     short_sends: u64,
     heartbeats: u64,
     messages: u64,
+    /// Told to somebody who looked around.
+    peers: u64,
     closed: BTreeMap<CloseReason, u64>,
 }
 
 impl Sum {
-    fn add(&mut self, (steps, stats): (u32, Stats)) {
+    fn add(&mut self, (steps, peers, stats): (u32, u64, Stats)) {
         self.steps += u64::from(steps);
+        self.peers += peers;
         self.connections += stats.accepted;
         self.refused += stats.refused.values().sum::<u64>();
         self.short_sends += stats.short_sends;
@@ -114,7 +117,7 @@ impl Sum {
 }
 
 /// Plays `seed`; where it fails, once more to tell how.
-fn play_or_explain(seed: u64) -> (u32, Stats) {
+fn play_or_explain(seed: u64) -> (u32, u64, Stats) {
     let attempt = |trace: &Rc<Trace>, blame: &Blame| {
         catch_unwind(AssertUnwindSafe(|| play(seed, trace, blame)))
     };
@@ -145,7 +148,7 @@ fn play_or_explain(seed: u64) -> (u32, Stats) {
 /// Whose connection it was that something is wrong with.
 type Blame = Rc<Cell<Option<usize>>>;
 
-fn play(seed: u64, trace: &Rc<Trace>, blame: &Blame) -> (u32, Stats) {
+fn play(seed: u64, trace: &Rc<Trace>, blame: &Blame) -> (u32, u64, Stats) {
     let plan = Plan::of(seed);
     let mut random = StdRng::seed_from_u64(!seed);
     let unborn = |speak: fn(&mut StdRng) -> Vec<u8>, random: &mut StdRng| {
@@ -183,7 +186,7 @@ fn run<S: Session>(
     trace: &Rc<Trace>,
     session: fn() -> S,
     unborn: Vec<Vec<u8>>,
-) -> (u32, Stats) {
+) -> (u32, u64, Stats) {
     let plan = &shared.plan;
     let publisher = Publisher::new(1).unwrap();
     let admission = Arc::new(Admission::new(Bounds {
@@ -216,6 +219,7 @@ fn run<S: Session>(
         }),
         descriptors: ring::Descriptors::Direct,
         table_slots: plan.slots,
+        is_inspected: true,
         ring_sizes: crate::config::RingSizes::default(),
         admission: Arc::clone(&admission),
         refusal: Arc::from(REFUSAL),
@@ -228,12 +232,17 @@ fn run<S: Session>(
     let mut driver = Driver::new(kernel, move || clock.now_ns.get(), worker).unwrap();
     driver.serve().unwrap();
 
-    driver.group.check_answers();
+    driver.group.check_all_answered();
     let kernel = &driver.group;
     assert!(
         kernel.tables.iter().all(|table| table.queued.is_empty()),
         "it ended with something said and not sent"
     );
+    assert!(
+        kernel.installed.is_empty(),
+        "it ended with a descriptor open that it was given"
+    );
+    let peers = kernel.world.operator.peers;
     let (step, refused) = (kernel.step, kernel.refused);
     let closed_by_operator = kernel.world.operator.closed;
     let (accept_faults, file_faults) = (kernel.accept_faults, kernel.file_faults);
@@ -293,7 +302,7 @@ fn run<S: Session>(
     if stats.closed.keys().all(is_orderly) && !plan.stops_early {
         assert_eq!(stats.bytes_out, entered, "bytes sent");
     }
-    (step, stats)
+    (step, peers, stats)
 }
 
 /// Every end is counted once, under a reason that was true.

@@ -1,5 +1,7 @@
 //! What the simulated kernel does with an operation on a connection, at once or late.
 
+use std::net::SocketAddr;
+
 use nix::libc;
 use rand::RngExt;
 use rand::seq::SliceRandom;
@@ -7,6 +9,12 @@ use ring::{Completion, Op, Operation, Token};
 
 use super::REFUSAL;
 use super::kernel::{Kernel, Slot, Waiting, plain};
+
+/// Where the connection in a slot of a table comes from, so that no two have one address.
+pub(super) fn address_of((table, slot): (u32, u32), generation: u64) -> SocketAddr {
+    let [.., c, d] = slot.to_be_bytes();
+    ([10, table as u8, c, d], generation as u16).into()
+}
 
 impl Kernel {
     pub(super) fn execute(&mut self, table: usize, operation: Operation) {
@@ -105,6 +113,24 @@ impl Kernel {
                     let token = Token::new(Op::Discard, slot, generation);
                     self.ready(table, plain(table, token, -libc::EAGAIN));
                 }
+            }
+            Operation::FdInstall { slot, generation } => {
+                let peer = self.peer_of(table, slot, generation);
+                if !self.plan.installs {
+                    self.fail(Some(peer), "a descriptor of a kernel that makes none");
+                }
+                let place = (table as u32, slot);
+                let result = match self.chance(self.plan.faults) || self.lot(self.plan.shortages) {
+                    true => -self.one_of(&[libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::EBADF]),
+                    false => {
+                        self.last_installed += 1;
+                        let address = address_of(place, generation.into());
+                        self.installed.insert(self.last_installed, address);
+                        self.last_installed
+                    }
+                };
+                let token = Token::new(Op::FdInstall, slot, generation);
+                self.ready(table, plain(table, token, result));
             }
             Operation::Close { slot, generation } => self.close(table, slot, generation),
             Operation::Watch { .. } => {

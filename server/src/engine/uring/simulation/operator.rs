@@ -9,6 +9,7 @@ use rand::seq::IndexedRandom;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::kernel::Kernel;
+use super::operations::address_of;
 use super::truth::Truth;
 use crate::inquiry::{Close, Filter, Look, Page, Place, Report, State};
 use crate::worker::Command;
@@ -20,10 +21,18 @@ type SharedTruth = Rc<RefCell<Truth>>;
 pub struct Operator {
     /// With whom it was about; nobody, where it named one that was there before.
     closes: Vec<(Option<SharedTruth>, UnboundedReceiver<bool>)>,
-    /// Asked in one go, so that both are of one moment.
-    looks: Vec<(UnboundedReceiver<Report>, UnboundedReceiver<Page>)>,
+    looks: Vec<Asked>,
     /// Connections that were said to be closed.
     pub closed: u64,
+    /// Connections whose peers were told.
+    pub peers: u64,
+}
+
+/// Asked in one go: what is shown is of the moment of the report, or of a few turns later.
+struct Asked {
+    report: UnboundedReceiver<Report>,
+    page: UnboundedReceiver<Page>,
+    reported: Option<Report>,
 }
 
 impl Kernel {
@@ -32,7 +41,8 @@ impl Kernel {
         self.check_answers();
         if self.lot(self.plan.inquiries) {
             match self.random.random_range(0..2) {
-                0 => self.look_around(),
+                // Two may look at the same moment.
+                0 => (0..self.random.random_range(1..=2)).for_each(|_| self.look_around()),
                 _ => self.close_one(),
             }
         }
@@ -48,7 +58,11 @@ impl Kernel {
             filter: Filter::default(),
             reply: show,
         }));
-        self.world.operator.looks.push((report, page));
+        self.world.operator.looks.push(Asked {
+            report,
+            page,
+            reported: None,
+        });
     }
 
     fn close_one(&mut self) {
@@ -83,6 +97,16 @@ impl Kernel {
         self.world.operator.closes.push((about, answer));
     }
 
+    /// A worker that has read its mailbox has answered all that was in it, also at its end.
+    pub(super) fn check_all_answered(&mut self) {
+        self.check_answers();
+        let is_forgotten = |asked: &Asked| asked.reported.is_some();
+        assert!(
+            !self.world.operator.looks.iter().any(is_forgotten),
+            "somebody was not answered"
+        );
+    }
+
     /// What has been answered since.
     pub(super) fn check_answers(&mut self) {
         let operator = &mut self.world.operator;
@@ -97,8 +121,13 @@ impl Kernel {
             }
             false
         });
-        operator.looks.retain_mut(|(report, page)| {
-            let (Ok(report), Ok(page)) = (report.try_recv(), page.try_recv()) else {
+        let (made, alive) = (self.shared.made.get(), self.shared.alive.get());
+        let installs = self.plan.installs;
+        operator.looks.retain_mut(|asked| {
+            if let Ok(report) = asked.report.try_recv() {
+                asked.reported = Some(report);
+            }
+            let (Some(report), Ok(page)) = (&asked.reported, asked.page.try_recv()) else {
                 return true;
             };
             let stats = &report.stats;
@@ -108,14 +137,28 @@ impl Kernel {
                 ended + u64::from(report.held),
                 "accepted, and ended or held"
             );
+            // Some have come since, or gone.
+            let came = (made - stats.accepted) as usize;
+            let went = (made - alive - ended) as usize;
+            let held = report.held as usize;
             let open = page.found.iter().filter(|v| v.state != State::Closing);
-            assert_eq!(open.count(), report.held as usize, "found, and held");
+            let open = open.count();
+            assert!(
+                open <= held + came && held <= open + went,
+                "{open} found, and {held} held: {came} came, {went} went"
+            );
+            for view in &page.found {
+                let place = (view.place.table, view.place.slot);
+                let is_right = |peer| installs && peer == address_of(place, view.generation);
+                assert!(view.peer.is_none_or(is_right), "another's peer: {view:?}");
+            }
+            operator.peers += page.found.iter().filter(|v| v.peer.is_some()).count() as u64;
             assert_eq!(page.next, None, "so few take more than a turn");
             for (table, its) in report.tables.iter().enumerate() {
                 let found = page.found.iter().filter(|v| v.place.table == table as u32);
                 let found = found.count();
                 assert!(
-                    its.held as usize <= found && found <= its.used as usize,
+                    its.held as usize <= found + went && found <= its.used as usize + came,
                     "{found} found in table {table}: {its:?}"
                 );
             }

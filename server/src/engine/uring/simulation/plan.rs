@@ -64,6 +64,8 @@ pub struct Plan {
     pub lingers: bool,
     /// Chances in 1000, for each step, that somebody looks around, or has a connection closed.
     pub inquiries: u32,
+    /// The kernel makes ordinary descriptors of direct ones.
+    pub installs: bool,
 }
 
 impl Plan {
@@ -134,6 +136,7 @@ impl Plan {
             is_rude: random.random_range(0..8) == 0,
             lingers: random.random_range(0..2) == 0,
             inquiries: *[0, 0, 10, 100].choose(random).unwrap_or(&0),
+            installs: random.random_range(0..4) > 0,
         }
     }
 }
