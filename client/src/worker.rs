@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use kernel_tuning::host::NetCounters;
-use kernel_tuning::limit::{self, Evidence, Step};
+use kernel_tuning::limit::{self, Cause, Evidence, Step};
 use nix::errno::Errno;
 use ring::{Completion, Group, Op, Operation, Token, Unavailable, Uses};
 
@@ -458,11 +458,13 @@ impl<'a> Worker<'a> {
 
 /// Which limit it is that denies a ring.
 fn explain(why: &Unavailable) -> String {
-    let Unavailable::Failed(error) = why else {
-        return why.to_string();
+    let cause = match why {
+        Unavailable::Failed(error) => error.into(),
+        Unavailable::NoMemory => Cause::Errno(Errno::ENOMEM as i32),
+        _ => return why.to_string(),
     };
     let evidence = Evidence::read(&NetCounters::default());
-    limit::diagnose(error.into(), &limit::Context::new(Step::IoUring), &evidence).to_string()
+    limit::diagnose(cause, &limit::Context::new(Step::IoUring), &evidence).to_string()
 }
 
 /// Wakes the worker when there is a new order.

@@ -4,11 +4,10 @@
 
 use std::ops::RangeInclusive;
 
-use nix::sys::resource::{Resource, getrlimit};
 use serde::{Deserialize, Serialize};
 
 use crate::host::{self, CgroupMemory, Files, Memory, NetCounters, Sockstat, TableUse};
-use crate::process::Nofile;
+use crate::process::{self, Nofile};
 
 /// The limits of the host and of this process, and what of them is used.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,7 +28,8 @@ pub struct Evidence {
     pub nofile: Option<Nofile>,
     /// `fs.nr_open`, the ceiling of any process's open-file limit.
     pub nr_open: Option<u64>,
-    /// Soft limit on locked memory (RLIMIT_MEMLOCK).
+    /// Soft limit on locked memory (RLIMIT_MEMLOCK); `None` where it does not bind: there is none, or this process has
+    /// CAP_IPC_LOCK.
     pub memlock_bytes: Option<u64>,
     /// The ports the kernel chooses from.
     pub port_range: Option<RangeInclusive<u16>>,
@@ -68,9 +68,7 @@ impl Evidence {
             files: Files::read().ok(),
             nofile: Nofile::read().ok(),
             nr_open: host::sysctl_u64("fs.nr_open").ok(),
-            memlock_bytes: getrlimit(Resource::RLIMIT_MEMLOCK)
-                .ok()
-                .map(|(soft, _hard)| soft),
+            memlock_bytes: process::memlock_bytes(),
             port_range: host::ip_local_port_range().ok(),
             reserved_ports: host::reserved_ports().unwrap_or_default(),
             conntrack: TableUse::of_conntrack(),

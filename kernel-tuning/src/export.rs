@@ -6,11 +6,10 @@
 use std::fmt::Write as _;
 
 use crate::annotate::{comment, sysctl_d};
+use crate::limit::SOCKET_BYTES;
 use crate::profile;
 use crate::setting::{Demand, Role, Setting, wanted};
 
-/// Kernel memory of an idle socket, and what userland takes of it, rounded up.
-const BYTES_PER_SOCKET: u64 = 5 * 1024;
 /// Threads of a server and of its rings: one for each core and a few more.
 const TASKS: u64 = 4096;
 
@@ -85,7 +84,7 @@ pub fn systemd(demand: &Demand) -> String {
         ),
         (
             format!(
-                "The control group pays for the memory of its sockets in the kernel: {BYTES_PER_SOCKET} bytes for each \
+                "The control group pays for the memory of its sockets in the kernel: {SOCKET_BYTES} bytes for each \
                  of {sockets}, a page of queued data on each in a broadcast or a mass close, and 1 GiB for the program. \
                  Not above 90 % of the memory, so that the host lives when the service does not."
             ),
@@ -117,7 +116,7 @@ fn nofile(demand: &Demand) -> u64 {
 }
 
 fn memory_bytes(demand: &Demand) -> u64 {
-    let each = BYTES_PER_SOCKET + demand.page_bytes;
+    let each = SOCKET_BYTES + demand.page_bytes;
     let wanted = demand
         .sockets()
         .saturating_mul(each)
@@ -209,7 +208,7 @@ mod tests {
                 .unwrap()
         };
         let million = reference();
-        assert!(mib(&million) << 20 > 1_000_000 * (BYTES_PER_SOCKET + 4096));
+        assert!(mib(&million) << 20 > 1_000_000 * (SOCKET_BYTES + 4096));
         let both = Demand {
             role: Role::Both,
             ..reference()

@@ -8,7 +8,7 @@ use std::{fs, io};
 
 use nix::errno::Errno;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 use nix::time::ClockId;
 use nix::unistd::Pid;
 use procfs::ProcError;
@@ -263,12 +263,27 @@ pub fn prefer_oom_kill() -> io::Result<()> {
 pub fn is_bound_by_file_max() -> Result<bool, ProcessError> {
     /// capabilities(7).
     const CAP_SYS_ADMIN: u32 = 21;
+    Ok(!has_capability(CAP_SYS_ADMIN)?)
+}
+
+/// The soft limit on locked memory of this process, RLIMIT_MEMLOCK; none where it does not bind: there is none, this process
+/// has CAP_IPC_LOCK, or the kernel does not tell.
+pub fn memlock_bytes() -> Option<u64> {
+    /// capabilities(7).
+    const CAP_IPC_LOCK: u32 = 14;
+    let (soft, _hard) = getrlimit(Resource::RLIMIT_MEMLOCK).ok()?;
+    // Without descriptors /proc is closed, and the limit is told as if it bound.
+    let is_bound = !has_capability(CAP_IPC_LOCK).unwrap_or(false);
+    (is_bound && soft != RLIM_INFINITY).then_some(soft)
+}
+
+fn has_capability(number: u32) -> Result<bool, ProcessError> {
     let status = Process::myself().and_then(|process| process.status());
     let status = status.map_err(|source| ProcessError::Read {
         pid: std::process::id(),
         source,
     })?;
-    Ok(status.capeff >> CAP_SYS_ADMIN & 1 == 0)
+    Ok(status.capeff >> number & 1 == 1)
 }
 
 fn or_gone(pid: u32, source: ProcError) -> ProcessError {

@@ -64,6 +64,8 @@ fn what_cannot_be_held_fails_and_the_command_is_named() {
 fn explain_knows_settings_and_counters_and_what_is_near_a_slip() {
     tune("explain tcp_mem").expect(0, &["net.ipv4.tcp_mem", "wanted", "ip-sysctl"]);
     tune("explain TcpExtListenOverflows").expect(0, &["accept queue", "do give the server"]);
+    tune("explain fs.epoll.max_user_watches")
+        .expect(0, &["watches of a user", "of the whole host, one value"]);
     tune("explain somaxcon").expect(2, &["net.core.somaxconn"]);
     let all = json(&tune("explain --json"));
     assert!(all.as_array().unwrap().len() > 80);

@@ -47,7 +47,7 @@ fn each_file_is_for_the_host_that_was_described() {
         "[Service]",
         "LimitNOFILE=1101024",
         "TasksMax=4096",
-        "MemoryMax=9813M",
+        "MemoryMax=9698M",
     ] {
         assert!(unit.contains(&format!("\n{line}\n")), "{unit}");
     }

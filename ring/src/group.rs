@@ -78,6 +78,27 @@ impl Default for Config {
     }
 }
 
+impl Config {
+    /// Memory of the two queues of a ring, in whole pages: what the kernel charges to RLIMIT_MEMLOCK for it, on behalf of a
+    /// user without CAP_IPC_LOCK (before Linux 5.12, and again since 6.14: liburing #1408). Tables are not charged.
+    pub fn queue_bytes(&self, page_bytes: u64) -> u64 {
+        /// Of io_uring.h, and the kernel's `struct io_rings`.
+        const SQE_BYTES: u64 = 64;
+        const CQE_BYTES: u64 = 16;
+        const HEAD_BYTES: u64 = 192;
+        let entries = |wanted: u32| u64::from(wanted.next_power_of_two());
+        let submissions = entries(self.sq_entries) * SQE_BYTES;
+        let completions = entries(self.cq_entries()) * CQE_BYTES + HEAD_BYTES;
+        submissions.next_multiple_of(page_bytes) + completions.next_multiple_of(page_bytes)
+    }
+
+    /// Those asked for, or one for each connection of a table: all may have something to say at once.
+    fn cq_entries(&self) -> u32 {
+        let slots = self.table_slots.next_power_of_two();
+        self.cq_entries.unwrap_or(slots.clamp(4096, 65_536))
+    }
+}
+
 /// What became of an operation.
 #[derive(Debug)]
 pub struct Completion {
@@ -548,12 +569,10 @@ impl Group {
     }
 
     fn ring(&self, role: Role) -> Result<Ring, Unavailable> {
-        // Every connection of a table may have something to say at once.
-        let slots = self.config.table_slots.next_power_of_two();
         Ring::new(
             role,
             self.config.sq_entries,
-            self.config.cq_entries.unwrap_or(slots.clamp(4096, 65_536)),
+            self.config.cq_entries(),
             match self.config.descriptors {
                 Descriptors::Direct => self.config.table_slots,
                 Descriptors::Ordinary => 0,

@@ -37,8 +37,13 @@ pub enum Unavailable {
         /// The missing feature.
         missing: &'static str,
     },
-    /// ENOMEM, EMFILE and the like.
-    #[error("a ring could not be created: {0}; look at `ulimit -l`, `ulimit -n` and free memory")]
+    /// ENOMEM: RLIMIT_MEMLOCK ([`Config::queue_bytes`]), or really no memory.
+    #[error(
+        "a ring was refused memory (ENOMEM), most likely by RLIMIT_MEMLOCK, to which all rings of a user without CAP_IPC_LOCK are charged: see `ulimit -l`; raise it (LimitMEMLOCK=infinity in a unit of systemd; as root: prlimit --memlock=unlimited --pid $$)"
+    )]
+    NoMemory,
+    /// EMFILE and the like.
+    #[error("a ring could not be created: {0}; look at `ulimit -n`")]
     Failed(io::Error),
 }
 
@@ -84,14 +89,17 @@ pub fn holds_table(slots: u32) -> io::Result<()> {
 ///
 /// # Errors
 /// The ring or the sockets could not be had.
-pub fn direct_descriptors_release() -> io::Result<bool> {
-    const PATIENCE: Duration = Duration::from_millis(500);
+pub fn direct_descriptors_release() -> Result<bool, Unavailable> {
     let mut group = Group::new(Config {
         table_slots: 2,
         recv_buffers: 1,
         ..Config::default()
-    })
-    .map_err(io::Error::other)?;
+    })?;
+    releases(&mut group).map_err(Unavailable::Failed)
+}
+
+fn releases(group: &mut Group) -> io::Result<bool> {
+    const PATIENCE: Duration = Duration::from_millis(500);
     let (parked, _parked_peer) = UnixStream::pair()?;
     let (closed, mut peer) = UnixStream::pair()?;
     group.install(0, 0, &[parked.into(), closed.into()])?;
@@ -134,6 +142,7 @@ pub(crate) fn why(error: io::Error, missing: &'static str) -> Unavailable {
             _ => Unavailable::Refused,
         },
         Some(libc::EINVAL) => Unavailable::TooOld { missing },
+        Some(libc::ENOMEM) => Unavailable::NoMemory,
         _ => Unavailable::Failed(error),
     }
 }
@@ -167,6 +176,19 @@ mod tests {
     }
 
     #[test]
+    fn the_queues_of_a_ring_are_what_was_seen_to_be_charged() {
+        let pages = |table_slots| {
+            let config = Config {
+                table_slots,
+                ..Config::default()
+            };
+            config.queue_bytes(4096) / 4096
+        };
+        // By the least limit with which an ordinary user had such a ring, on Linux 6.18.
+        assert_eq!([300, 8192, 20_000, 1 << 20].map(pages), [33, 49, 145, 273]);
+    }
+
+    #[test]
     fn each_refusal_names_its_cause() {
         let says = |errno, word: &str| {
             let text = why(io::Error::from_raw_os_error(errno), "x").to_string();
@@ -175,6 +197,7 @@ mod tests {
         says(libc::ENOSYS, "CONFIG_IO_URING");
         says(libc::EPERM, "allow io_uring");
         says(libc::EINVAL, "Linux 6.1");
-        says(libc::ENOMEM, "ulimit -l");
+        says(libc::ENOMEM, "RLIMIT_MEMLOCK");
+        says(libc::EMFILE, "ulimit -n");
     }
 }

@@ -112,7 +112,8 @@ fn run(resolved: &mut Resolved, log: &Log) -> anyhow::Result<()> {
     let admin = admin(resolved)?;
     let started = Instant::now();
     let given = resolved.sockets.len();
-    let server = serve(resolved)?;
+    // It has told its causes itself, here and at the end.
+    let server = serve(resolved).map_err(anyhow::Error::msg)?;
     show_panics(&server);
     let drain_timeout = resolved.config.drain_timeout;
     obey_signals(signals, &server, resolved.broadcast.clone(), drain_timeout)?;
@@ -155,7 +156,7 @@ fn run(resolved: &mut Resolved, log: &Log) -> anyhow::Result<()> {
     {
         warn!(%error, "the service manager cannot be told that this server is ready");
     }
-    let ended = server.wait()?;
+    let ended = server.wait().map_err(anyhow::Error::msg)?;
     let mut summary = Summary::new(resolved, address, started.elapsed().as_secs_f64(), ended);
     summary.canary = canary.as_ref().map(Responder::summary);
     // A reader that has gone must not keep the summary from its file.

@@ -608,22 +608,19 @@ pub fn resolve(args: impl Iterator<Item = OsString>) -> Result<Resolved, UsageEr
         },
     };
     process::raise_nofile()?;
-    let (engine, fallback) = match flags.engine {
-        EngineChoice::Epoll => (EngineKind::Epoll, None),
+    let releases = || ring::probe().and_then(|()| ring::direct_descriptors_release());
+    let (engine, releases, fallback) = match flags.engine {
+        EngineChoice::Epoll => (EngineKind::Epoll, true, None),
         EngineChoice::TokioUring => {
             ring::probe()?;
-            (EngineKind::TokioUring, None)
+            (EngineKind::TokioUring, true, None)
         }
-        EngineChoice::Uring => {
-            ring::probe()?;
-            (EngineKind::Uring, None)
-        }
-        EngineChoice::Auto => match ring::probe() {
-            Ok(()) => (EngineKind::Uring, None),
-            Err(why) => (EngineKind::Epoll, Some(why)),
+        EngineChoice::Uring => (EngineKind::Uring, releases()?, None),
+        EngineChoice::Auto => match releases() {
+            Ok(releases) => (EngineKind::Uring, releases, None),
+            Err(why) => (EngineKind::Epoll, true, Some(why)),
         },
     };
-    let releases = || matches!(ring::direct_descriptors_release(), Ok(true));
     let (descriptors, leaks) = match (engine, flags.descriptors) {
         // A direct descriptor has no address that could be asked for at once before Linux 6.19.
         (EngineKind::Uring, DescriptorChoice::Direct) if flags.max_per_source.is_some() => {
@@ -631,7 +628,7 @@ pub fn resolve(args: impl Iterator<Item = OsString>) -> Result<Resolved, UsageEr
         }
         (EngineKind::Uring, _) if flags.max_per_source.is_some() => (Descriptors::Ordinary, false),
         (EngineKind::Uring, DescriptorChoice::Fd) => (Descriptors::Ordinary, false),
-        (EngineKind::Uring, DescriptorChoice::Auto) if !releases() => (Descriptors::Ordinary, true),
+        (EngineKind::Uring, DescriptorChoice::Auto) if !releases => (Descriptors::Ordinary, true),
         _ => (Descriptors::Direct, false),
     };
     let (mut sockets, mut predecessor, mut by) = (given?, None, "by LISTEN_FDS".to_owned());

@@ -131,6 +131,27 @@ fn direct_descriptors_are_not_bounded_by_the_limit_of_files() {
     );
 }
 
+/// Rings of an ordinary user are charged to RLIMIT_MEMLOCK, by most kernels.
+#[test]
+fn without_locked_memory_epoll_serves_and_the_limit_is_named() {
+    if kernel_tuning::process::memlock_bytes().is_none() {
+        return skip("without_locked_memory", "this user is not bound by it");
+    }
+    let program = program();
+    let mut command = Command::new("sh");
+    command.args(["-c", &format!(
+        "ulimit -l 64; exec {} --engine auto --listen 127.0.0.1:0 --heartbeat 0 --drain-timeout 300ms",
+        program.display()
+    )]);
+    let server = Server::spawn(command);
+    assert_talks(&mut server.connect());
+    let (status, said) = server.stop();
+    assert_eq!(status.code(), Some(0), "{said}");
+    assert!(!said.contains("does not release"), "{said}");
+    let is_epoll = said.contains("epoll instead of io_uring");
+    assert_eq!(is_epoll, said.contains("RLIMIT_MEMLOCK"), "{said}");
+}
+
 /// What the kernel says of memory, as one server sees it.
 struct Memory(tempfile::TempDir);
 

@@ -1,27 +1,32 @@
-//! What io_uring allows here, and what the limit of open files means for it.
+//! What io_uring allows here, and what the limits of open files and of locked memory mean for it.
 //!
 //! Pure.
 
-use super::{About, Finding, Fix, Readings, Theme, Trials, Verdict, grouped};
+use ring::Unavailable;
+
+use super::trials::LARGEST_TABLE;
+use super::{About, Finding, Fix, Readings, Theme, Trials, Verdict, grouped, size};
 use crate::setting::{Demand, Role};
 
-/// CAP_IPC_LOCK of capabilities(7).
-const CAP_IPC_LOCK: u32 = 14;
-
-/// Buffers that the kernel may count as locked: those of one worker's rings.
-const LOCKED_BYTES: u64 = 1 << 20;
+/// Tables that a worker of the server makes at most.
+const TABLES_OF_WORKER: u64 = 256;
+/// Descriptors of a table: its ring, and what announces its completions.
+const FILES_OF_TABLE: u64 = 2;
+/// Descriptors beside the tables, of the process and of a worker, generously.
+const FILES_OF_PROCESS: u64 = 16;
+const FILES_OF_WORKER: u64 = 4;
 
 pub(super) fn findings(readings: &Readings, trials: &Trials, demand: &Demand) -> Vec<Finding> {
     vec![
-        ring(trials),
-        table(trials, demand),
+        ring(trials, readings, demand),
+        table(trials, readings, demand),
         releases(trials, readings, demand),
         open_files(trials, readings, demand),
-        locked_memory(readings),
+        locked_memory(trials, readings, demand),
     ]
 }
 
-fn ring(trials: &Trials) -> Finding {
+fn ring(trials: &Trials, readings: &Readings, demand: &Demand) -> Finding {
     let about = About::new(
         Theme::IoUring,
         "ring",
@@ -30,8 +35,11 @@ fn ring(trials: &Trials) -> Finding {
     );
     match &trials.ring {
         Ok(()) => about.pass("was created"),
+        Err(why @ Unavailable::NoMemory) => {
+            about.fail(why.to_string(), more_locked(least_locked(readings, demand)))
+        }
         Err(why) => about.fail(
-            why.clone(),
+            why.to_string(),
             Fix::new(
                 "sysctl -w kernel.io_uring_disabled=0; in a container, allow io_uring_setup, io_uring_enter and io_uring_register",
                 "kernel.io_uring_disabled = 0 in /etc/sysctl.d/90-throng.conf; throng-tune export has a seccomp profile",
@@ -40,18 +48,25 @@ fn ring(trials: &Trials) -> Finding {
     }
 }
 
-fn table(trials: &Trials, demand: &Demand) -> Finding {
+fn table(trials: &Trials, readings: &Readings, demand: &Demand) -> Finding {
     let connections = demand.connections;
     let about = About::new(
         Theme::IoUring,
         "direct descriptors",
         format!("tables for {}", grouped(connections)),
-        "a connection in a table takes no file descriptor; a table has as many slots as the process may open files",
+        "a connection in a table takes no file descriptor; a table has as many slots as the process may open files, and \
+         takes two of them, and a worker of the server makes at most 256",
     );
     match &trials.table {
         Ok(slots) => {
             let tables = connections.div_ceil((*slots).max(1));
             let each = grouped(*slots);
+            let most = most_tables(readings, demand);
+            if tables > most {
+                let held = grouped(most.saturating_mul(*slots));
+                let now = format!("at most {} tables of {each} slots: {held}", grouped(most));
+                return about.fail(now, more_files(connections));
+            }
             about.pass(match tables {
                 1 => format!("one table of {each} slots holds them"),
                 _ => format!("{} tables of {each} slots hold them", grouped(tables)),
@@ -59,6 +74,23 @@ fn table(trials: &Trials, demand: &Demand) -> Finding {
         }
         Err(why) if trials.ring.is_err() => about.unknown(why.clone()),
         Err(why) => about.fail(why.clone(), more_files(connections)),
+    }
+}
+
+/// One for each CPU, as server and client have them unless told otherwise.
+fn workers(readings: &Readings) -> u64 {
+    readings.cpus.unwrap_or(1).max(1)
+}
+
+/// Tables that a process can have, by its open files and its workers.
+fn most_tables(readings: &Readings, demand: &Demand) -> u64 {
+    let workers = workers(readings);
+    let beside = FILES_OF_PROCESS + FILES_OF_WORKER * workers;
+    let hard = readings.nofile_hard.unwrap_or(u64::MAX);
+    let by_files = (hard.saturating_sub(beside) / FILES_OF_TABLE).max(workers);
+    match demand.role {
+        Role::Client => by_files,
+        Role::Server | Role::Both => by_files.min(workers.saturating_mul(TABLES_OF_WORKER)),
     }
 }
 
@@ -132,27 +164,59 @@ fn more_files(connections: u64) -> Fix {
     )
 }
 
-fn locked_memory(readings: &Readings) -> Finding {
+/// What the rings of all workers take of RLIMIT_MEMLOCK at least; both ends here are two processes of one user.
+fn least_locked(readings: &Readings, demand: &Demand) -> u64 {
+    let workers = workers(readings);
+    let of_worker = demand.connections.div_ceil(workers).max(1);
+    let most = readings.nofile_hard.unwrap_or(LARGEST_TABLE);
+    let most = most.clamp(1, LARGEST_TABLE);
+    let locked = |slots: u64| {
+        let ring = ring::Config {
+            table_slots: slots as u32,
+            ..ring::Config::default()
+        };
+        let tables = workers.saturating_mul(of_worker.div_ceil(slots));
+        tables.saturating_mul(ring.queue_bytes(demand.page_bytes))
+    };
+    // A client knows how many it will have, and makes no larger table.
+    let (server, client) = (locked(most), locked(most.min(of_worker)));
+    match demand.role {
+        Role::Server => server,
+        Role::Client => client,
+        Role::Both => server.saturating_add(client),
+    }
+}
+
+fn locked_memory(trials: &Trials, readings: &Readings, demand: &Demand) -> Finding {
+    let least = least_locked(readings, demand);
     let about = About::new(
         Theme::IoUring,
         "locked memory",
-        format!("at least {}", super::size(LOCKED_BYTES)),
-        "registered buffers count against it (RLIMIT_MEMLOCK) for users without CAP_IPC_LOCK; a ring is refused with \
-         ENOMEM",
+        format!("at least {} for {} workers", size(least), workers(readings)),
+        "the queues of all rings of a user without CAP_IPC_LOCK are charged to it (RLIMIT_MEMLOCK), by Linux before 5.12 \
+         and since 6.14, and each table has a ring; one that does not fit is refused with ENOMEM. A takeover needs twice as \
+         much",
     );
-    if readings.has_capability(CAP_IPC_LOCK) {
-        return about.pass("this user is not bound by it (CAP_IPC_LOCK)");
+    match (&trials.is_charged, readings.memlock_bytes) {
+        (Ok(false), _) => {
+            about.pass("rings are not charged to it: by this kernel, or with CAP_IPC_LOCK")
+        }
+        (Err(why), _) => about.unknown(why.clone()),
+        (Ok(true), None) => about.unknown("/proc/self/limits does not tell"),
+        (Ok(true), Some(u64::MAX)) => about.pass("no limit"),
+        (Ok(true), Some(bytes)) if bytes >= least => about.pass(size(bytes)),
+        (Ok(true), Some(bytes)) => about.fail(size(bytes), more_locked(least)),
     }
-    match readings.memlock_bytes {
-        None => about.unknown("/proc/self/limits does not tell"),
-        Some(u64::MAX) => about.pass("no limit"),
-        Some(bytes) if bytes >= LOCKED_BYTES => about.pass(super::size(bytes)),
-        Some(bytes) => about.warn(
-            super::size(bytes),
-            Fix::new(
-                "prlimit --memlock=8388608 --pid PID (as root)",
-                "LimitMEMLOCK=8M in the unit of systemd, or * hard memlock 8192 in /etc/security/limits.d",
-            ),
+}
+
+/// Twice the least, so that a takeover has room.
+fn more_locked(least_bytes: u64) -> Fix {
+    let bytes = least_bytes.saturating_mul(2);
+    let kib = bytes / 1024;
+    Fix::new(
+        format!("prlimit --memlock={bytes} --pid PID (as root); ulimit -l shows it in KiB"),
+        format!(
+            "LimitMEMLOCK={bytes} in the unit of systemd, or * hard and soft memlock {kib} in /etc/security/limits.d"
         ),
-    }
+    )
 }

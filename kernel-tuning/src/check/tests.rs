@@ -98,6 +98,7 @@ fn demand(role: Role, connections: u64) -> Demand {
 fn able() -> Trials {
     Trials {
         ring: Ok(()),
+        is_charged: Ok(true),
         table: Ok(20_000),
         releases: Ok(true),
         any_loopback: Ok(()),
@@ -123,7 +124,8 @@ fn of<'a>(findings: &'a [Finding], name: &str) -> &'a Finding {
 fn an_unknown_kernel_is_not_judged() {
     let host = Host::new();
     let trials = Trials {
-        ring: Err("no ring".into()),
+        ring: Err(ring::Unavailable::NotBuilt),
+        is_charged: Err("no ring".into()),
         table: Err("no ring".into()),
         releases: Err("no ring".into()),
         any_loopback: Ok(()),
@@ -137,7 +139,6 @@ fn an_unknown_kernel_is_not_judged() {
             "control group's memory",
             "connection tracking",
             "loopback sources",
-            "locked memory",
         ];
         for finding in findings
             .iter()
@@ -252,7 +253,7 @@ fn a_limit_of_open_files_matters_where_descriptors_are_needed() {
     };
     assert_eq!(of_trials(&old), [Fail, Fail, Pass]);
     let none = Trials {
-        ring: Err("x".into()),
+        ring: Err(ring::Unavailable::NotBuilt),
         table: Err("x".into()),
         releases: Err("x".into()),
         ..able()
@@ -260,6 +261,84 @@ fn a_limit_of_open_files_matters_where_descriptors_are_needed() {
     assert_eq!(of_trials(&none), [Fail, Unknown, Unknown]);
     let tables = &host.check_with(&able(), &demand)[1].now;
     assert_eq!(tables, "5 tables of 20,000 slots hold them");
+}
+
+#[test]
+fn tables_take_descriptors_and_a_worker_has_so_many() {
+    let host = Host::usual();
+    let limits = |nofile: u64| {
+        let rows = format!("Limit\nMax open files 300 {nofile} files\n");
+        host.file("proc/self/limits", &rows);
+    };
+    let tables = |slots, connections| {
+        let trials = Trials {
+            table: Ok(slots),
+            ..able()
+        };
+        let findings = host.check_with(&trials, &demand(Role::Server, connections));
+        of(&findings, "direct descriptors").clone()
+    };
+    // One worker held 43,800 with it, in 146 tables.
+    limits(300);
+    host.file("sys/devices/system/cpu/online", "0\n");
+    let finding = tables(300, 1_000_000);
+    assert_eq!(finding.verdict, Verdict::Fail);
+    assert_eq!(finding.now, "at most 140 tables of 300 slots: 42,000");
+    assert!(finding.fix.unwrap().keep.contains("LimitNOFILE=1101024"));
+    assert_eq!(tables(300, 42_000).verdict, Verdict::Pass);
+    limits(2_000);
+    assert_eq!(
+        tables(2_000, 1_000_000).now,
+        "at most 256 tables of 2,000 slots: 512,000"
+    );
+    host.file("sys/devices/system/cpu/online", "0-1\n");
+    assert_eq!(tables(2_000, 900_000).verdict, Verdict::Pass);
+}
+
+#[test]
+fn locked_memory_is_for_the_rings_of_all_workers() {
+    let host = Host::usual();
+    host.file("sys/devices/system/cpu/online", "0\n");
+    let limit = |bytes: u64| {
+        let rows = format!(
+            "Limit\nMax open files 1024 20000 files\nMax locked memory {bytes} {bytes} bytes\n"
+        );
+        host.file("proc/self/limits", &rows);
+    };
+    let of_server =
+        |connections| of(&host.check(Role::Server, connections), "locked memory").clone();
+    // As seen: 14 tables of 20,000 slots with 8 MiB, and no fifteenth.
+    limit(8 << 20);
+    assert_eq!(of_server(280_000).verdict, Verdict::Pass);
+    assert_eq!(of_server(280_001).verdict, Verdict::Fail);
+    let finding = of_server(5_000_000);
+    assert_eq!(finding.wanted, "at least 141.6 MiB for 1 workers");
+    let fix = finding.fix.unwrap();
+    assert!(fix.now.contains("--memlock=296960000"), "{fix:?}");
+    // As seen: two workers do not start with 1 MiB.
+    limit(1 << 20);
+    assert_eq!(of_server(1).verdict, Verdict::Pass);
+    host.file("sys/devices/system/cpu/online", "0-1\n");
+    assert_eq!(of_server(1).verdict, Verdict::Fail);
+    let not_charged = Trials {
+        is_charged: Ok(false),
+        ..able()
+    };
+    let findings = host.check_with(&not_charged, &demand(Role::Both, 5_000_000));
+    assert_eq!(verdict(&findings, "locked memory"), Verdict::Pass);
+}
+
+#[test]
+fn a_ring_without_memory_is_not_one_that_is_switched_off() {
+    let trials = Trials {
+        ring: Err(ring::Unavailable::NoMemory),
+        ..able()
+    };
+    let findings = Host::usual().check_with(&trials, &demand(Role::Server, 1000));
+    let ring = of(&findings, "ring");
+    let fix = ring.fix.as_ref().unwrap();
+    assert!(ring.now.contains("RLIMIT_MEMLOCK") && fix.keep.contains("LimitMEMLOCK="));
+    assert!(!fix.now.contains("io_uring_disabled"), "{fix:?}");
 }
 
 #[test]

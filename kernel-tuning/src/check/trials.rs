@@ -1,25 +1,30 @@
 //! What the doctor tries, because no file tells it: rings, tables of direct descriptors, and binding to an address.
 //!
-//! Leaves nothing behind: each ring and socket is closed at once. Raises this process's own limit of open files, as the
+//! Leaves nothing behind: each ring and socket is closed at once, and the soft limit of locked memory, which is 0 for a
+//! moment, is what it was. Raises this process's own limit of open files, as the
 //! server does when it starts.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
 
 use ipnet::IpNet;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use ring::Unavailable;
 
 use crate::addresses::{self, Owned};
 use crate::host::interface_addresses;
 use crate::process::raise_nofile;
 
 /// The largest table the kernel makes, IORING_MAX_FIXED_FILES of io_uring/rsrc.h.
-const LARGEST_TABLE: u64 = 1 << 20;
+pub(super) const LARGEST_TABLE: u64 = 1 << 20;
 
 /// What came of trying.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Trials {
     /// A ring of the kind the server uses; or why there is none.
-    pub ring: Result<(), String>,
+    pub ring: Result<(), Unavailable>,
+    /// Whether the kernel charges rings of this process to RLIMIT_MEMLOCK; or why that was not found out.
+    pub is_charged: Result<bool, String>,
     /// Slots of the largest table of direct descriptors that was made; or why there is none.
     pub table: Result<u64, String>,
     /// Whether closing a direct descriptor closes its socket; or why that was not found out.
@@ -36,20 +41,26 @@ impl Trials {
     /// Tries everything.
     pub fn run() -> Self {
         let text = |error: io::Error| error.to_string();
-        let ring = ring::probe().map_err(|why| why.to_string());
-        let (table, releases) = match &ring {
-            Err(_) => {
+        let ring = ring::probe();
+        let (is_charged, table, releases) = match &ring {
+            Err(why) => {
                 let without = || "without a ring it cannot be tried".to_owned();
-                (Err(without()), Err(without()))
+                let is_charged = match why {
+                    Unavailable::NoMemory => Ok(true),
+                    _ => Err(without()),
+                };
+                (is_charged, Err(without()), Err(without()))
             }
             Ok(()) => (
+                is_charged().map_err(text),
                 largest_table(),
-                ring::direct_descriptors_release().map_err(text),
+                ring::direct_descriptors_release().map_err(|why| why.to_string()),
             ),
         };
         let networks = addresses::list().unwrap_or_default().into_iter();
         Self {
             ring,
+            is_charged,
             table,
             releases,
             any_loopback: TcpListener::bind((Ipv4Addr::new(127, 201, 7, 93), 0))
@@ -69,6 +80,15 @@ impl Trials {
                 .collect(),
         }
     }
+}
+
+/// With no locked memory allowed, a ring that is charged is refused.
+fn is_charged() -> io::Result<bool> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_MEMLOCK)?;
+    setrlimit(Resource::RLIMIT_MEMLOCK, 0, hard)?;
+    let tried = ring::probe();
+    setrlimit(Resource::RLIMIT_MEMLOCK, soft, hard)?;
+    Ok(matches!(tried, Err(Unavailable::NoMemory)))
 }
 
 /// The kernel refuses a table larger than the limit of open files.

@@ -112,7 +112,9 @@ fn setting_rows(setting: &Setting, demand: &Demand) -> Vec<(&'static str, String
         .map(|formula| formula.value(demand).to_string())
         .collect();
     let scope = match setting.scope {
-        Scope::Host => "the whole host; only its own network namespace can change it",
+        Scope::Host => {
+            "the whole host, one value for all of it; a container or another network namespace may lack it, or not be let write it"
+        }
         Scope::Namespace => "a network namespace",
     };
     let change = now

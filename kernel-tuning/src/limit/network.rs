@@ -145,10 +145,10 @@ fn accept_queue(evidence: &Evidence) -> Option<Diagnosis> {
         let diagnosis = |advice| Diagnosis::new(Limit::AcceptQueue, text, advice);
         match short_queue(evidence) {
             None => diagnosis(
-                "the server accepts too slowly: connect more slowly (--rate), or give it more cores",
+                "the server accepts too slowly: connect more slowly (--rate), or give it more cores; where it accepts no more at all, its own output says why",
             ),
             Some(somaxconn) => diagnosis(
-                "connect more slowly (--rate), give the server more cores, or raise it (as root) and restart the server",
+                "connect more slowly (--rate), give the server more cores, see its own output where it accepts no more at all, or raise it (as root) and restart the server",
             )
             .command(format!("sysctl -w net.core.somaxconn={SERVER_BACKLOG}"))
             .now(format!("net.core.somaxconn = {somaxconn}")),

@@ -210,14 +210,12 @@ pub(super) fn memory(errno: Errno, context: &Context, evidence: &Evidence) -> Di
         let advice = "hold fewer connections, or raise the limit (MemoryMax= in systemd, --memory in a container)";
         return Diagnosis::new(Limit::CgroupMemory, text, advice);
     }
-    let memlock = evidence
-        .memlock_bytes
-        .filter(|limit| *limit <= LOW_MEMLOCK_BYTES);
-    if let (Step::IoUring, Some(limit)) = (context.step, memlock) {
-        let text = "the kernel refused memory for a ring (ENOMEM), which kernels before 5.12 count as locked";
-        let advice = "raise it (as root; LimitMEMLOCK= in systemd)";
+    if let (Step::IoUring, Some(limit)) = (context.step, evidence.memlock_bytes) {
+        let text = "the kernel refused memory for a ring (ENOMEM), and charges all rings of a user to RLIMIT_MEMLOCK (before \
+                    Linux 5.12 and since 6.14)";
+        let advice = "raise it (as root; LimitMEMLOCK= in systemd; ulimit -l shows it)";
         return Diagnosis::new(Limit::LockedMemory, text, advice)
-            .command("ulimit -l unlimited")
+            .command("prlimit --memlock=unlimited --pid $$")
             .now(format!("memlock {} KiB", limit / 1024));
     }
     if let Some(diagnosis) = tcp_memory(evidence) {
@@ -237,9 +235,6 @@ pub(super) fn memory(errno: Errno, context: &Context, evidence: &Evidence) -> Di
     Diagnosis::new(Limit::Memory, text, advice)
         .command("grep -E 'MemAvailable|Slab|AnonPages' /proc/meminfo")
 }
-
-/// The usual default; a ring that is refused under it is far likelier refused for it than for want of memory.
-const LOW_MEMLOCK_BYTES: u64 = 8 << 20;
 
 /// When queued TCP data is at its maximum now, or connections were reset for it during the run.
 pub(super) fn tcp_memory(evidence: &Evidence) -> Option<Diagnosis> {

@@ -240,6 +240,14 @@ fn memory_is_the_groups_tcps_or_the_hosts() {
         of(Errno::ENOMEM, &context(Step::IoUring, 0), &evidence()).0,
         Limit::LockedMemory
     );
+    let unbound = Evidence {
+        memlock_bytes: None,
+        ..evidence()
+    };
+    assert_eq!(
+        of(Errno::ENOMEM, &context(Step::IoUring, 0), &unbound).0,
+        Limit::Memory
+    );
 }
 
 #[test]
