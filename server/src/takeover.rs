@@ -27,6 +27,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::unistd::{Uid, geteuid};
+use rustix::io::retry_on_intr;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
@@ -331,12 +332,9 @@ fn send(stream: &UnixStream, what: u8, fd: BorrowedFd<'_>) -> io::Result<()> {
     let fds = [fd];
     // There is room for one.
     ancillary.push(SendAncillaryMessage::ScmRights(&fds));
-    let sent = sendmsg(
-        stream,
-        &[IoSlice::new(&[what])],
-        &mut ancillary,
-        SendFlags::NOSIGNAL,
-    )?;
+    let what = [what];
+    let what = [IoSlice::new(&what)];
+    let sent = retry_on_intr(|| sendmsg(stream, &what, &mut ancillary, SendFlags::NOSIGNAL))?;
     match sent {
         1 => Ok(()),
         _ => Err(io::ErrorKind::WriteZero.into()),
@@ -349,7 +347,9 @@ fn receive(stream: &UnixStream) -> io::Result<(u8, Option<OwnedFd>)> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let mut slices = [IoSliceMut::new(&mut byte)];
-    let received = recvmsg(stream, &mut slices, &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
+    // A socket with a timeout is not waited on again by the kernel: a ring's work for this thread is enough to interrupt it.
+    let received =
+        retry_on_intr(|| recvmsg(stream, &mut slices, &mut ancillary, RecvFlags::CMSG_CLOEXEC))?;
     if received.bytes == 0 {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
