@@ -34,7 +34,7 @@ use crate::churn::{self, ChurnArgs};
 use crate::climb::climb;
 use crate::compare::compare as measure_both;
 use crate::faults;
-use crate::faults::deaf::{self, DeafArgs};
+use crate::faults::deaf;
 use crate::faults::plan::FaultsArgs;
 use crate::floor::{self, FloorArgs};
 use crate::heartbeat::{self, HeartbeatArgs};
@@ -132,7 +132,7 @@ enum Command {
     BareClient(BareClientArgs),
     /// Connect, send and never read
     #[command(hide = true)]
-    DeafClient(DeafArgs),
+    DeafClient(BareClientArgs),
     /// Run the server, as throng-server does
     #[command(disable_help_flag = true)]
     Server(Forwarded),

@@ -5,7 +5,6 @@
 
 use std::io::{self, Write, stdout};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -26,25 +25,25 @@ const PORTS: std::ops::Range<u16> = 20_000..60_000;
 #[derive(Debug, Args)]
 pub struct BareClientArgs {
     /// Where to connect to
-    target: SocketAddr,
+    pub(crate) target: SocketAddr,
     /// Cores to run on
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
-    cores: Vec<usize>,
+    pub(crate) cores: Vec<usize>,
     /// How many connections
     #[arg(long, value_name = "N")]
-    connections: u64,
+    pub(crate) connections: u64,
     /// The first address to connect from
     #[arg(long, value_name = "ADDRESS")]
-    source: Ipv4Addr,
-    /// Write a JSON line each second; `-` alone, stdout
+    pub(crate) source: Ipv4Addr,
+    /// Write JSON lines of how it goes; `-` alone, stdout
     #[arg(long, value_name = "FILE")]
-    samples: Option<PathBuf>,
+    pub(crate) samples: Option<PathBuf>,
     /// Write the summary to this file
     #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    pub(crate) json: Option<PathBuf>,
     /// End when standard input closes
     #[arg(long)]
-    until_stdin_closes: bool,
+    pub(crate) until_stdin_closes: bool,
 }
 
 /// Runs it until it is told to end.
@@ -57,18 +56,22 @@ pub fn run(args: &BareClientArgs) -> Result<(), String> {
         pin_current_thread(*core).map_err(|error| error.to_string())?;
     }
     let began = Instant::now();
-    tell("ramp", began, 0, 0);
+    tell("ramp", began, Progress::default());
     let mut kept = Vec::new();
-    let failed = connect(args, &is_over, &mut kept);
+    let failed = connect(args, &is_over, &mut kept, |_| Ok(()));
     let established = kept.len() as u64;
-    let missing = args.connections - established;
-    tell("hold", began, established, missing);
+    let hold = || Progress {
+        established,
+        failed: args.connections - established,
+        ..Progress::default()
+    };
+    tell("hold", began, hold());
     let mut told = Instant::now();
     while !is_over.load(Ordering::Relaxed) {
         std::thread::sleep(TICK);
         if told.elapsed() > Duration::from_secs(1) {
             told = Instant::now();
-            tell("hold", began, established, missing);
+            tell("hold", began, hold());
         }
     }
     if let Some(path) = &args.json {
@@ -80,18 +83,19 @@ pub fn run(args: &BareClientArgs) -> Result<(), String> {
     failed
 }
 
-/// As many as were asked for, one after the other, unless it is over before.
-fn connect(
+/// As many as were asked for, one after the other, unless it is over before. Each socket is made `ready` before it is bound.
+pub(crate) fn connect(
     args: &BareClientArgs,
     is_over: &AtomicBool,
-    kept: &mut Vec<OwnedFd>,
+    kept: &mut Vec<Socket>,
+    ready: impl Fn(&Socket) -> io::Result<()>,
 ) -> Result<(), String> {
     let first = u32::from(args.source);
     let addresses = (first..=u32::MAX).map(Ipv4Addr::from);
     let mut sources = addresses.flat_map(|ip| PORTS.map(move |port| SocketAddrV4::new(ip, port)));
     while (kept.len() as u64) < args.connections && !is_over.load(Ordering::Relaxed) {
         let Some(source) = sources.next() else { break };
-        match connected(source, args.target) {
+        match connected(source, args.target, &ready) {
             Ok(socket) => kept.push(socket),
             // Somebody else's port.
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
@@ -104,22 +108,25 @@ fn connect(
     Ok(())
 }
 
-fn connected(source: SocketAddrV4, target: SocketAddr) -> io::Result<OwnedFd> {
+fn connected(
+    source: SocketAddrV4,
+    target: SocketAddr,
+    ready: impl Fn(&Socket) -> io::Result<()>,
+) -> io::Result<Socket> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     socket.set_linger(Some(Duration::ZERO))?;
+    ready(&socket)?;
     socket.bind(&source.into())?;
     socket.connect(&target.into())?;
-    Ok(socket.into())
+    Ok(socket)
 }
 
-/// A line as those of `throng-client --samples`.
-fn tell(phase: &str, began: Instant, established: u64, failed: u64) {
+/// A line as those of `throng-client --samples`, of a phase that began then.
+pub(crate) fn tell(phase: &str, began: Instant, progress: Progress) {
     let progress = Progress {
         t_ms: millis(began.elapsed()),
         phase: phase.to_owned(),
-        established,
-        failed,
-        ..Progress::default()
+        ..progress
     };
     // Its reader has ended it, then.
     if let Ok(line) = serde_json::to_string(&progress) {
