@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
+use super::holder::Holder;
 use super::scene::Scene;
 use crate::result::Failure;
 
@@ -32,13 +33,28 @@ pub fn resets(scene: &mut Scene<'_>, victims: u64) -> Took {
 
 /// As [`resets`], of connections that all talk.
 pub fn resets_while_talking(scene: &mut Scene<'_>, victims: u64) -> Took {
+    talking(scene, victims)?.reset();
+    Ok((scene.held_at_most(scene.held)?, None))
+}
+
+/// The same while the server is stopped: it finds all resets at once when it goes on.
+pub fn resets_met_at_once(scene: &mut Scene<'_>, victims: u64) -> Took {
+    let client = talking(scene, victims)?;
+    scene.server.signal(Signal::SIGSTOP);
+    client.reset();
+    client.end();
+    scene.server.signal(Signal::SIGCONT);
+    Ok((scene.held_at_most(scene.held)?, None))
+}
+
+/// A client whose `victims` connections all talk.
+fn talking(scene: &mut Scene<'_>, victims: u64) -> Result<Holder, Failure> {
     let active = victims.to_string();
     let mut client = scene.connected(victims, &["--active", &active])?;
     scene.wait("each of those that are to be hit has talked", |_| {
         client.last().messages >= 2 * victims
     })?;
-    client.reset();
-    Ok((scene.held_at_most(scene.held)?, None))
+    Ok(client)
 }
 
 /// `victims` clients are dropped at once, and as many come at once: until all of them are in.

@@ -341,7 +341,8 @@ impl Place {
         match fault {
             Fault::ClientKill => ends::client_kill(scene, victims),
             Fault::Resets | Fault::LogDiskFull => ends::resets(scene, victims),
-            Fault::TinyCq | Fault::FewBuffers => ends::resets_while_talking(scene, victims),
+            Fault::TinyCq => ends::resets_met_at_once(scene, victims),
+            Fault::FewBuffers => ends::resets_while_talking(scene, victims),
             Fault::Storm => ends::storm(scene, victims),
             Fault::Stopped => ends::stopped(scene),
             Fault::ServerKill => ends::server_kill(scene),
